@@ -1,0 +1,140 @@
+package dev.freehold.kafka;
+
+import com.sun.net.httpserver.HttpServer;
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.OutputStream;
+import java.io.PrintStream;
+import java.lang.management.ManagementFactory;
+import java.net.InetSocketAddress;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.Properties;
+import java.util.concurrent.Executors;
+import javax.management.MBeanServer;
+import javax.management.ObjectName;
+
+/**
+ * Starts one Kafka node of a Freehold cluster in one JVM: fills in what only the pod knows, formats its empty
+ * volumes, answers the kubelet's probes from the broker's own state, then is kafka.Kafka.
+ *
+ * <p>Reads {@code server.properties} and {@code format.properties} from the folder given as first argument. In their
+ * values {@code @NAME@} stands for the environment variable NAME. Keys of format.properties: {@code cluster.id};
+ * {@code initial.controllers} as of KIP-853, {@code id@host:port:directoryId} separated by commas.
+ */
+public final class Launcher {
+    private static final int PROBE_PORT = 8080;
+    /** kafka.server metrics: BrokerState RUNNING; below it the broker starts or recovers, above it shuts down. */
+    private static final int BROKER_RUNNING = 3;
+
+    private Launcher() {}
+
+    public static void main(String[] args) throws Exception {
+        if (args.length != 1) {
+            System.err.println("usage: Launcher FOLDER (with server.properties and format.properties)");
+            System.exit(2);
+        }
+        if (args[0].equals("train")) {
+            Training.main(args);
+            return;
+        }
+        Path folder = Path.of(args[0]);
+        Properties server = read(folder.resolve("server.properties"));
+        Properties format = read(folder.resolve("format.properties"));
+        Path config = Path.of(System.getProperty("java.io.tmpdir"), "server.properties");
+        try (OutputStream out = Files.newOutputStream(config)) {
+            server.store(out, null);
+        }
+        serveProbes(server.getProperty("process.roles").contains("broker"));
+        formatEmptyVolumes(server, format, config);
+        kafka.Kafka.main(new String[] {config.toString()});
+    }
+
+    static Properties read(Path file) throws IOException {
+        Properties properties = new Properties();
+        try (InputStream in = Files.newInputStream(file)) {
+            properties.load(in);
+        }
+        for (String key : properties.stringPropertyNames()) {
+            String value = properties.getProperty(key);
+            for (Map.Entry<String, String> variable : System.getenv().entrySet()) {
+                value = value.replace("@" + variable.getKey() + "@", variable.getValue());
+            }
+            properties.setProperty(key, value);
+        }
+        return properties;
+    }
+
+    /** A volume is formatted once: meta.properties is the last thing that formatting writes (KIP-858). */
+    static void formatEmptyVolumes(Properties server, Properties format, Path config) {
+        boolean formatted = true;
+        for (String folder : server.getProperty("log.dirs").split(",")) {
+            formatted &= Files.exists(Path.of(folder, "meta.properties"));
+        }
+        if (formatted) {
+            return;
+        }
+        List<String> args = new ArrayList<>(List.of(
+                "format", "--cluster-id", format.getProperty("cluster.id"), "--config", config.toString(), "--ignore-formatted"));
+        String initial = format.getProperty("initial.controllers", "");
+        String self = server.getProperty("node.id") + "@";
+        boolean isInitial = List.of(initial.split(",")).stream().anyMatch(voter -> voter.startsWith(self));
+        if (isInitial) {
+            args.addAll(List.of("--initial-controllers", initial));
+        } else {
+            args.add("--no-initial-controllers");
+        }
+        int code = kafka.tools.StorageTool.execute(args.toArray(new String[0]), new PrintStream(System.out, true));
+        if (code != 0) {
+            System.err.println("formatting the volumes failed");
+            System.exit(code);
+        }
+    }
+
+    private static void serveProbes(boolean broker) throws IOException {
+        HttpServer http = HttpServer.create(new InetSocketAddress(PROBE_PORT), 16);
+        http.createContext("/", exchange -> {
+            String state = broker ? brokerState() : raftState();
+            boolean ready = state.startsWith("ready");
+            boolean live = exchange.getRequestURI().getPath().equals("/livez");
+            byte[] body = (state + "\n").getBytes(StandardCharsets.UTF_8);
+            exchange.sendResponseHeaders(ready || live ? 200 : 503, body.length);
+            exchange.getResponseBody().write(body);
+            exchange.close();
+        });
+        http.setExecutor(Executors.newSingleThreadExecutor(work -> {
+            Thread thread = new Thread(work, "probes");
+            thread.setDaemon(true);
+            return thread;
+        }));
+        http.start();
+    }
+
+    private static Object attribute(String name, String attribute) {
+        try {
+            MBeanServer beans = ManagementFactory.getPlatformMBeanServer();
+            return beans.getAttribute(new ObjectName(name), attribute);
+        } catch (Exception e) {
+            return null;
+        }
+    }
+
+    static String brokerState() {
+        Object state = attribute("kafka.server:type=KafkaServer,name=BrokerState", "Value");
+        boolean running = state instanceof Number number && number.intValue() == BROKER_RUNNING;
+        return running ? "ready" : "broker state " + state;
+    }
+
+    /** A controller is ready when it leads or follows in the quorum and knows a committed offset. */
+    static String raftState() {
+        Object state = attribute("kafka.server:type=raft-metrics", "current-state");
+        Object committed = attribute("kafka.server:type=raft-metrics", "high-watermark");
+        boolean member = "leader".equals(state) || "follower".equals(state) || "observer".equals(state);
+        boolean caught = committed instanceof Number number && number.doubleValue() >= 0;
+        return member && caught ? "ready" : "quorum state " + state + ", high watermark " + committed;
+    }
+}

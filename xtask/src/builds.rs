@@ -1,0 +1,103 @@
+//! What is built once and cached: Kubernetes and its neighbours from their Go modules, Kafka's jars from Maven
+//! Central, the operator.
+
+use crate::cache::{Inputs, cached};
+use crate::layout::{Layout, version};
+use crate::shell::{self, command};
+use anyhow::{Context, Result};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+/// A Go program: folder below deploy/local/go, package, key in versions.env.
+const GO_PROGRAMS: [(&str, &str, &str); 6] = [
+    ("kubernetes", ".", "KUBERNETES"),
+    ("etcd", "go.etcd.io/etcd/server/v3", "ETCD"),
+    ("coredns", "github.com/coredns/coredns", "COREDNS"),
+    ("local-path-provisioner", "github.com/rancher/local-path-provisioner", "LOCAL_PATH_PROVISIONER"),
+    ("helm", "helm.sh/helm/v3/cmd/helm", "HELM"),
+    ("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform", "KUBECONFORM"),
+];
+
+/// The names that the one Kubernetes binary answers to.
+const COMPONENTS: [&str; 6] =
+    ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"];
+
+/// A folder with all Go programs by name.
+pub fn go_programs(layout: &Layout) -> Result<PathBuf> {
+    let mut folders = Vec::new();
+    for (name, package, key) in GO_PROGRAMS {
+        folders.push((name, go_program(layout, name, package, key)?));
+    }
+    let bin = layout.bin();
+    std::fs::create_dir_all(&bin)?;
+    let link = |target: &Path, name: &str| -> Result<()> {
+        let path = bin.join(name);
+        if std::fs::read_link(&path).is_ok_and(|found| found == target) {
+            return Ok(());
+        }
+        let part = bin.join(format!("{name}.part"));
+        let _ = std::fs::remove_file(&part);
+        symlink(target, &part)?;
+        std::fs::rename(&part, &path).with_context(|| format!("link {}", path.display()))
+    };
+    for (name, folder) in &folders {
+        link(&folder.join(name), name)?;
+    }
+    for component in COMPONENTS {
+        link(&folders[0].1.join("kubernetes"), component)?;
+    }
+    Ok(bin)
+}
+
+fn go_program(layout: &Layout, name: &str, package: &str, key: &str) -> Result<PathBuf> {
+    let version = version(&layout.repo, key)?;
+    let source = layout.repo.join("deploy/local/go").join(name);
+    let inputs = Inputs::default().text(&version).path(&source)?.key();
+    cached(&layout.cache, &format!("go/{name}"), &format!("{version}-{inputs}"), |folder| {
+        let mut flags = "-s -w".to_owned();
+        if name == "kubernetes" {
+            let minor = version.split('.').nth(1).unwrap_or_default();
+            for (field, value) in [("gitVersion", version.as_str()), ("gitMajor", "1"), ("gitMinor", minor), ("gitTreeState", "clean")] {
+                flags.push_str(&format!(" -X k8s.io/component-base/version.{field}={value}"));
+            }
+        }
+        let log = layout.cache.join("logs").join(format!("go-{name}.log"));
+        shell::logged(
+            command("go", ["build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", &flags, "-o"])
+                .arg(folder.join(name))
+                .arg(package)
+                .env("CGO_ENABLED", "0")
+                .current_dir(&source),
+            &log,
+        )
+    })
+}
+
+/// Kafka's jars of one version.
+pub fn kafka_jars(layout: &Layout, kafka: &str) -> Result<PathBuf> {
+    let log4j = version(&layout.repo, "LOG4J")?;
+    let pom = layout.repo.join("deploy/images/kafka/pom.xml");
+    let key = Inputs::default().text(&log4j).path(&pom)?.key();
+    cached(&layout.cache, "kafka-jars", &format!("{kafka}-{key}"), |folder| {
+        shell::logged(
+            command("mvn", ["-q", "-B", "-f"]).arg(&pom).args([
+                format!("-Dkafka.version={kafka}"),
+                format!("-Dlog4j.version={log4j}"),
+                "dependency:copy-dependencies".into(),
+                "-DincludeScope=runtime".into(),
+                format!("-DoutputDirectory={}", folder.join("libs").display()),
+            ]),
+            &layout.cache.join("logs").join(format!("kafka-jars-{kafka}.log")),
+        )
+    })
+}
+
+/// The operator's release binary.
+pub fn operator(layout: &Layout) -> Result<PathBuf> {
+    let log = layout.cache.join("logs/cargo-release.log");
+    shell::logged(
+        command("cargo", ["build", "--release", "--locked", "--package", "freehold", "--bin", "freehold"]).current_dir(&layout.repo),
+        &log,
+    )?;
+    Ok(layout.target().join("release/freehold"))
+}

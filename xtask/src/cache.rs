@@ -1,0 +1,105 @@
+//! The build cache: one folder for each thing built, keyed by the hash of its inputs, complete or absent.
+//!
+//! A build writes into a temporary folder that is renamed when it is done, together with a manifest of the
+//! hashes of what it made. A folder whose files do not match its manifest is thrown away and built again.
+
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+const MANIFEST: &str = "MANIFEST.sha256";
+
+/// The hash of a list of inputs: texts and whole folders or files.
+#[derive(Default)]
+pub struct Inputs(Sha256);
+
+impl Inputs {
+    pub fn text(mut self, text: &str) -> Self {
+        self.0.update(text.len().to_le_bytes());
+        self.0.update(text.as_bytes());
+        self
+    }
+
+    /// A file, or a folder with everything below it in the order of names.
+    pub fn path(mut self, path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            let mut entries: Vec<_> = fs::read_dir(path)?.collect::<std::io::Result<_>>()?;
+            entries.sort_by_key(fs::DirEntry::file_name);
+            for entry in entries {
+                self = self.text(&entry.file_name().to_string_lossy()).path(&entry.path())?;
+            }
+            return Ok(self);
+        }
+        let content = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+        self.0.update(content.len().to_le_bytes());
+        self.0.update(&content);
+        Ok(self)
+    }
+
+    /// Twelve hexadecimal digits: enough to tell builds apart, short enough for a tag.
+    pub fn key(self) -> String {
+        hex(&self.0.finalize())[..12].to_owned()
+    }
+}
+
+/// Lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The folder `<cache>/<name>/<key>`, built by `build(folder)` when it is not there or not whole.
+pub fn cached(cache: &Path, name: &str, key: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let home = cache.join(name);
+    let folder = home.join(key);
+    if verified(&folder) {
+        return Ok(folder);
+    }
+    let start = Instant::now();
+    let part = home.join(format!("{key}.part"));
+    if part.exists() {
+        fs::remove_dir_all(&part)?;
+    }
+    fs::create_dir_all(&part)?;
+    build(&part).with_context(|| format!("build {name}"))?;
+    fs::write(part.join(MANIFEST), manifest(&part)?)?;
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::rename(&part, &folder)?;
+    println!("  built {name} in {:.0} s", start.elapsed().as_secs_f64());
+    Ok(folder)
+}
+
+fn files(folder: &Path, below: &Path, out: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder.join(below))? {
+        let entry = entry?;
+        let path = below.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            files(folder, &path, out)?;
+        } else if entry.file_type()?.is_file() && entry.file_name() != MANIFEST {
+            out.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn manifest(folder: &Path) -> Result<String> {
+    let mut paths = Vec::new();
+    files(folder, Path::new(""), &mut paths)?;
+    paths.sort();
+    let mut text = String::new();
+    for path in paths {
+        let mut hash = Sha256::new();
+        std::io::copy(&mut fs::File::open(folder.join(&path))?, &mut hash)?;
+        text.push_str(&format!("{}  {}\n", hex(&hash.finalize()), path.display()));
+    }
+    Ok(text)
+}
+
+/// A folder that is there and whose files are those of its manifest.
+fn verified(folder: &Path) -> bool {
+    let Ok(expected) = fs::read_to_string(folder.join(MANIFEST)) else { return false };
+    manifest(folder).is_ok_and(|found| found == expected)
+}

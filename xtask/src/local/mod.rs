@@ -1,0 +1,101 @@
+//! The local Kubernetes: a control plane in the root network namespace, three nodes in three zones, each in a
+//! network namespace of its own with no route out. Everything here can be called again at any time: what runs
+//! as it should is left alone.
+
+pub mod addons;
+pub mod control_plane;
+pub mod network;
+pub mod nodes;
+pub mod pki;
+pub mod process;
+
+use crate::layout::Layout;
+use crate::shell::{self, command};
+use anyhow::Result;
+use std::fs;
+use std::path::Path;
+
+/// A node: its zone is its name's second half.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub name: &'static str,
+    pub zone: &'static str,
+    pub index: u8,
+}
+
+pub const NODES: [Node; 3] = [
+    Node { name: "node-a", zone: "zone-a", index: 1 },
+    Node { name: "node-b", zone: "zone-b", index: 2 },
+    Node { name: "node-c", zone: "zone-c", index: 3 },
+];
+
+impl Node {
+    /// The namespace's name in `ip netns`.
+    pub fn netns(&self) -> String {
+        format!("freehold-{}", self.name)
+    }
+
+    pub fn address(&self) -> String {
+        format!("{}.{}", network::NODE_PREFIX, 10 + self.index)
+    }
+
+    pub fn pods(&self) -> String {
+        format!("{}.{}.0/24", network::POD_PREFIX, self.index)
+    }
+
+    /// Runs a program inside the node's network: `nsenter`, not `ip netns exec`, which would give it a mount
+    /// namespace of its own in which containerd does not see what the kubelet mounts.
+    pub fn enter(&self) -> Vec<String> {
+        vec!["nsenter".into(), format!("--net=/run/netns/{}", self.netns()), "--".into()]
+    }
+}
+
+/// Starts what does not run yet and waits until all nodes are Ready.
+pub fn up(layout: &Layout, bin: &Path) -> Result<()> {
+    fs::create_dir_all(&layout.run)?;
+    fs::create_dir_all(layout.logs())?;
+    network::up()?;
+    pki::write(layout)?;
+    control_plane::start(layout, bin)?;
+    for node in &NODES {
+        nodes::start(layout, bin, node)?;
+    }
+    control_plane::wait_ready(layout, bin)?;
+    addons::start(layout, bin)?;
+    nodes::wait_ready(layout, bin)
+}
+
+/// Ends every process that `up` started and removes namespaces, interfaces, mounts and cgroups.
+pub fn down(layout: &Layout) -> Result<()> {
+    for node in &NODES {
+        process::stop(layout, &format!("kubelet-{}", node.name))?;
+        process::stop(layout, &format!("kube-proxy-{}", node.name))?;
+    }
+    nodes::end_containers(layout)?;
+    for node in &NODES {
+        process::stop(layout, &format!("containerd-{}", node.name))?;
+    }
+    process::stop_all(layout)?;
+    unmount_below(&layout.run)?;
+    unmount_below(&layout.state)?;
+    unmount_below(&layout.cache)?;
+    nodes::remove_cgroups()?;
+    network::down()?;
+    for folder in [&layout.run, &layout.state] {
+        if folder.exists() {
+            fs::remove_dir_all(folder)?;
+        }
+    }
+    Ok(())
+}
+
+fn unmount_below(folder: &Path) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let prefix = format!("{}/", folder.display());
+    for mount in mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)) {
+        if mount.starts_with(&prefix) {
+            shell::run(&mut command("umount", ["--lazy", &mount.replace("\\040", " ")]))?;
+        }
+    }
+    Ok(())
+}

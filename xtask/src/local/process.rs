@@ -1,0 +1,86 @@
+//! Long-running programs of the local ground: started once in a process group of their own, known by process id
+//! and start time (so that a reused id is never taken for ours), ended by that id.
+
+use crate::layout::Layout;
+use crate::shell;
+use anyhow::{Context, Result};
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The start time of a process in clock ticks (`/proc/<pid>/stat`, field 22); `None` when there is none.
+fn start_ticks(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let rest = stat.rsplit_once(')')?.1;
+    let fields: Vec<_> = rest.split_whitespace().collect();
+    if fields.first() == Some(&"Z") {
+        return None;
+    }
+    fields.get(19).map(|ticks| (*ticks).to_owned())
+}
+
+fn pid_file(layout: &Layout, name: &str) -> std::path::PathBuf {
+    layout.run.join("pids").join(name)
+}
+
+/// The process id of a daemon that still runs.
+pub fn alive(layout: &Layout, name: &str) -> Option<u32> {
+    let text = fs::read_to_string(pid_file(layout, name)).ok()?;
+    let (pid, ticks) = text.split_once(' ')?;
+    let pid = pid.parse().ok()?;
+    (start_ticks(pid)? == ticks).then_some(pid)
+}
+
+/// Starts a daemon unless it runs. Its log is `logs/<name>.log`.
+pub fn start(layout: &Layout, name: &str, mut command: Command) -> Result<()> {
+    if alive(layout, name).is_some() {
+        return Ok(());
+    }
+    let log = shell::log_file(&layout.logs().join(format!("{name}.log")))?;
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .current_dir("/")
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("start {name}"))?;
+    let ticks = start_ticks(child.id()).with_context(|| format!("{name} ended at once, see its log"))?;
+    shell::write_file(&pid_file(layout, name), format!("{} {ticks}", child.id()))
+}
+
+/// Ends a daemon: asks, waits up to 10 s, then kills.
+pub fn stop(layout: &Layout, name: &str) -> Result<()> {
+    if let Some(pid) = alive(layout, name) {
+        signal(pid, "TERM");
+        let asked = Instant::now();
+        while alive(layout, name).is_some() {
+            if asked.elapsed() > Duration::from_secs(10) {
+                signal(pid, "KILL");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    match fs::remove_file(pid_file(layout, name)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Ends every daemon that has a pid file.
+pub fn stop_all(layout: &Layout) -> Result<()> {
+    let Ok(entries) = fs::read_dir(layout.run.join("pids")) else { return Ok(()) };
+    let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    // etcd last: what still runs would only complain.
+    names.sort_by_key(|name| name == "etcd");
+    for name in names {
+        stop(layout, &name)?;
+    }
+    Ok(())
+}
+
+/// Sends a signal to one process.
+pub fn signal(pid: u32, name: &str) {
+    let _ = shell::succeeds(&mut shell::command("kill", [&format!("-{name}"), &pid.to_string()]));
+}
