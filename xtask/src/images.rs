@@ -61,6 +61,7 @@ fn build(layout: &Layout, repository: &str, tag: &str, args: &[(&str, &str)], pr
         fs::create_dir_all(&context)?;
         prepare(&context)?;
         let log = layout.cache.join("logs").join(format!("image-{repository}.log"));
+        let _ = fs::remove_file(&log);
         let mut bud = buildah(layout);
         bud.args(["bud", "--layers=false", "--pull-never", "--tag", &name]);
         for (key, value) in args {

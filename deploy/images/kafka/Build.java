@@ -38,7 +38,7 @@ public final class Build {
             // The archive is checked against whole seconds of modification times, which images keep.
             Files.setLastModifiedTime(jar, FileTime.fromMillis(1_700_000_000_000L));
         }
-        run(List.of(jdk + "/bin/jlink", "--add-modules", MODULES, "--strip-debug", "--no-header-files", "--no-man-pages",
+        run(List.of(jdk + "/bin/jlink", "--add-modules", MODULES, "--strip-java-debug-attributes", "--no-header-files", "--no-man-pages",
                 "--output", "/opt/jre"));
         boolean aot = Runtime.version().feature() >= 25;
         String classpath = list(libs).stream().map(Path::toString).collect(Collectors.joining(":"));

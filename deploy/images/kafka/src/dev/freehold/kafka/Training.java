@@ -35,6 +35,8 @@ final class Training {
                 "controller.listener.names", "CONTROLLER",
                 "controller.quorum.bootstrap.servers", "127.0.0.1:19093"));
         server.putAll(Map.of(
+                "listener.name.scram.scram-sha-512.sasl.jaas.config",
+                "org.apache.kafka.common.security.scram.ScramLoginModule required;",
                 "ssl.client.auth", "required",
                 "authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
                 "super.users", "User:CN=training",

@@ -1,0 +1,160 @@
+//! The conditions of every kind, in kstatus' sense, and the closed vocabulary of their reasons. Pure.
+//!
+//! A reason is at once the condition's reason, the event's reason and the metric's label.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A condition as in metav1.Condition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    #[serde(rename = "type")]
+    pub kind: ConditionType,
+    pub status: ConditionStatus,
+    pub reason: String,
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    pub last_transition_time: Time,
+}
+
+/// The types of conditions: <https://github.com/kubernetes-sigs/cli-utils/tree/master/pkg/kstatus>.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum ConditionType {
+    /// It is as the spec says, and serves.
+    Ready,
+    /// The operator works towards the spec, or waits to.
+    Reconciling,
+    /// It will not go on by itself: somebody must change something.
+    Stalled,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ConditionStatus {
+    True,
+    False,
+}
+
+macro_rules! reasons {
+    ($($name:ident => $text:literal,)*) => {
+        /// Why an object is as it is. The catalogue in docs/reference/conditions.md is made from this list.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Reason { $(#[doc = $text] $name,)* }
+
+        impl Reason {
+            /// Every reason with its meaning.
+            pub const ALL: &'static [(Reason, &'static str)] = &[$((Reason::$name, $text),)*];
+
+            pub fn name(self) -> &'static str {
+                match self { $(Reason::$name => stringify!($name),)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    Ready => "The object is as its spec says.",
+    Starting => "Pods are being created or start.",
+    Recovering => "A node that was in sync is not at present.",
+    Applying => "Objects or broker state are being brought in line with the spec.",
+    WaitingForCluster => "The cluster that the object refers to is not Ready to be asked.",
+    Deleting => "The object is being deleted.",
+    Paused => "The spec asks that nothing be changed.",
+    InvalidSpec => "The spec cannot be done as it is; the message names the field and the way out.",
+    ClusterNotFound => "The cluster that the object refers to does not exist.",
+    NamespaceNotAllowed => "The cluster does not allow objects of this namespace.",
+    NameTaken => "Another, older object manages the same thing in Kafka.",
+    NotOurs => "Something of this name exists in Kafka or Kubernetes and was not made by Freehold.",
+    TopicHoldsRecords => "A topic with records in it is deleted only after a confirmation.",
+    KubernetesRefused => "The API server refused a request.",
+    KubernetesUnavailable => "The API server did not answer.",
+    KafkaRefused => "A broker refused a request.",
+    KafkaUnavailable => "No broker answered.",
+    InternalError => "A defect in Freehold; please report it.",
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What the three conditions say together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    Ready,
+    /// The operator goes on by itself.
+    Reconciling { reason: Reason, message: String },
+    /// Somebody must change something.
+    Stalled { reason: Reason, message: String },
+}
+
+impl State {
+    pub fn reconciling(reason: Reason, message: impl Into<String>) -> Self {
+        Self::Reconciling { reason, message: message.into() }
+    }
+
+    pub fn stalled(reason: Reason, message: impl Into<String>) -> Self {
+        Self::Stalled { reason, message: message.into() }
+    }
+
+    /// Reason and message, as the Ready condition carries them.
+    pub fn words(&self) -> (Reason, &str) {
+        match self {
+            Self::Ready => (Reason::Ready, "as its spec says"),
+            Self::Reconciling { reason, message } | Self::Stalled { reason, message } => (*reason, message),
+        }
+    }
+}
+
+/// The three conditions for a state. A transition time changes only where the status does.
+pub fn conditions(state: &State, generation: Option<i64>, old: &[Condition], now: &Time) -> Vec<Condition> {
+    let (reason, message) = state.words();
+    let types = [
+        (ConditionType::Ready, matches!(state, State::Ready)),
+        (ConditionType::Reconciling, matches!(state, State::Reconciling { .. })),
+        (ConditionType::Stalled, matches!(state, State::Stalled { .. })),
+    ];
+    types
+        .into_iter()
+        .map(|(kind, holds)| {
+            let status = if holds { ConditionStatus::True } else { ConditionStatus::False };
+            let since = old.iter().find(|condition| condition.kind == kind && condition.status == status);
+            Condition {
+                kind,
+                status,
+                reason: reason.name().to_owned(),
+                message: if holds || kind == ConditionType::Ready { message.to_owned() } else { String::new() },
+                observed_generation: generation,
+                last_transition_time: since.map_or_else(|| now.clone(), |condition| condition.last_transition_time.clone()),
+            }
+        })
+        .collect()
+}
+
+/// True when the Ready condition is True.
+pub fn is_ready(conditions: &[Condition]) -> bool {
+    conditions.iter().any(|condition| condition.kind == ConditionType::Ready && condition.status == ConditionStatus::True)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::jiff::Timestamp;
+
+    #[test]
+    fn a_transition_time_stays_while_the_status_stays() {
+        let first = Time(Timestamp::UNIX_EPOCH);
+        let later = Time("2026-01-01T00:00:00Z".parse().unwrap());
+        let starting = conditions(&State::reconciling(Reason::Starting, "pods"), Some(1), &[], &first);
+        let still = conditions(&State::reconciling(Reason::Applying, "x"), Some(2), &starting, &later);
+        assert_eq!(still[0].last_transition_time, first);
+        let ready = conditions(&State::Ready, Some(2), &still, &later);
+        assert_eq!(ready[0].last_transition_time, later);
+        assert_eq!(ready[2].last_transition_time, first, "Stalled was False all the time");
+        assert!(is_ready(&ready) && !is_ready(&still));
+    }
+}

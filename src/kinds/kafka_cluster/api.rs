@@ -1,0 +1,437 @@
+//! The KafkaCluster resource: its spec, its status, and every rule that the API server itself can check.
+
+use crate::conditions::Condition;
+use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A Kafka cluster (KRaft) on this Kubernetes.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "freehold.dev",
+    version = "v1alpha1",
+    kind = "KafkaCluster",
+    plural = "kafkaclusters",
+    shortname = "kc",
+    category = "freehold",
+    namespaced,
+    status = "KafkaClusterStatus",
+    doc = "A Kafka cluster (KRaft): node pools over zones, TLS on every listener, ACLs that deny by default.",
+    validation = Rule::new("size(self.metadata.name) <= 40").message("metadata.name: at most 40 characters, so that the names of its pods fit"),
+    validation = Rule::new("!self.metadata.name.contains('.')").message("metadata.name: no dots, because it is part of host names"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.kafkaVersion"),
+    printcolumn(name = "Brokers", type_ = "string", json_path = ".status.brokers"),
+    printcolumn(name = "Quorum", type_ = "string", json_path = ".status.quorum.summary"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.nodePools.exists(p, 'controller' in p.roles)")
+        .message("nodePools: one pool needs the role controller"),
+    validation = Rule::new("self.nodePools.exists(p, 'broker' in p.roles)")
+        .message("nodePools: one pool needs the role broker"),
+    validation = Rule::new("oldSelf.nodePools.all(o, self.nodePools.exists(p, p.name == o.name))")
+        .message("nodePools: a pool cannot be removed in this version, its brokers would have to be drained first"),
+    validation = Rule::new("!has(self.listeners) || self.listeners.all(l, self.listeners.exists_one(m, m.port == l.port))")
+        .message("listeners: two listeners have the same port, give each its own"),
+    validation = Rule::new("has(self.clusterId) == has(oldSelf.clusterId) && (!has(self.clusterId) || self.clusterId == oldSelf.clusterId)")
+        .message("clusterId: immutable, the volumes carry it"),
+)]
+pub struct KafkaClusterSpec {
+    /// Kafka's version, one of those that this Freehold knows (`freehold versions`).
+    pub version: String,
+    /// The id of a cluster whose volumes are adopted; default: a new one. 22 characters of URL-safe base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[A-Za-z0-9_-]{22}$"))]
+    pub cluster_id: Option<String>,
+    /// Broker configs for all nodes, checked against the version's own list. Values are strings, as in server.properties.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub config: BTreeMap<String, String>,
+    /// Groups of equal nodes.
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[schemars(length(min = 1, max = 20))]
+    pub node_pools: Vec<NodePool>,
+    /// Where clients connect. Every listener speaks TLS.
+    #[serde(default)]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[schemars(length(max = 10))]
+    pub listeners: Vec<Listener>,
+    /// Who signs the brokers' certificates, and for how long.
+    #[serde(default)]
+    pub certificates: Certificates,
+    /// Authorization beside the Users' ACLs. Everything else is denied.
+    #[serde(default)]
+    pub authorization: Authorization,
+    /// Whose Topics and Users may refer to this cluster.
+    #[serde(default)]
+    pub access: Access,
+    /// What deleting this object leaves.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+    /// Paused: nothing is changed until it is Running again.
+    #[serde(default)]
+    pub state: ClusterState,
+}
+
+/// A group of equal nodes, spread over zones.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.replicas % size(self.zones) == 0")
+        .message("replicas: not divisible by the number of zones, so that zones would be of unequal size; take a multiple of it"),
+    validation = Rule::new("self.roles == oldSelf.roles")
+        .message("roles: immutable; make another pool with the roles that you want"),
+    validation = Rule::new("self.replicas == oldSelf.replicas")
+        .message("replicas: changing them is not supported in this version"),
+    validation = Rule::new("self.zones.all(z, z in oldSelf.zones) && oldSelf.zones.all(z, z in self.zones)")
+        .message("zones: volumes cannot move between zones; put the old zones back"),
+    validation = Rule::new("self.storage.size == oldSelf.storage.size || quantity(self.storage.size).compareTo(quantity(oldSelf.storage.size)) >= 0")
+        .message("storage.size: a volume cannot shrink; put the old size back"),
+    validation = Rule::new("has(self.storage.storageClassName) == has(oldSelf.storage.storageClassName) && (!has(self.storage.storageClassName) || self.storage.storageClassName == oldSelf.storage.storageClassName)")
+        .message("storage.storageClassName: immutable, volumes cannot change their class; make another pool"),
+)]
+pub struct NodePool {
+    /// Part of its pods' names.
+    #[schemars(regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"), length(max = 20))]
+    pub name: String,
+    /// What its nodes do. Both: combined nodes, for small clusters.
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[schemars(length(min = 1, max = 2))]
+    pub roles: Vec<Role>,
+    /// Nodes in all zones together.
+    #[schemars(range(min = 1, max = 300))]
+    pub replicas: u32,
+    /// Zones (values of the nodes' label topology.kubernetes.io/zone).
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[schemars(length(min = 1, max = 10), inner(length(min = 1, max = 63)))]
+    pub zones: Vec<String>,
+    /// One volume for each node.
+    pub storage: Storage,
+    /// Compute resources of a node. Default: 1Gi of memory, no CPU limit. The JVM is sized from the memory limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// JVM settings.
+    #[serde(default)]
+    pub jvm: Jvm,
+    /// This pool's own broker configs, over the cluster's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub config: BTreeMap<String, String>,
+    /// What else its pods need.
+    #[serde(default)]
+    pub pod_template: PodTemplate,
+}
+
+/// A KRaft role (`process.roles`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Takes part in the metadata quorum.
+    Controller,
+    /// Holds partitions and serves clients.
+    Broker,
+}
+
+/// A node's volume.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Storage {
+    /// Size of the volume.
+    pub size: Quantity,
+    /// StorageClass; default: the cluster's default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_class_name: Option<String>,
+}
+
+/// JVM settings.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Jvm {
+    /// Size of the heap; default: half of the memory limit, at most 6Gi (the rest is page cache).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heap: Option<Quantity>,
+}
+
+/// What a pool's pods need beside what Freehold gives them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PodTemplate {
+    /// Labels (`freehold.dev/` and `app.kubernetes.io/` are Freehold's).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Tolerations of nodes' taints.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+    /// Labels that a node must have, beside its zone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// PriorityClass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority_class_name: Option<String>,
+}
+
+/// A listener for clients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("!(self.port in [8080, 9090, 9091])")
+        .message("port: 8080, 9090 and 9091 are Freehold's own (probes, controllers, brokers); take another, for example 9093"),
+    validation = Rule::new("!(self.name in ['controller', 'internal'])")
+        .message("name: controller and internal are Freehold's own listeners"),
+)]
+pub struct Listener {
+    /// Name, part of the bootstrap Service's port name.
+    #[schemars(regex(pattern = r"^[a-z][a-z0-9]*$"), length(max = 15))]
+    pub name: String,
+    /// Port on every broker and on the bootstrap Service.
+    #[schemars(range(min = 1024, max = 65535))]
+    pub port: u16,
+    /// How far it reaches.
+    #[serde(default, rename = "type")]
+    pub kind: ListenerType,
+    /// How clients prove who they are.
+    pub authentication: Authentication,
+}
+
+/// How far a listener reaches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ListenerType {
+    /// Inside this Kubernetes.
+    #[default]
+    Internal,
+}
+
+/// How clients of a listener prove who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Authentication {
+    /// A certificate of the cluster's clients' CA.
+    MutualTls,
+    /// SASL SCRAM-SHA-512 over TLS.
+    ScramSha512,
+}
+
+/// Who signs the brokers' certificates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("(self.issuer == 'Secret') == has(self.secretRef)")
+        .message("certificates: issuer Secret needs secretRef, and SelfSigned has none"),
+)]
+pub struct Certificates {
+    /// SelfSigned: a CA that Freehold makes. Secret: a CA that a Secret gives.
+    #[serde(default)]
+    pub issuer: CertificateIssuer,
+    /// Secret of type kubernetes.io/tls with `tls.crt` and `tls.key` of a CA, labelled `freehold.dev/cluster: <name>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretRef>,
+    /// Days that a node's certificate is valid.
+    #[serde(default = "Certificates::default_validity_days")]
+    #[schemars(range(min = 2, max = 3650))]
+    pub validity_days: u32,
+    /// Days before its end that a certificate is issued anew. Brokers take it when they start.
+    #[serde(default = "Certificates::default_renew_before_days")]
+    #[schemars(range(min = 1, max = 3649))]
+    pub renew_before_days: u32,
+}
+
+impl Certificates {
+    fn default_validity_days() -> u32 {
+        365
+    }
+    fn default_renew_before_days() -> u32 {
+        90
+    }
+}
+
+impl Default for Certificates {
+    fn default() -> Self {
+        Self {
+            issuer: CertificateIssuer::default(),
+            secret_ref: None,
+            validity_days: Self::default_validity_days(),
+            renew_before_days: Self::default_renew_before_days(),
+        }
+    }
+}
+
+/// Where the CA comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum CertificateIssuer {
+    #[default]
+    SelfSigned,
+    Secret,
+}
+
+/// A Secret of the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// Authorization beside the Users' ACLs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Authorization {
+    /// Names of Users that may do everything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50), inner(regex(pattern = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")))]
+    pub super_users: Vec<String>,
+}
+
+/// Whose Topics and Users may refer to a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Access {
+    /// Namespaces of Topics and Users, and of the pods that connect.
+    #[serde(default)]
+    pub namespaces: NamespaceAccess,
+}
+
+/// Namespaces that may refer to a cluster, as in the Gateway API.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NamespaceAccess {
+    /// Same: the cluster's own. All. Selector: those whose labels match.
+    #[serde(default)]
+    pub from: AccessFrom,
+    /// Labels, for Selector. Empty selects nothing.
+    #[serde(default)]
+    pub selector: LabelMatch,
+}
+
+/// How namespaces are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AccessFrom {
+    #[default]
+    Same,
+    Selector,
+    All,
+}
+
+/// Labels that all must match.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LabelMatch {
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub match_labels: BTreeMap<String, String>,
+}
+
+/// What deleting the object leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// Volumes, CAs and the cluster's identity stay; an object of the same name takes them up again.
+    #[default]
+    Retain,
+    /// Everything is deleted, records too.
+    Delete,
+}
+
+/// What the operator does with a cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ClusterState {
+    #[default]
+    Running,
+    /// Nothing is changed; status is still kept.
+    Paused,
+}
+
+/// What is known of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct KafkaClusterStatus {
+    /// The spec that this status is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready, Reconciling and Stalled, in the sense of kstatus.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Why it is not Ready; empty when it is.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// What it waits for, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub waiting_on: Vec<String>,
+    /// What a person should know although nothing waits for it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Where clients start, by listener.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub bootstrap: Vec<ListenerStatus>,
+    /// Kafka's cluster id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    /// The version that runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kafka_version: Option<String>,
+    /// Brokers ready/all.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub brokers: String,
+    /// Pools with their nodes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub node_pools: Vec<NodePoolStatus>,
+    /// The metadata quorum.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<QuorumStatus>,
+}
+
+/// Where clients of a listener start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerStatus {
+    pub name: String,
+    /// `host:port`, for bootstrap.servers.
+    pub address: String,
+}
+
+/// A pool's nodes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodePoolStatus {
+    pub name: String,
+    /// Nodes in sync / all.
+    pub ready: String,
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["zone"]))]
+    pub zones: Vec<ZoneStatus>,
+}
+
+/// The nodes of a pool in a zone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ZoneStatus {
+    pub zone: String,
+    pub node_ids: Vec<i32>,
+}
+
+/// The metadata quorum, from DescribeQuorum (KIP-595). Lag is in records, as coarse steps, so that it does not write for ever.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QuorumStatus {
+    /// Voters caught up / all.
+    pub summary: String,
+    /// Node id of the active controller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leader: Option<i32>,
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["nodeId"]))]
+    pub voters: Vec<VoterStatus>,
+}
+
+/// A voter of the quorum.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VoterStatus {
+    pub node_id: i32,
+    /// `caughtUp`, or how many records it lags behind (`>100`, `>1000`, …), or `unknown`.
+    pub lag: String,
+}

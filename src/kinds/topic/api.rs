@@ -1,0 +1,93 @@
+//! The Topic resource.
+
+use crate::conditions::Condition;
+use crate::kinds::reference::ClusterRef;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A topic of a Kafka cluster.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "freehold.dev",
+    version = "v1alpha1",
+    kind = "Topic",
+    plural = "topics",
+    shortname = "kt",
+    category = "freehold",
+    namespaced,
+    status = "TopicStatus",
+    doc = "A topic of a Kafka cluster.",
+    printcolumn(name = "Cluster", type_ = "string", json_path = ".spec.clusterRef.name"),
+    printcolumn(name = "Topic", type_ = "string", json_path = ".status.topicName"),
+    printcolumn(name = "Partitions", type_ = "integer", json_path = ".status.partitions"),
+    printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.clusterRef == oldSelf.clusterRef").message("clusterRef: immutable; make another Topic"),
+    validation = Rule::new("has(self.topicName) == has(oldSelf.topicName) && (!has(self.topicName) || self.topicName == oldSelf.topicName)")
+        .message("topicName: immutable; make another Topic"),
+    validation = Rule::new("self.partitions >= oldSelf.partitions")
+        .message("partitions: a topic cannot lose partitions, Kafka would lose their records; make another Topic"),
+    validation = Rule::new("!has(self.topicName) || !(self.topicName in ['.', '..', '__consumer_offsets', '__transaction_state', '__cluster_metadata', '__share_group_state'])")
+        .message("topicName: Kafka's own"),
+)]
+pub struct TopicSpec {
+    /// The cluster.
+    pub cluster_ref: ClusterRef,
+    /// Name in Kafka; default: metadata.name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[a-zA-Z0-9._-]+$"), length(min = 1, max = 249))]
+    pub topic_name: Option<String>,
+    /// Number of partitions; may grow.
+    #[schemars(range(min = 1, max = 10000))]
+    pub partitions: i32,
+    /// Copies of each partition; default: the cluster's default.replication.factor. Not above the number of brokers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 30))]
+    pub replicas: Option<i16>,
+    /// Topic configs, checked against the version's own list.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub config: BTreeMap<String, String>,
+    /// What deleting this object does to the topic.
+    #[serde(default)]
+    pub deletion_policy: TopicDeletionPolicy,
+}
+
+/// What deleting the object does to the topic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TopicDeletionPolicy {
+    /// The topic is deleted. One that holds records needs the annotation `freehold.dev/confirm-delete: <topic name>`.
+    #[default]
+    Delete,
+    /// The topic stays.
+    Retain,
+}
+
+/// What is known of the topic.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TopicStatus {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Why it is not Ready; empty when it is.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Name in Kafka.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic_name: Option<String>,
+    /// Kafka's id of the topic that this object made or manages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
+}

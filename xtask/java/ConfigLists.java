@@ -1,0 +1,69 @@
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import org.apache.kafka.common.config.ConfigDef;
+
+/**
+ * Prints the lists of broker and topic configs of the Kafka on the class path as JSON: name -> type, default, valid
+ * values as Kafka's validator describes them, update mode (brokers; KIP-226). Source: Kafka's own ConfigDefs.
+ */
+public final class ConfigLists {
+    public static void main(String[] args) throws Exception {
+        ConfigDef broker = (ConfigDef) Class.forName("kafka.server.KafkaConfig").getMethod("configDef").invoke(null);
+        Object topic = Class.forName("org.apache.kafka.storage.internals.log.LogConfig").getMethod("configDefCopy").invoke(null);
+        Map<?, ?> modes = modes();
+        StringBuilder out = new StringBuilder("{\n\"broker\": {\n");
+        list(out, broker, modes);
+        out.append("},\n\"topic\": {\n");
+        list(out, (ConfigDef) topic, Map.of());
+        System.out.print(out.append("}\n}\n"));
+    }
+
+    private static Map<?, ?> modes() throws Exception {
+        // The class moved from Scala to Java after 4.2.
+        for (String name : List.of("org.apache.kafka.server.config.DynamicBrokerConfig", "kafka.server.DynamicBrokerConfig", "kafka.server.DynamicBrokerConfig$")) {
+            try {
+                Class<?> type = Class.forName(name);
+                Object instance = name.endsWith("$") ? type.getField("MODULE$").get(null) : null;
+                return (Map<?, ?>) type.getMethod("dynamicConfigUpdateModes").invoke(instance);
+            } catch (ClassNotFoundException | NoSuchMethodException e) {
+                // Not in this version: try the next.
+            }
+        }
+        throw new IllegalStateException("no dynamicConfigUpdateModes in this Kafka");
+    }
+
+    private static void list(StringBuilder out, ConfigDef definition, Map<?, ?> modes) {
+        List<String> lines = new ArrayList<>();
+        for (ConfigDef.ConfigKey key : new TreeMap<>(definition.configKeys()).values()) {
+            if (key.internalConfig) {
+                continue;
+            }
+            List<String> fields = new ArrayList<>();
+            fields.add("\"type\": " + quote(key.type().toString()));
+            if (key.validator != null) {
+                fields.add("\"valid\": " + quote(key.validator.toString()));
+            }
+            if (modes.get(key.name) != null) {
+                fields.add("\"update\": " + quote(modes.get(key.name).toString()));
+            }
+            lines.add(quote(key.name) + ": {" + String.join(", ", fields) + "}");
+        }
+        out.append(String.join(",\n", lines)).append("\n");
+    }
+
+    private static String quote(String text) {
+        StringBuilder out = new StringBuilder("\"");
+        for (char c : text.toCharArray()) {
+            if (c == '"' || c == '\\') {
+                out.append('\\').append(c);
+            } else if (c < ' ') {
+                out.append(String.format("\\u%04x", (int) c));
+            } else {
+                out.append(c);
+            }
+        }
+        return out.append('"').toString();
+    }
+}
