@@ -1,6 +1,11 @@
 //! Freehold: a Kubernetes operator for Apache Kafka. docs/ARCHITECTURE.md is the map.
 
+pub mod certificates;
 pub mod conditions;
 pub mod kafka;
 pub mod kafka_admin;
 pub mod kinds;
+pub mod kube_io;
+pub mod labels;
+pub mod names;
+pub mod runtime;

@@ -1,6 +1,7 @@
 //! The registry of resource kinds: one line each. A folder for each kind holds the same file names.
 
 pub mod access;
+pub mod dependence;
 pub mod kafka_cluster;
 pub mod reference;
 pub mod topic;

@@ -1,1 +1,15 @@
+//! KafkaCluster: brokers and controllers as StatefulSets, their certificates, configuration and status.
+
 pub mod api;
+pub mod apply;
+pub mod cleanup;
+pub mod clients;
+pub mod desired;
+pub mod identity;
+pub mod observe;
+pub mod plan;
+pub mod reconcile;
+pub mod status;
+pub mod validate;
+
+pub use reconcile::KafkaClusterKind;

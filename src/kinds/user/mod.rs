@@ -1,1 +1,12 @@
+//! User: a principal with its credential, its ACLs and the Secret that clients mount.
+
 pub mod api;
+pub mod apply;
+pub mod desired;
+pub mod observe;
+pub mod plan;
+pub mod reconcile;
+pub mod status;
+pub mod validate;
+
+

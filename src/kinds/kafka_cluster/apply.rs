@@ -1,0 +1,124 @@
+//! Does the steps of a plan, one after the other. Writes only; no choice is left to make here.
+
+use super::api::KafkaCluster;
+use super::identity::{self, Identity};
+use super::observe::{Observed, PodFacts};
+use super::plan::{self, Step};
+use super::reconcile::Error;
+use super::validate::ValidCluster;
+use crate::certificates::{self, CertificateError, KeyedCertificate, NODE_NAME, OPERATOR_NAME, ORGANIZATION, Purpose};
+use crate::kube_io::{self, KubeError, Object};
+use crate::runtime::context::Context;
+use crate::{labels, names};
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// What steps are done for and with.
+pub struct Scope<'a> {
+    pub context: &'a Context,
+    pub object: &'a KafkaCluster,
+    pub cluster: &'a ValidCluster,
+    pub observed: &'a Observed,
+}
+
+/// Does one step.
+pub async fn apply(scope: &Scope<'_>, step: &Step) -> Result<(), Error> {
+    let client = &scope.context.client;
+    let namespace = &scope.cluster.key.namespace;
+    let put = |object: Object| async move { kube_io::apply(client, namespace, &object, labels::CLUSTER).await };
+    match step {
+        Step::AddFinalizer => kube_io::set_finalizer(client, scope.object, true).await?,
+        Step::CreateIdentity { cluster_id, blocks, controllers, formed } => {
+            let controllers = controllers.iter().map(|(id, directory)| (*id, directory.clone().unwrap_or_else(random_id))).collect();
+            let cluster_id = cluster_id.clone().unwrap_or_else(random_id);
+            put(identity_map(scope.cluster, &Identity::new(cluster_id, blocks, controllers, *formed))).await?;
+        }
+        Step::UpdateIdentity(identity) => put(identity_map(scope.cluster, identity)).await?,
+        Step::CreateAuthority { secret, common_name } => {
+            let authority = certificates::new_authority(common_name, scope.observed.now)?;
+            put(secret_object(scope.cluster, secret, keyed(&authority), false)).await?;
+        }
+        Step::IssueOperatorCertificate { secret, .. } => {
+            let issued = issue(scope, OPERATOR_NAME, &Purpose::Client)?;
+            put(secret_object(scope.cluster, secret, keyed(&issued), true)).await?;
+        }
+        Step::IssueNodeCertificates { secret, nodes, trust, .. } => {
+            // The nodes whose certificates are still good keep them.
+            let mut data = scope.observed.secrets.get(secret).map(|found| found.data.clone()).unwrap_or_default();
+            for (id, hosts) in nodes {
+                let issued = issue(scope, NODE_NAME, &Purpose::Node { hosts })?;
+                data.insert(format!("{id}.pem"), format!("{}{}", issued.key, issued.certificate));
+            }
+            data.insert("cluster-ca.crt".into(), trust.cluster_ca.clone());
+            data.insert("clients-ca.crt".into(), trust.clients_ca.clone());
+            put(secret_object(scope.cluster, secret, data, true)).await?;
+        }
+        Step::Apply(object) => kube_io::apply(client, namespace, object, labels::CLUSTER).await?,
+        Step::Prune(live) => kube_io::delete(client, namespace, live).await?,
+        Step::SetInSync { pod, in_sync } => set_in_sync(scope, pod, *in_sync).await?,
+    }
+    Ok(())
+}
+
+/// 16 random bytes as Kafka writes its ids: URL-safe base64, never beginning with `-` (Kafka's Uuid.randomUuid).
+fn random_id() -> String {
+    loop {
+        let id = BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>());
+        if !id.starts_with('-') {
+            return id;
+        }
+    }
+}
+
+fn issue(scope: &Scope<'_>, common_name: &str, purpose: &Purpose<'_>) -> Result<KeyedCertificate, CertificateError> {
+    let authority = plan::cluster_authority(scope.cluster, scope.observed).ok_or(CertificateError::NotAuthority)?;
+    let days = scope.cluster.spec.certificates.validity_days;
+    certificates::issue(&authority, Some(ORGANIZATION), common_name, purpose, scope.observed.now, days)
+}
+
+fn keyed(certificate: &KeyedCertificate) -> BTreeMap<String, String> {
+    BTreeMap::from([("tls.crt".to_owned(), certificate.certificate.clone()), ("tls.key".to_owned(), certificate.key.clone())])
+}
+
+/// `owned`: goes with the KafkaCluster. CAs and identity do not: they outlive it where its policy is Retain.
+fn metadata(cluster: &ValidCluster, name: &str, owned: bool) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name.to_owned()),
+        namespace: Some(cluster.key.namespace.clone()),
+        labels: Some(labels::cluster(&cluster.key.name)),
+        owner_references: owned.then(|| vec![cluster.owner.clone()]),
+        ..Default::default()
+    }
+}
+
+fn secret_object(cluster: &ValidCluster, name: &str, data: BTreeMap<String, String>, owned: bool) -> Object {
+    let data = data.into_iter().map(|(key, value)| (key, k8s_openapi::ByteString(value.into_bytes()))).collect();
+    Object::of(&Secret { metadata: metadata(cluster, name, owned), type_: Some("Opaque".into()), data: Some(data), ..Default::default() })
+}
+
+fn identity_map(cluster: &ValidCluster, identity: &Identity) -> Object {
+    let text = serde_json::to_string(identity).expect("an identity serializes");
+    Object::of(&ConfigMap {
+        metadata: metadata(cluster, &names::identity(&cluster.key.name), false),
+        data: Some(BTreeMap::from([(identity::KEY.to_owned(), text)])),
+        ..Default::default()
+    })
+}
+
+async fn set_in_sync(scope: &Scope<'_>, pod: &PodFacts, in_sync: bool) -> Result<(), KubeError> {
+    let status = if in_sync { "True" } else { "False" };
+    let condition = json!({
+        "type": labels::IN_SYNC, "status": status, "lastTransitionTime": scope.observed.now,
+        "reason": if in_sync { "InSync" } else { "OutOfSync" },
+    });
+    let patch = json!({"metadata": {"uid": pod.uid}, "status": {"conditions": [condition]}});
+    let api: Api<Pod> = Api::namespaced(scope.context.client.clone(), &scope.cluster.key.namespace);
+    match api.patch_status(&pod.name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
+        Err(kube::Error::Api(answer)) if answer.code == 404 || answer.code == 409 => Ok(()),
+        other => other.map(|_| ()).map_err(KubeError::request("set the readiness gate of", "Pod", &pod.name)),
+    }
+}

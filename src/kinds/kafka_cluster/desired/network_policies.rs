@@ -1,0 +1,87 @@
+//! NetworkPolicies: brokers talk to the cluster's nodes, the operator and the listeners' clients; controllers to the
+//! cluster's nodes; nothing else, in either direction but DNS. Pure.
+
+use super::super::api::{AccessFrom, Role};
+use super::super::validate::ValidCluster;
+use super::{CONTROLLER_PORT, INTERNAL_PORT, metadata};
+use crate::labels;
+use k8s_openapi::api::networking::v1::{
+    NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use std::collections::BTreeMap;
+
+pub fn network_policies(cluster: &ValidCluster) -> Vec<NetworkPolicy> {
+    let mut controllers = vec![NetworkPolicyIngressRule { from: Some(vec![own_nodes(cluster)]), ports: Some(vec![tcp(CONTROLLER_PORT)]) }];
+    let mut brokers = vec![NetworkPolicyIngressRule {
+        from: Some(vec![own_nodes(cluster), operator(cluster)]),
+        ports: Some(vec![tcp(INTERNAL_PORT)]),
+    }];
+    if !cluster.spec.listeners.is_empty() {
+        let ports = cluster.spec.listeners.iter().map(|listener| tcp(listener.port)).collect();
+        brokers.push(NetworkPolicyIngressRule { from: Some(clients(cluster)), ports: Some(ports) });
+    }
+    let combined = cluster.groups.iter().any(|group| group.is(Role::Broker) && group.is(Role::Controller));
+    if combined {
+        brokers.append(&mut controllers.clone());
+    }
+    let mut policies = vec![policy(cluster, "brokers", labels::BROKER, brokers)];
+    if !combined {
+        policies.push(policy(cluster, "controllers", labels::CONTROLLER, std::mem::take(&mut controllers)));
+    }
+    policies
+}
+
+fn policy(cluster: &ValidCluster, name: &str, role: &str, ingress: Vec<NetworkPolicyIngressRule>) -> NetworkPolicy {
+    let mut selector = labels::cluster(&cluster.key.name);
+    selector.insert(role.to_owned(), "true".into());
+    let nodes = NetworkPolicyEgressRule { to: Some(vec![own_nodes(cluster)]), ports: Some(vec![tcp(CONTROLLER_PORT), tcp(INTERNAL_PORT)]) };
+    // DNS servers listen on 53; those of OpenShift and some others behind the Service on 5353.
+    let dns = [53, 5353].into_iter().flat_map(|number| [port(number, "UDP"), port(number, "TCP")]).collect();
+    let dns = NetworkPolicyEgressRule { to: None, ports: Some(dns) };
+    NetworkPolicy {
+        metadata: metadata(cluster, &format!("{}-{name}", cluster.key.name)),
+        spec: Some(NetworkPolicySpec {
+            pod_selector: Some(labelled(selector)),
+            policy_types: Some(vec!["Ingress".into(), "Egress".into()]),
+            ingress: Some(ingress),
+            egress: Some(vec![nodes, dns]),
+        }),
+    }
+}
+
+fn port(number: u16, protocol: &str) -> NetworkPolicyPort {
+    NetworkPolicyPort { port: Some(IntOrString::Int(i32::from(number))), protocol: Some(protocol.into()), end_port: None }
+}
+
+fn tcp(number: u16) -> NetworkPolicyPort {
+    port(number, "TCP")
+}
+
+fn labelled(labels: BTreeMap<String, String>) -> LabelSelector {
+    LabelSelector { match_labels: Some(labels), match_expressions: None }
+}
+
+fn own_nodes(cluster: &ValidCluster) -> NetworkPolicyPeer {
+    NetworkPolicyPeer { pod_selector: Some(labelled(labels::cluster(&cluster.key.name))), ..Default::default() }
+}
+
+fn operator(cluster: &ValidCluster) -> NetworkPolicyPeer {
+    let namespace = BTreeMap::from([("kubernetes.io/metadata.name".to_owned(), cluster.operator_namespace.clone())]);
+    let pods = BTreeMap::from([("app.kubernetes.io/name".to_owned(), "freehold".to_owned())]);
+    NetworkPolicyPeer { namespace_selector: Some(labelled(namespace)), pod_selector: Some(labelled(pods)), ip_block: None }
+}
+
+/// The cluster's own namespace, and those that `access.namespaces` allows.
+fn clients(cluster: &ValidCluster) -> Vec<NetworkPolicyPeer> {
+    let own = NetworkPolicyPeer { pod_selector: Some(LabelSelector::default()), ..Default::default() };
+    let namespaces = |selector| NetworkPolicyPeer { namespace_selector: Some(selector), ..Default::default() };
+    let access = &cluster.spec.access.namespaces;
+    match access.from {
+        AccessFrom::Same => vec![own],
+        AccessFrom::All => vec![namespaces(LabelSelector::default())],
+        AccessFrom::Selector if access.selector.match_labels.is_empty() => vec![own],
+        AccessFrom::Selector => vec![own, namespaces(labelled(access.selector.match_labels.clone()))],
+    }
+}

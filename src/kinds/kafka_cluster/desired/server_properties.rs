@@ -1,0 +1,145 @@
+//! A node group's server.properties. Pure.
+//!
+//! `@NODE_ID@` and `@POD_NAME@` are filled in by the image's launcher, which alone knows them.
+
+use super::super::api::{Authentication, Listener, Role};
+use super::super::validate::{NodeGroup, ValidCluster};
+use super::{CONTROLLER_PORT, INTERNAL_PORT};
+use crate::certificates::{NODE_NAME, OPERATOR_NAME, ORGANIZATION};
+use crate::names;
+use std::collections::BTreeMap;
+
+pub const DATA_FOLDER: &str = "/var/lib/kafka/data";
+pub const TLS_FOLDER: &str = "/etc/kafka/tls";
+const CONTROLLER: &str = "CONTROLLER";
+const INTERNAL: &str = "INTERNAL";
+
+/// All properties: what Freehold sets wins over the pool's own, those over the cluster's, those over defaults.
+pub fn server_properties(cluster: &ValidCluster, group: &NodeGroup) -> BTreeMap<String, String> {
+    let mut properties = defaults(cluster);
+    properties.extend(cluster.spec.config.clone());
+    properties.extend(group.pool.config.clone());
+    properties.extend(owned(cluster, group));
+    properties
+}
+
+/// Defaults that fit the number of brokers; each can be set otherwise in the spec.
+fn defaults(cluster: &ValidCluster) -> BTreeMap<String, String> {
+    let copies = cluster.count(Role::Broker).min(3);
+    let in_sync = (copies - 1).max(1);
+    let pairs = [
+        ("auto.create.topics.enable", "false".to_owned()),
+        ("default.replication.factor", copies.to_string()),
+        ("min.insync.replicas", in_sync.to_string()),
+        ("offsets.topic.replication.factor", copies.to_string()),
+        ("transaction.state.log.replication.factor", copies.to_string()),
+        ("transaction.state.log.min.isr", in_sync.to_string()),
+        ("share.coordinator.state.topic.replication.factor", copies.to_string()),
+        ("share.coordinator.state.topic.min.isr", in_sync.to_string()),
+    ];
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+fn owned(cluster: &ValidCluster, group: &NodeGroup) -> BTreeMap<String, String> {
+    let mut properties = BTreeMap::new();
+    let mut set = |key: &str, value: String| {
+        properties.insert(key.to_owned(), value);
+    };
+    let host = names::host("@POD_NAME@", &cluster.key.name, &cluster.key.namespace);
+    let broker = group.is(Role::Broker);
+    let controller = group.is(Role::Controller);
+    let mut roles = group.pool.roles.clone();
+    roles.sort_unstable();
+    let roles: Vec<_> = roles.iter().map(|role| if *role == Role::Broker { "broker" } else { "controller" }).collect();
+    set("process.roles", roles.join(","));
+    set("node.id", "@NODE_ID@".into());
+    set("log.dirs", format!("{DATA_FOLDER}/log"));
+    set("controller.listener.names", CONTROLLER.into());
+    set("controller.quorum.bootstrap.servers", controllers(cluster).join(","));
+    set("inter.broker.listener.name", INTERNAL.into());
+    let mut ports = Vec::new();
+    let mut protocols = vec![format!("{CONTROLLER}:SSL"), format!("{INTERNAL}:SSL")];
+    if controller {
+        ports.push((CONTROLLER.to_owned(), CONTROLLER_PORT));
+    }
+    if broker {
+        set("broker.rack", group.zone.clone());
+        ports.push((INTERNAL.to_owned(), INTERNAL_PORT));
+        for listener in sorted(&cluster.spec.listeners) {
+            let protocol = match listener.authentication {
+                Authentication::MutualTls => "SSL",
+                Authentication::ScramSha512 => "SASL_SSL",
+            };
+            protocols.push(format!("{}:{protocol}", listener.name.to_uppercase()));
+            ports.push((listener.name.to_uppercase(), listener.port));
+        }
+    }
+    let join = |host: &str| ports.iter().map(|(name, port)| format!("{name}://{host}:{port}")).collect::<Vec<_>>().join(",");
+    set("listeners", join(""));
+    set("advertised.listeners", join(&host));
+    set("listener.security.protocol.map", protocols.join(","));
+    set("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer".into());
+    set("super.users", super_users(cluster));
+    for name in [CONTROLLER, INTERNAL] {
+        tls(&mut set, name, Some("cluster-ca.crt"));
+    }
+    if broker {
+        for listener in sorted(&cluster.spec.listeners) {
+            client_listener(&mut set, listener);
+        }
+    }
+    properties
+}
+
+/// The order of the list means nothing.
+fn sorted(listeners: &[Listener]) -> Vec<&Listener> {
+    let mut listeners: Vec<_> = listeners.iter().collect();
+    listeners.sort_by(|a, b| a.name.cmp(&b.name));
+    listeners
+}
+
+fn controllers(cluster: &ValidCluster) -> Vec<String> {
+    cluster
+        .groups_of(Role::Controller)
+        .flat_map(|group| group.node_ids().map(move |id| format!("{}:{CONTROLLER_PORT}", cluster.host(group, id))))
+        .collect()
+}
+
+fn super_users(cluster: &ValidCluster) -> String {
+    let mut users = vec![format!("User:CN={NODE_NAME},O={ORGANIZATION}"), format!("User:CN={OPERATOR_NAME},O={ORGANIZATION}")];
+    let mut named: Vec<_> = cluster.spec.authorization.super_users.iter().map(|user| format!("User:{user}")).collect();
+    named.sort_unstable();
+    users.extend(named);
+    users.join(";")
+}
+
+fn tls(set: &mut impl FnMut(&str, String), listener: &str, clients: Option<&str>) {
+    let prefix = format!("listener.name.{}.ssl", listener.to_lowercase());
+    set(&format!("{prefix}.keystore.type"), "PEM".into());
+    set(&format!("{prefix}.keystore.location"), format!("{TLS_FOLDER}/@NODE_ID@.pem"));
+    match clients {
+        None => set(&format!("{prefix}.client.auth"), "none".into()),
+        Some(authority) => {
+            set(&format!("{prefix}.client.auth"), "required".into());
+            set(&format!("{prefix}.truststore.type"), "PEM".into());
+            set(&format!("{prefix}.truststore.location"), format!("{TLS_FOLDER}/{authority}"));
+        }
+    }
+}
+
+fn client_listener(set: &mut impl FnMut(&str, String), listener: &Listener) {
+    let prefix = format!("listener.name.{}", listener.name.to_lowercase());
+    match listener.authentication {
+        Authentication::MutualTls => {
+            tls(set, &listener.name, Some("clients-ca.crt"));
+            // The common name alone: a client can never be `CN=…,O=…`, which is how nodes and operator are known.
+            set(&format!("{prefix}.ssl.principal.mapping.rules"), "RULE:^CN=([^,]+).*$/$1/".into());
+        }
+        Authentication::ScramSha512 => {
+            tls(set, &listener.name, None);
+            set(&format!("{prefix}.sasl.enabled.mechanisms"), "SCRAM-SHA-512".into());
+            let module = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
+            set(&format!("{prefix}.scram-sha-512.sasl.jaas.config"), module.into());
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! A StatefulSet for each node pool and zone. Pure.
+//!
+//! OnDelete: the operator, not the StatefulSet controller, chooses which pods restart and when. Ordinals start at the
+//! group's first node id, so that a pod's index is its node id.
+
+use super::super::api::Role;
+use super::super::identity::Identity;
+use super::super::validate::{NodeGroup, ValidCluster};
+use super::{config_maps, containers, metadata, pod_selector, volumes};
+use crate::{labels, names};
+use k8s_openapi::api::apps::v1::{
+    StatefulSet, StatefulSetOrdinals, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
+};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, PodReadinessGate, PodSecurityContext, PodSpec, PodTemplateSpec, SeccompProfile, TopologySpreadConstraint,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+
+/// Non-root, and the owner of the volumes.
+const USER_ID: i64 = 10_001;
+/// A broker hands its partitions over before it ends.
+const GRACE_SECONDS: i64 = 120;
+
+pub fn stateful_set(cluster: &ValidCluster, group: &NodeGroup, identity: &Identity, config: &ConfigMap) -> StatefulSet {
+    let selector = pod_selector(cluster, group);
+    let mut metadata = metadata(cluster, &group.stateful_set);
+    metadata.labels = Some(selector.clone());
+    let retain = "Retain".to_owned();
+    StatefulSet {
+        metadata,
+        spec: Some(StatefulSetSpec {
+            service_name: Some(names::nodes_service(&cluster.key.name)),
+            replicas: Some(group.replicas),
+            ordinals: Some(StatefulSetOrdinals { start: Some(group.first_node_id) }),
+            pod_management_policy: Some("Parallel".into()),
+            update_strategy: Some(StatefulSetUpdateStrategy { type_: Some("OnDelete".into()), rolling_update: None }),
+            persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
+                when_deleted: Some(retain.clone()),
+                when_scaled: Some(retain),
+            }),
+            revision_history_limit: Some(2),
+            selector: LabelSelector { match_labels: Some(selector), match_expressions: None },
+            template: template(cluster, group, config),
+            volume_claim_templates: Some(vec![volumes::claim(cluster, group, identity)]),
+            ..Default::default()
+        }),
+        status: None,
+    }
+}
+
+/// Hash of what a node reads at its start and cannot change later.
+pub fn config_hash(config: &ConfigMap) -> String {
+    let server = config.data.as_ref().and_then(|data| data.get(config_maps::SERVER)).map(String::as_str).unwrap_or_default();
+    Sha256::digest(server).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn template(cluster: &ValidCluster, group: &NodeGroup, config: &ConfigMap) -> PodTemplateSpec {
+    let custom = &group.pool.pod_template;
+    let mut pod_labels = custom.labels.clone();
+    pod_labels.extend(pod_selector(cluster, group));
+    pod_labels.insert(labels::BROKER.into(), group.is(Role::Broker).to_string());
+    pod_labels.insert(labels::CONTROLLER.into(), group.is(Role::Controller).to_string());
+    let mut annotations = custom.annotations.clone();
+    annotations.insert(labels::CONFIG_HASH.into(), config_hash(config));
+    let mut node_selector = custom.node_selector.clone();
+    node_selector.insert("topology.kubernetes.io/zone".into(), group.zone.clone());
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta { labels: Some(pod_labels), annotations: Some(annotations), ..Default::default() }),
+        spec: Some(PodSpec {
+            service_account_name: Some(cluster.key.name.clone()),
+            automount_service_account_token: Some(false),
+            enable_service_links: Some(false),
+            containers: vec![containers::kafka(cluster, group)],
+            volumes: Some(volumes::volumes(group)),
+            readiness_gates: Some(vec![PodReadinessGate { condition_type: labels::IN_SYNC.into() }]),
+            security_context: Some(PodSecurityContext {
+                run_as_non_root: Some(true),
+                run_as_user: Some(USER_ID),
+                run_as_group: Some(USER_ID),
+                fs_group: Some(USER_ID),
+                // Volumes of terabytes are not walked through at each start.
+                fs_group_change_policy: Some("OnRootMismatch".into()),
+                seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
+                ..Default::default()
+            }),
+            node_selector: Some(node_selector),
+            topology_spread_constraints: Some(vec![spread(cluster)]),
+            tolerations: Some(custom.tolerations.clone()).filter(|list| !list.is_empty()),
+            priority_class_name: custom.priority_class_name.clone(),
+            termination_grace_period_seconds: Some(GRACE_SECONDS),
+            ..Default::default()
+        }),
+    }
+}
+
+/// Nodes of a cluster on different machines, as far as there are enough.
+fn spread(cluster: &ValidCluster) -> TopologySpreadConstraint {
+    let selector: BTreeMap<_, _> = labels::cluster(&cluster.key.name);
+    TopologySpreadConstraint {
+        max_skew: 1,
+        topology_key: "kubernetes.io/hostname".into(),
+        when_unsatisfiable: "ScheduleAnyway".into(),
+        label_selector: Some(LabelSelector { match_labels: Some(selector), match_expressions: None }),
+        ..Default::default()
+    }
+}

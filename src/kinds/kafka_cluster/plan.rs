@@ -1,0 +1,288 @@
+//! Valid cluster and observed world -> the steps that bring them together, and what is waited for. Pure.
+
+use super::api::{CertificateIssuer, KafkaCluster, Role};
+use super::desired::{self, Trust};
+use super::identity::Identity;
+use super::observe::{KafkaFacts, Observed, PodFacts, SecretFacts};
+use super::validate::{NodeGroup, ValidCluster};
+use crate::certificates::{self, KeyedCertificate};
+use crate::kafka::in_sync;
+use crate::kafka::node_ids::Blocks;
+use crate::kube_io::difference::differs;
+use crate::kube_io::{self, Live, Object};
+use crate::{labels, names};
+use k8s_openapi::jiff::SignedDuration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// Everything to do now.
+#[derive(Debug, Default)]
+pub struct Plan {
+    pub steps: Vec<Step>,
+    pub waiting_on: Vec<WaitingOn>,
+    /// After these steps there is more to plan at once: what they make, the rest depends on.
+    pub look_again: bool,
+}
+
+/// One write.
+#[derive(Debug)]
+pub enum Step {
+    AddFinalizer,
+    /// Draws the ids that are `None`.
+    CreateIdentity { cluster_id: Option<String>, blocks: Blocks, controllers: BTreeMap<i32, Option<String>>, formed: bool },
+    UpdateIdentity(Identity),
+    CreateAuthority { secret: String, common_name: String },
+    IssueOperatorCertificate { secret: String, replaces: bool },
+    IssueNodeCertificates { secret: String, stateful_set: String, nodes: BTreeMap<i32, Vec<String>>, trust: Trust },
+    Apply(Box<Object>),
+    Prune(Box<Live>),
+    SetInSync { pod: PodFacts, in_sync: bool },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddFinalizer => write!(f, "add the finalizer"),
+            Self::CreateIdentity { cluster_id, blocks, controllers, formed } => write!(
+                f,
+                "create the identity: cluster id {}, {} blocks of node ids, {} first controllers{}",
+                cluster_id.as_deref().unwrap_or("new"),
+                blocks.len(),
+                controllers.len(),
+                if *formed { ", quorum formed" } else { "" }
+            ),
+            Self::UpdateIdentity(identity) => write!(f, "update the identity: quorum formed: {}", identity.formed),
+            Self::CreateAuthority { secret, .. } => write!(f, "create the CA in Secret {secret}"),
+            Self::IssueOperatorCertificate { secret, .. } => write!(f, "issue the operator's certificate into Secret {secret}"),
+            Self::IssueNodeCertificates { secret, nodes, .. } => write!(f, "issue certificates of nodes {:?} into Secret {secret}", nodes.keys()),
+            Self::Apply(object) => write!(f, "apply {} {}", object.kind(), object.name()),
+            Self::Prune(live) => write!(f, "delete {} {}", live.resource.kind, live.name()),
+            Self::SetInSync { pod, in_sync } => write!(f, "set {} of pod {} to {in_sync}", labels::IN_SYNC, pod.name),
+        }
+    }
+}
+
+/// What is waited for, as data.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WaitingOn {
+    PodMissing { pod: String },
+    PodTrouble { pod: String, why: String },
+    PodStarting { pod: String },
+    PodEnding { pod: String },
+    InSync { node_id: i32 },
+    Quorum { voters: usize, of: usize },
+    Kafka { why: String },
+    /// Another, older object of the same name is on its way out.
+    Removal { kind: String, name: String },
+}
+
+impl fmt::Display for WaitingOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PodMissing { pod } => write!(f, "pod {pod} to be created"),
+            Self::PodTrouble { pod, why } => write!(f, "pod {pod}: {why}"),
+            Self::PodStarting { pod } => write!(f, "pod {pod} to start"),
+            Self::PodEnding { pod } => write!(f, "pod {pod} to end"),
+            Self::InSync { node_id } => write!(f, "node {node_id} to be in sync"),
+            Self::Quorum { voters, of } => write!(f, "the quorum: {voters} of {of} voters have caught up"),
+            Self::Kafka { why } => write!(f, "an answer of the brokers: {why}"),
+            Self::Removal { kind, name } => write!(f, "the old {kind} {name} to be gone"),
+        }
+    }
+}
+
+/// First node ids by what the volumes' labels say: what is left when everything else is lost.
+pub fn blocks_of_volumes(volumes: &[Live]) -> Blocks {
+    let block = |live: &Live| {
+        let slot = (live.label(labels::POOL)?.to_owned(), live.label(labels::ZONE)?.to_owned());
+        Some((slot, live.label(labels::FIRST_NODE_ID)?.parse().ok()?))
+    };
+    volumes.iter().filter_map(block).collect()
+}
+
+/// Plans the next steps.
+pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed) -> Plan {
+    let mut plan = Plan::default();
+    if !kube_io::has_finalizer(object) {
+        plan.steps.push(Step::AddFinalizer);
+    }
+    let name = &cluster.key.name;
+    let authorities = [(names::cluster_ca(name), "cluster"), (names::clients_ca(name), "clients")];
+    for (secret, kind) in &authorities {
+        let given = *kind == "cluster" && cluster.spec.certificates.issuer == CertificateIssuer::Secret;
+        if !given && !observed.secrets.contains_key(secret) {
+            let common_name = format!("{kind} CA of {name}");
+            plan.steps.push(Step::CreateAuthority { secret: secret.clone(), common_name: common_name.chars().take(64).collect() });
+        }
+    }
+    let identity = plan_identity(object, cluster, observed, &mut plan);
+    let (Some(identity), Some(trust)) = (identity, trust(cluster, observed)) else {
+        plan.look_again = true;
+        return plan;
+    };
+    plan_certificates(cluster, observed, &trust, &mut plan);
+    plan_objects(cluster, observed, &identity, &trust, &mut plan);
+    plan_pods(cluster, observed, &mut plan);
+    plan
+}
+
+/// The identity to work with; `None` until it is made.
+fn plan_identity(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) -> Option<Identity> {
+    let controllers = cluster.groups_of(Role::Controller).flat_map(NodeGroup::node_ids);
+    let Some(identity) = &observed.identity else {
+        let known = object.status.as_ref().and_then(|status| status.cluster_id.clone());
+        let on_volumes = observed.volumes.iter().find_map(|volume| volume.annotation(labels::CLUSTER_ID)).map(str::to_owned);
+        let cluster_id = known.or(on_volumes).or_else(|| cluster.spec.cluster_id.clone());
+        // With volumes there may be a quorum on them: an empty volume must not form another one.
+        let formed = !observed.volumes.is_empty();
+        let controllers = controllers.map(|id| (id, None)).collect();
+        plan.steps.push(Step::CreateIdentity { cluster_id, blocks: cluster.blocks.clone(), controllers, formed });
+        return None;
+    };
+    let mut wanted = identity.clone();
+    wanted.set_blocks(&cluster.blocks);
+    if let KafkaFacts::Answered { quorum, .. } = &observed.kafka {
+        let voters = in_sync::voters(quorum);
+        wanted.formed |= !identity.initial_controllers.is_empty() && identity.initial_controllers.keys().all(|id| voters.contains(id));
+    }
+    if wanted != *identity {
+        plan.steps.push(Step::UpdateIdentity(wanted.clone()));
+    }
+    Some(wanted)
+}
+
+/// The CA that issues nodes' certificates.
+pub fn cluster_authority(cluster: &ValidCluster, observed: &Observed) -> Option<KeyedCertificate> {
+    let secret = match cluster.spec.certificates.issuer {
+        CertificateIssuer::SelfSigned => observed.secrets.get(&names::cluster_ca(&cluster.key.name)),
+        CertificateIssuer::Secret => observed.given_ca.as_ref(),
+    };
+    secret?.keyed("tls.crt", "tls.key")
+}
+
+/// The CA that issues clients' certificates.
+pub fn clients_authority(cluster: &ValidCluster, observed: &Observed) -> Option<KeyedCertificate> {
+    observed.secrets.get(&names::clients_ca(&cluster.key.name))?.keyed("tls.crt", "tls.key")
+}
+
+fn trust(cluster: &ValidCluster, observed: &Observed) -> Option<Trust> {
+    Some(Trust {
+        cluster_ca: cluster_authority(cluster, observed)?.certificate,
+        clients_ca: clients_authority(cluster, observed)?.certificate,
+    })
+}
+
+fn plan_certificates(cluster: &ValidCluster, observed: &Observed, trust: &Trust, plan: &mut Plan) {
+    let own = names::operator_certificate(&cluster.key.name);
+    let secret = observed.secrets.get(&own);
+    let certificate = secret.and_then(|secret| secret.data.get("tls.crt"));
+    if !certificate.is_some_and(|certificate| is_current(cluster, observed, trust, certificate, &[])) {
+        plan.steps.push(Step::IssueOperatorCertificate { secret: own, replaces: secret.is_some() });
+    }
+    for group in &cluster.groups {
+        let nodes: BTreeMap<i32, Vec<String>> = group.node_ids().map(|id| (id, hosts(cluster, group, id))).collect();
+        let secret = names::node_certificates(&group.stateful_set);
+        let found = observed.secrets.get(&secret);
+        let same_trust = found.is_some_and(|found| {
+            found.data.get("cluster-ca.crt") == Some(&trust.cluster_ca) && found.data.get("clients-ca.crt") == Some(&trust.clients_ca)
+        });
+        let stale = |id: &i32, hosts: &Vec<String>| {
+            let pem = found.and_then(|found: &SecretFacts| found.data.get(&format!("{id}.pem")));
+            !pem.is_some_and(|pem| is_current(cluster, observed, trust, pem, hosts))
+        };
+        let stale: BTreeMap<_, _> = nodes.into_iter().filter(|(id, hosts)| !same_trust || stale(id, hosts)).collect();
+        if !stale.is_empty() {
+            let stateful_set = group.stateful_set.clone();
+            plan.steps.push(Step::IssueNodeCertificates { secret, stateful_set, nodes: stale, trust: trust.clone() });
+        }
+    }
+}
+
+/// Names under which a node is reached.
+pub fn hosts(cluster: &ValidCluster, group: &NodeGroup, node_id: i32) -> Vec<String> {
+    let mut hosts = vec![cluster.host(group, node_id)];
+    if group.is(Role::Broker) {
+        hosts.push(names::bootstrap_host(&cluster.key.name, &cluster.key.namespace));
+    }
+    let local: Vec<_> = hosts.iter().map(|host| format!("{host}.cluster.local")).collect();
+    hosts.extend(local);
+    hosts
+}
+
+fn is_current(cluster: &ValidCluster, observed: &Observed, trust: &Trust, pem: &str, hosts: &[String]) -> bool {
+    let Ok(facts) = certificates::facts(pem) else { return false };
+    let renew_before = SignedDuration::from_hours(24 * i64::from(cluster.spec.certificates.renew_before_days));
+    let held: BTreeSet<_> = facts.hosts.iter().collect();
+    facts.not_after > observed.now + renew_before && held == hosts.iter().collect() && certificates::signed_by(pem, &trust.cluster_ca)
+}
+
+fn plan_objects(cluster: &ValidCluster, observed: &Observed, identity: &Identity, trust: &Trust, plan: &mut Plan) {
+    let desired = desired::desired(cluster, identity, trust);
+    for object in &desired {
+        let live = observed.objects.iter().find(|live| live.resource.kind == object.kind() && live.name() == object.name());
+        match live {
+            Some(live) if live.is_deleting() => {
+                plan.waiting_on.push(WaitingOn::Removal { kind: object.kind().to_owned(), name: object.name().to_owned() });
+            }
+            Some(live) if live.is_owned_by(&cluster.owner.uid) && !differs(object, live) => {}
+            _ => plan.steps.push(Step::Apply(Box::new(object.clone()))),
+        }
+    }
+    let wanted: BTreeSet<_> = desired.iter().map(|object| (object.kind().to_owned(), object.name().to_owned())).collect();
+    for live in observed.objects.iter().filter(|live| live.is_owned_by(&cluster.owner.uid) && !live.is_deleting()) {
+        // A StatefulSet is never pruned: its pods hold partitions. The spec's rules keep pools from being removed.
+        let pods = live.resource.kind == "StatefulSet";
+        if !pods && !wanted.contains(&(live.resource.kind.clone(), live.name().to_owned())) {
+            plan.steps.push(Step::Prune(Box::new(live.clone())));
+        }
+    }
+}
+
+fn plan_pods(cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
+    for group in &cluster.groups {
+        for id in group.node_ids() {
+            let name = names::pod(&group.stateful_set, id);
+            match observed.pods.iter().find(|pod| pod.name == name) {
+                None => plan.waiting_on.push(WaitingOn::PodMissing { pod: name }),
+                Some(pod) => plan_pod(pod, observed, plan),
+            }
+        }
+    }
+    match &observed.kafka {
+        KafkaFacts::Unavailable(why) => plan.waiting_on.push(WaitingOn::Kafka { why: why.clone() }),
+        KafkaFacts::Answered { quorum, .. } => {
+            let (voters, of) = (in_sync::voters(quorum).len(), quorum.voters.len());
+            if voters < of {
+                plan.waiting_on.push(WaitingOn::Quorum { voters, of });
+            }
+        }
+        KafkaFacts::NotAsked => {}
+    }
+}
+
+fn plan_pod(pod: &PodFacts, observed: &Observed, plan: &mut Plan) {
+    let pod_name = || pod.name.clone();
+    if pod.deleting {
+        plan.waiting_on.push(WaitingOn::PodEnding { pod: pod_name() });
+    } else if let Some(why) = &pod.trouble {
+        plan.waiting_on.push(WaitingOn::PodTrouble { pod: pod_name(), why: why.clone() });
+    } else if !pod.containers_ready {
+        plan.waiting_on.push(WaitingOn::PodStarting { pod: pod_name() });
+    }
+    let is = in_sync(pod, &observed.kafka);
+    // Where the brokers cannot be asked, the gate stays as it is: not knowing is no reason to change it.
+    if let Some(is) = is.or((!pod.containers_ready).then_some(false)).filter(|is| *is != pod.in_sync) {
+        plan.steps.push(Step::SetInSync { pod: pod.clone(), in_sync: is });
+    }
+    if pod.containers_ready && is == Some(false) {
+        plan.waiting_on.push(WaitingOn::InSync { node_id: pod.node_id });
+    }
+}
+
+/// Whether a node is in sync in each of its roles; `None` while nobody can say.
+pub fn in_sync(pod: &PodFacts, kafka: &KafkaFacts) -> Option<bool> {
+    let KafkaFacts::Answered { cluster, quorum, topics } = kafka else { return None };
+    let broker = !pod.broker || in_sync::brokers(cluster, topics).contains(&pod.node_id);
+    let controller = !pod.controller || in_sync::voters(quorum).contains(&pod.node_id);
+    Some(pod.containers_ready && broker && controller)
+}

@@ -1,0 +1,188 @@
+//! The sequence: observe, validate, desired, plan, apply, status; and the end of a cluster.
+
+use super::api::{DeletionPolicy, KafkaCluster, KafkaClusterStatus, Role};
+use super::apply::{self, Scope};
+use super::observe::{self, KafkaFacts, Observed};
+use super::plan::{self, Plan};
+use super::validate::{self, Invalid, ValidCluster};
+use super::{cleanup, status};
+use crate::certificates::CertificateError;
+use crate::conditions::{Condition, Reason, State};
+use crate::kinds::reference::ClusterKey;
+use crate::kube_io::{self, KubeError, resource};
+use crate::names;
+use crate::runtime::clusters::{ClientListener, Cluster, ClusterFacts};
+use crate::runtime::context::Context;
+use crate::runtime::kind::{Failure, Kind, Outcome, Requeue, Watch};
+use crate::{kinds::kafka_cluster::api, labels};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A cluster that is not Ready is looked at so often beside its pods' changes: brokers announce nothing by themselves.
+const LOOK_SOON: Duration = Duration::from_millis(700);
+/// A Ready cluster is looked at so often: a broker that falls out of sync is seen by then.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// Plans in one reconcile; identity and CAs come first, then certificates, then objects.
+const ROUNDS_MAX: u32 = 4;
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Kube(#[from] KubeError),
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Invalid(Vec<Invalid>),
+}
+
+impl Failure for Error {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Kube(KubeError::NotOurs { .. }) => Reason::NotOurs,
+            Self::Kube(error) if error.is_transient() => Reason::KubernetesUnavailable,
+            Self::Kube(_) => Reason::KubernetesRefused,
+            Self::Certificate(_) => Reason::InternalError,
+            Self::Invalid(_) => Reason::InvalidSpec,
+        }
+    }
+    fn is_transient(&self) -> bool {
+        matches!(self, Self::Kube(error) if error.is_transient())
+    }
+    fn words(&self) -> String {
+        match self {
+            Self::Kube(error) => error.words(),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// The kind, for the driver.
+pub struct KafkaClusterKind;
+
+impl Kind for KafkaClusterKind {
+    type Object = KafkaCluster;
+    type Status = KafkaClusterStatus;
+
+    fn status(object: &KafkaCluster) -> Option<&KafkaClusterStatus> {
+        object.status.as_ref()
+    }
+    fn conditions(status: &KafkaClusterStatus) -> &[Condition] {
+        &status.conditions
+    }
+    fn watches() -> Vec<Watch> {
+        let mut types = observe::object_types();
+        types.extend([resource::<Secret>(), resource::<PersistentVolumeClaim>(), resource::<Pod>()]);
+        types.into_iter().map(|resource| Watch { resource, label: labels::CLUSTER }).collect()
+    }
+    fn cluster(_: &KafkaCluster) -> Option<ClusterKey> {
+        None
+    }
+
+    async fn reconcile(object: Arc<KafkaCluster>, context: Arc<Context>) -> Outcome<KafkaClusterStatus> {
+        let now = Time(Timestamp::now());
+        if object.metadata.deletion_timestamp.is_some() {
+            return end(&object, &context, &now).await;
+        }
+        match look(&object, &context).await {
+            Ok((status, state)) => {
+                let after = if state == State::Ready { LOOK_AGAIN } else { LOOK_SOON };
+                Outcome { status: Some(status::with_conditions(status, &object, &state, &now)), state, requeue: Requeue::After(after) }
+            }
+            Err(error) => {
+                let (status, state) = status::failed(&object, &error);
+                let status = Some(status::with_conditions(status, &object, &state, &now));
+                // A spec that is wrong may become right by what it refers to: a Secret that is created, for example.
+                let requeue = if error.is_transient() { Requeue::Backoff } else { Requeue::After(LOOK_AGAIN) };
+                Outcome { status, state, requeue }
+            }
+        }
+    }
+}
+
+async fn look(object: &KafkaCluster, context: &Context) -> Result<(KafkaClusterStatus, State), Error> {
+    let mut round = 1;
+    loop {
+        let observed = observe::observe(context, object).await?;
+        let cluster = validate::validate(object, &observed).map_err(Error::Invalid)?;
+        let plan = plan::plan(object, &cluster, &observed);
+        if !validate::is_paused(object) {
+            let scope = Scope { context, object, cluster: &cluster, observed: &observed };
+            for step in &plan.steps {
+                tracing::info!(cluster = %cluster.key, %step, "step");
+                apply::apply(&scope, step).await?;
+            }
+            if plan.look_again && round < ROUNDS_MAX {
+                round += 1;
+                continue;
+            }
+        }
+        publish(object, context, &cluster, &observed);
+        return Ok(conclude(object, &cluster, &observed, plan));
+    }
+}
+
+fn conclude(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, plan: Plan) -> (KafkaClusterStatus, State) {
+    // What was just done need not be seen first: only gates and objects, no answer of Kafka depends on it.
+    let done = Plan { steps: Vec::new(), ..plan };
+    let state = status::state(object, observed, &done);
+    (status::learned(object, cluster, observed, &done, &state), state)
+}
+
+/// Lets Topics and Users of the cluster at its admin client, once brokers answer.
+fn publish(object: &KafkaCluster, context: &Context, cluster: &ValidCluster, observed: &Observed) {
+    let KafkaFacts::Answered { .. } = observed.kafka else { return };
+    let client = context.clients.get(object, &observed.pods, &observed.secrets, observed.given_ca.as_ref());
+    let (Ok(Some(admin)), Some(authority), Some(clients_ca)) =
+        (client, plan::cluster_authority(cluster, observed), plan::clients_authority(cluster, observed))
+    else {
+        return;
+    };
+    let host = names::bootstrap_host(&cluster.key.name, &cluster.key.namespace);
+    let listener = |listener: &api::Listener| ClientListener {
+        name: listener.name.clone(),
+        authentication: listener.authentication,
+        bootstrap: format!("{host}:{}", listener.port),
+    };
+    let facts = ClusterFacts {
+        version: cluster.spec.version.clone(),
+        brokers: u32::try_from(cluster.count(Role::Broker)).unwrap_or(0),
+        listeners: cluster.spec.listeners.iter().map(listener).collect(),
+        trust_bundle: authority.certificate,
+        clients_ca,
+        access: cluster.spec.access.namespaces.clone(),
+    };
+    context.clusters.publish(&cluster.key, Cluster { facts: Arc::new(facts), admin });
+}
+
+/// The end: needs no valid spec, and takes what is gone as done.
+async fn end(object: &KafkaCluster, context: &Context, now: &Time) -> Outcome<KafkaClusterStatus> {
+    let key = ClusterKey {
+        namespace: object.metadata.namespace.clone().unwrap_or_default(),
+        name: object.metadata.name.clone().unwrap_or_default(),
+    };
+    context.clusters.remove(&key);
+    context.clients.forget(object.metadata.uid.as_deref().unwrap_or_default());
+    if !kube_io::has_finalizer(object) {
+        return Outcome { status: None, state: State::Ready, requeue: Requeue::After(LOOK_AGAIN) };
+    }
+    let keep = object.spec.deletion_policy == DeletionPolicy::Retain;
+    match cleanup::step(&context.client, object, &key, keep).await {
+        Ok(None) => Outcome { status: None, state: State::Ready, requeue: Requeue::After(LOOK_AGAIN) },
+        Ok(Some(waiting)) => {
+            let state = State::reconciling(Reason::Deleting, format!("waiting for {waiting}"));
+            let (old, generation) = (object.status.clone().unwrap_or_default(), object.metadata.generation);
+            let status = KafkaClusterStatus { observed_generation: generation, reason: format!("Deleting: waiting for {waiting}"), ..old };
+            Outcome { status: Some(status::with_conditions(status, object, &state, now)), state, requeue: Requeue::After(LOOK_SOON) }
+        }
+        Err(error) => {
+            let error = Error::Kube(error);
+            let state = State::reconciling(error.reason(), error.words());
+            let (status, _) = status::failed(object, &error);
+            Outcome { status: Some(status::with_conditions(status, object, &state, now)), state, requeue: Requeue::Backoff }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What was learned, or the error -> the new status. Pure.
+
+use super::api::{KafkaCluster, KafkaClusterStatus, ListenerStatus, NodePoolStatus, QuorumStatus, Role, VoterStatus, ZoneStatus};
+use super::observe::{KafkaFacts, Observed};
+use super::plan::{Plan, in_sync};
+use super::reconcile::Error;
+use super::validate::{ValidCluster, is_paused};
+use crate::conditions::{Reason, State, conditions, is_ready};
+use crate::kafka::in_sync::{lag_words, voter_lags};
+use crate::names;
+use crate::runtime::kind::Failure;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use std::collections::BTreeMap;
+
+/// The most that is listed of what is waited for: a status is read by people.
+const WAITING_MAX: usize = 10;
+
+/// The state that a plan leaves.
+pub fn state(object: &KafkaCluster, observed: &Observed, plan: &Plan) -> State {
+    if is_paused(object) {
+        return State::reconciling(Reason::Paused, "spec.state is Paused: nothing is changed");
+    }
+    if plan.waiting_on.is_empty() && plan.steps.is_empty() && matches!(observed.kafka, KafkaFacts::Answered { .. }) {
+        return State::Ready;
+    }
+    let was_ready = object.status.as_ref().is_some_and(|status| status.kafka_version.is_some());
+    let reason = if was_ready { Reason::Recovering } else { Reason::Starting };
+    let mut waiting = waiting_on(plan);
+    if waiting.is_empty() {
+        waiting.push("the brokers to be seen in sync".into());
+    }
+    State::reconciling(reason, format!("waiting for {}", waiting.join("; ")))
+}
+
+fn waiting_on(plan: &Plan) -> Vec<String> {
+    let mut waiting: Vec<_> = plan.waiting_on.iter().collect();
+    waiting.sort_unstable();
+    waiting.dedup();
+    waiting.into_iter().take(WAITING_MAX).map(ToString::to_string).collect()
+}
+
+/// The status after a look that went well.
+pub fn learned(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, plan: &Plan, state: &State) -> KafkaClusterStatus {
+    let old = object.status.clone().unwrap_or_default();
+    let ready = matches!(state, State::Ready);
+    let in_sync = |role: Role| {
+        let pods = observed.pods.iter().filter(|pod| if role == Role::Broker { pod.broker } else { pod.controller });
+        pods.filter(|pod| pod.containers_ready && in_sync(pod, &observed.kafka).unwrap_or(pod.in_sync)).count()
+    };
+    KafkaClusterStatus {
+        bootstrap: bootstrap(cluster),
+        cluster_id: observed.identity.as_ref().map(|identity| identity.cluster_id.clone()).or(old.cluster_id.clone()),
+        kafka_version: if ready { Some(cluster.spec.version.clone()) } else { old.kafka_version.clone() },
+        brokers: format!("{}/{}", in_sync(Role::Broker), cluster.count(Role::Broker)),
+        node_pools: node_pools(cluster, observed),
+        quorum: quorum(&observed.kafka).or(old.quorum.clone()),
+        waiting_on: waiting_on(plan),
+        warnings: cluster.warnings.iter().cloned().chain(outdated(cluster, observed)).collect(),
+        ..concluded(object, old, state)
+    }
+}
+
+/// The status after an error: everything that was known, and what went wrong.
+pub fn failed(object: &KafkaCluster, error: &Error) -> (KafkaClusterStatus, State) {
+    let old = object.status.clone().unwrap_or_default();
+    let state = match error {
+        // The API server or a broker is away for a moment: a cluster that was Ready stays so until it is known not to be.
+        error if error.is_transient() && is_ready(&old.conditions) => return (old, State::Ready),
+        error => error.state(),
+    };
+    (concluded(object, old, &state), state)
+}
+
+fn concluded(object: &KafkaCluster, old: KafkaClusterStatus, state: &State) -> KafkaClusterStatus {
+    KafkaClusterStatus {
+        observed_generation: object.metadata.generation,
+        reason: if matches!(state, State::Ready) { String::new() } else { format!("{}: {}", state.words().0, first_words(state.words().1)) },
+        ..old
+    }
+}
+
+/// A column's worth of a message.
+fn first_words(message: &str) -> String {
+    let mut words: String = message.chars().take(120).collect();
+    if words.len() < message.len() {
+        words.push('…');
+    }
+    words
+}
+
+/// Puts the conditions in, the one thing that needs the time.
+pub fn with_conditions(mut status: KafkaClusterStatus, object: &KafkaCluster, state: &State, now: &Time) -> KafkaClusterStatus {
+    let old = object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    status.conditions = conditions(state, object.metadata.generation, old, now);
+    status
+}
+
+fn bootstrap(cluster: &ValidCluster) -> Vec<ListenerStatus> {
+    let host = names::bootstrap_host(&cluster.key.name, &cluster.key.namespace);
+    let listeners = cluster.spec.listeners.iter();
+    listeners.map(|listener| ListenerStatus { name: listener.name.clone(), address: format!("{host}:{}", listener.port) }).collect()
+}
+
+fn node_pools(cluster: &ValidCluster, observed: &Observed) -> Vec<NodePoolStatus> {
+    let mut pools: BTreeMap<&str, NodePoolStatus> = BTreeMap::new();
+    let mut counts: BTreeMap<&str, (usize, i32)> = BTreeMap::new();
+    for group in &cluster.groups {
+        let name = group.pool.name.as_str();
+        let pool = pools.entry(name).or_insert_with(|| NodePoolStatus { name: name.to_owned(), ..Default::default() });
+        pool.zones.push(ZoneStatus { zone: group.zone.clone(), node_ids: group.node_ids().collect() });
+        let ready = observed.pods.iter().filter(|pod| {
+            pod.stateful_set == group.stateful_set && pod.containers_ready && in_sync(pod, &observed.kafka).unwrap_or(pod.in_sync)
+        });
+        let count = counts.entry(name).or_default();
+        count.0 += ready.count();
+        count.1 += group.replicas;
+    }
+    let summary = |mut pool: NodePoolStatus| {
+        let (ready, all) = counts.get(pool.name.as_str()).copied().unwrap_or_default();
+        pool.ready = format!("{ready}/{all}");
+        pool
+    };
+    pools.into_values().map(summary).collect()
+}
+
+fn quorum(kafka: &KafkaFacts) -> Option<QuorumStatus> {
+    let KafkaFacts::Answered { quorum, .. } = kafka else { return None };
+    let voters: Vec<_> = voter_lags(quorum).into_iter().map(|(node_id, lag)| VoterStatus { node_id, lag: lag_words(lag) }).collect();
+    let caught_up = voters.iter().filter(|voter| voter.lag == "caughtUp").count();
+    Some(QuorumStatus {
+        summary: format!("{caught_up}/{}", voters.len()),
+        leader: (quorum.leader >= 0).then_some(quorum.leader),
+        voters,
+    })
+}
+
+/// Pods that run another configuration than the spec's.
+fn outdated(cluster: &ValidCluster, observed: &Observed) -> Option<String> {
+    let wanted = |pod: &str| {
+        let group = cluster.groups.iter().find(|group| group.stateful_set == pod)?;
+        let live = observed.objects.iter().find(|live| live.resource.kind == "StatefulSet" && live.name() == group.stateful_set)?;
+        live.value["spec"]["template"]["metadata"]["annotations"][crate::labels::CONFIG_HASH].as_str()
+    };
+    let mut pods: Vec<_> = observed
+        .pods
+        .iter()
+        .filter(|pod| wanted(&pod.stateful_set).is_some_and(|hash| hash != pod.config_hash))
+        .map(|pod| pod.name.as_str())
+        .collect();
+    pods.sort_unstable();
+    (!pods.is_empty()).then(|| {
+        format!("pods with an older configuration: {}; a pod takes the new one when it starts again, this version restarts none by itself", pods.join(", "))
+    })
+}

@@ -1,0 +1,310 @@
+//! Spec and observed world -> a valid cluster, or everything that is wrong with it at once. Pure.
+
+use super::api::{CertificateIssuer, ClusterState, KafkaCluster, KafkaClusterSpec, NodePool, Role};
+use super::observe::{Observed, SecretFacts};
+use crate::certificates;
+use crate::kafka::config::{self, Definitions};
+use crate::kafka::node_ids::{BLOCK, Blocks, Slot, allocate};
+use crate::kinds::reference::ClusterKey;
+use crate::{kube_io, names};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use std::fmt;
+
+/// A field that cannot be as it is, and the way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    pub field: String,
+    pub why: String,
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.why)
+    }
+}
+
+/// A cluster whose every child can be made.
+#[derive(Clone, Debug)]
+pub struct ValidCluster {
+    pub key: ClusterKey,
+    pub owner: OwnerReference,
+    pub spec: KafkaClusterSpec,
+    pub image: String,
+    pub operator_namespace: String,
+    pub blocks: Blocks,
+    /// Node groups in the order of their first node id.
+    pub groups: Vec<NodeGroup>,
+    pub warnings: Vec<String>,
+}
+
+/// The nodes of one pool in one zone: one StatefulSet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeGroup {
+    pub stateful_set: String,
+    pub pool: NodePool,
+    pub zone: String,
+    pub first_node_id: i32,
+    pub replicas: i32,
+    /// Bytes of heap.
+    pub heap_bytes: u64,
+}
+
+impl NodeGroup {
+    pub fn node_ids(&self) -> impl Iterator<Item = i32> + use<> {
+        self.first_node_id..self.first_node_id + self.replicas
+    }
+    pub fn is(&self, role: Role) -> bool {
+        self.pool.roles.contains(&role)
+    }
+}
+
+impl ValidCluster {
+    /// Groups with a role.
+    pub fn groups_of(&self, role: Role) -> impl Iterator<Item = &NodeGroup> {
+        self.groups.iter().filter(move |group| group.is(role))
+    }
+
+    /// Number of nodes with a role.
+    pub fn count(&self, role: Role) -> i32 {
+        self.groups_of(role).map(|group| group.replicas).sum()
+    }
+
+    /// Host name of a node.
+    pub fn host(&self, group: &NodeGroup, node_id: i32) -> String {
+        names::host(&names::pod(&group.stateful_set, node_id), &self.key.name, &self.key.namespace)
+    }
+}
+
+const MIB: u64 = 1024 * 1024;
+/// A broker with less does not start.
+const HEAP_BYTES_MIN: u64 = 192 * MIB;
+/// Kafka gains nothing from more heap; the page cache does.
+const HEAP_BYTES_MAX: u64 = 6 * 1024 * MIB;
+pub const MEMORY_DEFAULT: &str = "1Gi";
+/// Metaspace, threads, code and direct buffers beside the heap.
+const BESIDE_HEAP_BYTES: u64 = 256 * MIB;
+
+/// Checks everything.
+///
+/// # Errors
+/// All that is wrong, not only the first.
+pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidCluster, Vec<Invalid>> {
+    let mut invalids = Vec::new();
+    let mut warnings = Vec::new();
+    let spec = &object.spec;
+    let key = ClusterKey {
+        namespace: object.metadata.namespace.clone().unwrap_or_default(),
+        name: object.metadata.name.clone().unwrap_or_default(),
+    };
+    let mut invalid = |field: &str, why: String| invalids.push(Invalid { field: field.into(), why });
+    match (config::definitions(&spec.version), &observed.image) {
+        (None, _) => invalid("spec.version", format!("{:?} is not known; use one of {}", spec.version, config::VERSIONS.join(", "))),
+        (Some(_), None) => invalid("spec.version", format!("no image is configured for {}; set images.kafka in the chart", spec.version)),
+        (Some(definitions), Some(_)) => check_configs(spec, definitions, &mut invalid),
+    }
+    let running = object.status.as_ref().and_then(|status| status.kafka_version.as_ref());
+    if let Some(running) = running.filter(|running| **running != spec.version) {
+        invalid("spec.version", format!("the cluster runs {running}, and upgrades are not supported in this version; set {running}"));
+    }
+    check_identity(spec, observed, &mut invalid);
+    check_authority(spec, observed.given_ca.as_ref(), &key.name, &mut invalid);
+    check_pools(spec, observed, &mut invalid);
+    check_replication(spec, &mut invalid);
+    let controllers = sum(spec, Role::Controller);
+    if controllers % 2 == 0 && controllers > 0 {
+        warnings.push(format!("{controllers} controllers tolerate no more failures than {}: an odd number is better", controllers - 1));
+    }
+    if spec.listeners.is_empty() {
+        warnings.push("no listeners: only the operator can connect; add one to spec.listeners".into());
+    }
+    if spec.certificates.renew_before_days >= spec.certificates.validity_days {
+        invalid("spec.certificates.renewBeforeDays", "not below validityDays, so that certificates would be issued for ever; lower it".into());
+    }
+    let slots = slots(spec);
+    let given = observed.identity.as_ref().map(super::identity::Identity::blocks).unwrap_or_else(|| super::plan::blocks_of_volumes(&observed.volumes));
+    let blocks = allocate(&given, slots);
+    let groups = groups(spec, &key, &blocks, &mut invalid);
+    if !invalids.is_empty() {
+        return Err(invalids);
+    }
+    Ok(ValidCluster {
+        key,
+        owner: kube_io::owner(object),
+        spec: spec.clone(),
+        image: observed.image.clone().unwrap_or_default(),
+        operator_namespace: observed.operator_namespace.clone(),
+        blocks,
+        groups,
+        warnings,
+    })
+}
+
+/// Reconciling is stopped by the spec.
+pub fn is_paused(object: &KafkaCluster) -> bool {
+    object.spec.state == ClusterState::Paused
+}
+
+fn slots(spec: &KafkaClusterSpec) -> impl Iterator<Item = Slot> + '_ {
+    spec.node_pools.iter().flat_map(|pool| pool.zones.iter().map(|zone| (pool.name.clone(), zone.clone())))
+}
+
+fn sum(spec: &KafkaClusterSpec, role: Role) -> u32 {
+    spec.node_pools.iter().filter(|pool| pool.roles.contains(&role)).map(|pool| pool.replicas).sum()
+}
+
+fn check_configs(spec: &KafkaClusterSpec, definitions: &Definitions, invalid: &mut impl FnMut(&str, String)) {
+    let pools = spec.node_pools.iter().map(|pool| (format!("spec.nodePools[{}].config", pool.name), &pool.config));
+    for (field, values) in std::iter::once(("spec.config".to_owned(), &spec.config)).chain(pools) {
+        for (key, value) in values {
+            if let Some(why) = config::refuse_broker_config(definitions, key, value) {
+                invalid(&format!("{field}[{key}]"), why);
+            }
+        }
+    }
+}
+
+/// Replication factors and min.insync.replicas against the number of brokers.
+fn check_replication(spec: &KafkaClusterSpec, invalid: &mut impl FnMut(&str, String)) {
+    let brokers = sum(spec, Role::Broker);
+    let keys = [
+        "default.replication.factor",
+        "offsets.topic.replication.factor",
+        "transaction.state.log.replication.factor",
+        "share.coordinator.state.topic.replication.factor",
+        "min.insync.replicas",
+    ];
+    for key in keys {
+        if let Some(value) = spec.config.get(key).and_then(|value| value.trim().parse::<u32>().ok())
+            && value > brokers
+        {
+            invalid(&format!("spec.config[{key}]"), format!("{value} is above the number of brokers, {brokers}; lower it or add brokers"));
+        }
+    }
+}
+
+fn check_identity(spec: &KafkaClusterSpec, observed: &Observed, invalid: &mut impl FnMut(&str, String)) {
+    if let (Some(wanted), Some(identity)) = (&spec.cluster_id, &observed.identity)
+        && *wanted != identity.cluster_id
+    {
+        invalid("spec.clusterId", format!("the volumes of this name belong to cluster {}; set that, or take another name", identity.cluster_id));
+    }
+}
+
+fn check_authority(spec: &KafkaClusterSpec, given: Option<&SecretFacts>, cluster: &str, invalid: &mut impl FnMut(&str, String)) {
+    let (CertificateIssuer::Secret, Some(reference)) = (spec.certificates.issuer, &spec.certificates.secret_ref) else { return };
+    let field = "spec.certificates.secretRef";
+    let Some(secret) = given else {
+        return invalid(field, format!("no Secret {} with the label freehold.dev/cluster: {cluster}; create it or label it", reference.name));
+    };
+    for key in ["tls.crt", "tls.key"] {
+        if !secret.data.contains_key(key) {
+            return invalid(field, format!("Secret {} has no key {key}; it needs a CA's tls.crt and tls.key", reference.name));
+        }
+    }
+    if let Some(authority) = secret.keyed("tls.crt", "tls.key")
+        && let Err(error) = certificates::check_authority(&authority)
+    {
+        invalid(field, format!("Secret {}: {error}", reference.name));
+    }
+}
+
+/// What the API server's rules cannot see: pools against those that were formed.
+fn check_pools(spec: &KafkaClusterSpec, observed: &Observed, invalid: &mut impl FnMut(&str, String)) {
+    let Some(identity) = &observed.identity else { return };
+    let given = identity.blocks();
+    for pool in &spec.node_pools {
+        let field = format!("spec.nodePools[{}]", pool.name);
+        let old_zones: Vec<_> = given.keys().filter(|(name, _)| *name == pool.name).map(|(_, zone)| zone).collect();
+        if !old_zones.is_empty() && (old_zones.len() != pool.zones.len() || !old_zones.iter().all(|zone| pool.zones.contains(zone))) {
+            let zones: Vec<_> = old_zones.iter().map(|zone| zone.as_str()).collect();
+            invalid(&format!("{field}.zones"), format!("the pool's volumes are in {}; zones cannot change", zones.join(", ")));
+        }
+        if old_zones.is_empty() && pool.roles.contains(&Role::Controller) {
+            invalid(&format!("{field}.roles"), "controllers cannot be added to a quorum in this version; make it a pool of brokers".into());
+        }
+    }
+}
+
+fn quantity_bytes(quantity: &Quantity) -> Option<u64> {
+    let text = quantity.0.trim();
+    let digits = text.find(|character: char| !(character.is_ascii_digit() || character == '.')).unwrap_or(text.len());
+    let number: f64 = text[..digits].parse().ok()?;
+    let factor = match &text[digits..] {
+        "" => 1.0,
+        "Ki" => 1024.0,
+        "Mi" => 1024.0_f64.powi(2),
+        "Gi" => 1024.0_f64.powi(3),
+        "Ti" => 1024.0_f64.powi(4),
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        _ => return None,
+    };
+    Some((number * factor) as u64)
+}
+
+fn groups(spec: &KafkaClusterSpec, key: &ClusterKey, blocks: &Blocks, invalid: &mut impl FnMut(&str, String)) -> Vec<NodeGroup> {
+    let mut groups = Vec::new();
+    for pool in &spec.node_pools {
+        let field = format!("spec.nodePools[{}]", pool.name);
+        let zones = u32::try_from(pool.zones.len()).unwrap_or(u32::MAX).max(1);
+        let replicas = i32::try_from(pool.replicas / zones).unwrap_or(i32::MAX);
+        if replicas > BLOCK {
+            invalid(&format!("{field}.replicas"), format!("more than {BLOCK} nodes in a zone; add a pool"));
+        }
+        let Some(heap_bytes) = heap(pool, &field, invalid) else { continue };
+        for zone in &pool.zones {
+            let Some(first_node_id) = blocks.get(&(pool.name.clone(), zone.clone())).copied() else { continue };
+            let stateful_set = names::stateful_set(&key.name, &pool.name, zone);
+            groups.push(NodeGroup { stateful_set, pool: pool.clone(), zone: zone.clone(), first_node_id, replicas, heap_bytes });
+        }
+    }
+    groups.sort_by_key(|group| group.first_node_id);
+    groups
+}
+
+fn heap(pool: &NodePool, field: &str, invalid: &mut impl FnMut(&str, String)) -> Option<u64> {
+    let limit = pool.resources.as_ref().and_then(|resources| resources.limits.as_ref()).and_then(|limits| limits.get("memory"));
+    let default = Quantity(MEMORY_DEFAULT.into());
+    let Some(memory) = quantity_bytes(limit.unwrap_or(&default)) else {
+        invalid(&format!("{field}.resources.limits.memory"), "not a quantity such as 2Gi".into());
+        return None;
+    };
+    let heap = match &pool.jvm.heap {
+        Some(heap) => quantity_bytes(heap),
+        None => Some((memory / 2).min(HEAP_BYTES_MAX)),
+    };
+    let Some(heap) = heap else {
+        invalid(&format!("{field}.jvm.heap"), "not a quantity such as 512Mi".into());
+        return None;
+    };
+    if heap < HEAP_BYTES_MIN {
+        invalid(&format!("{field}.jvm.heap"), format!("{} Mi are too few for a broker to start; give 192Mi or more", heap / MIB));
+        return None;
+    }
+    if heap + BESIDE_HEAP_BYTES > memory {
+        let (heap, memory) = (heap / MIB, memory / MIB);
+        invalid(
+            &format!("{field}.jvm.heap"),
+            format!("a heap of {heap} Mi and the 256 Mi that a JVM needs beside it are above the memory limit, {memory} Mi; lower it or raise the limit"),
+        );
+        return None;
+    }
+    Some(heap)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_are_read_in_binary_and_decimal_units() {
+        let bytes = |text: &str| quantity_bytes(&Quantity(text.into()));
+        assert_eq!(bytes("1Gi"), Some(1 << 30));
+        assert_eq!(bytes("1.5Gi"), Some(3 << 29));
+        assert_eq!(bytes("500M"), Some(500_000_000));
+        assert_eq!(bytes("much"), None);
+    }
+}

@@ -1,0 +1,39 @@
+//! Labels, annotations and markers that Freehold puts on objects. Pure.
+
+use std::collections::BTreeMap;
+
+/// The field manager of every server-side apply.
+pub const FIELD_MANAGER: &str = "freehold";
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+pub const CLUSTER: &str = "freehold.dev/cluster";
+pub const POOL: &str = "freehold.dev/pool";
+pub const ZONE: &str = "freehold.dev/zone";
+pub const USER: &str = "freehold.dev/user";
+/// "true" on pods with that role.
+pub const BROKER: &str = "freehold.dev/broker";
+pub const CONTROLLER: &str = "freehold.dev/controller";
+/// First node id of a pool and zone, on its volumes.
+pub const FIRST_NODE_ID: &str = "freehold.dev/first-node-id";
+/// Cluster id, on volumes.
+pub const CLUSTER_ID: &str = "freehold.dev/cluster-id";
+/// Hash of what was last applied: a field that left the desired state shows by it.
+pub const APPLIED_HASH: &str = "freehold.dev/applied-hash";
+/// Hash of a pod's configuration.
+pub const CONFIG_HASH: &str = "freehold.dev/config-hash";
+/// Confirms the deletion of a topic that holds records; its value is the topic's name.
+pub const CONFIRM_DELETE: &str = "freehold.dev/confirm-delete";
+/// Readiness gate: every replica of this node is in sync.
+pub const IN_SYNC: &str = "freehold.dev/in-sync";
+pub const FINALIZER: &str = "freehold.dev/finalizer";
+/// Selects every object that Freehold made.
+pub const SELECTOR: &str = "app.kubernetes.io/managed-by=freehold";
+
+/// The labels of every object of a cluster.
+pub fn cluster(cluster: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("app.kubernetes.io/name".to_owned(), "kafka".to_owned()),
+        ("app.kubernetes.io/instance".to_owned(), cluster.to_owned()),
+        (MANAGED_BY.to_owned(), "freehold".to_owned()),
+        (CLUSTER.to_owned(), cluster.to_owned()),
+    ])
+}

@@ -1,0 +1,53 @@
+//! `/healthz`, `/readyz` and `/metrics`.
+//!
+//! Live: no watch has been failing for [`FAILING_MAX`]. Ready: the API server was reached; a standby is ready too.
+
+use super::context::Context;
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::get;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A watch that fails for so long is wedged; a restart may help. An API server that is away for an upgrade is back sooner.
+const FAILING_MAX: Duration = Duration::from_secs(600);
+
+/// Since when each watch has been failing.
+#[derive(Clone, Default)]
+pub struct Health {
+    failing: Arc<Mutex<BTreeMap<String, Instant>>>,
+}
+
+impl Health {
+    pub fn saw(&self, watch: &str, good: bool) {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        if good {
+            failing.remove(watch);
+        } else {
+            failing.entry(watch.to_owned()).or_insert_with(Instant::now);
+        }
+    }
+
+    fn wedged(&self) -> Option<String> {
+        let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        failing.iter().find(|(_, since)| since.elapsed() > FAILING_MAX).map(|(watch, _)| watch.clone())
+    }
+}
+
+/// Serves until the process ends.
+pub async fn serve(listener: tokio::net::TcpListener, health: Health, context: Arc<Context>) -> std::io::Result<()> {
+    let app = Router::new()
+        .route(
+            "/healthz",
+            get(move || async move {
+                match health.wedged() {
+                    None => (StatusCode::OK, "ok\n".to_owned()),
+                    Some(watch) => (StatusCode::INTERNAL_SERVER_ERROR, format!("the watch of {watch} has been failing\n")),
+                }
+            }),
+        )
+        .route("/readyz", get(|| async { "ok\n" }))
+        .route("/metrics", get(move || async move { context.metrics.text() }));
+    axum::serve(listener, app).await
+}

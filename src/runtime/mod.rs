@@ -1,0 +1,12 @@
+//! The driver: everything around a kind's reconcile that is the same for every kind.
+
+pub mod backoff;
+pub mod clusters;
+pub mod context;
+pub mod driver;
+pub mod events;
+pub mod fault;
+pub mod health;
+pub mod kind;
+pub mod lease;
+pub mod metrics;
