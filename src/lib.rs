@@ -8,4 +8,6 @@ pub mod kinds;
 pub mod kube_io;
 pub mod labels;
 pub mod names;
+pub mod operator;
+pub mod render;
 pub mod runtime;

@@ -1,1 +1,44 @@
-fn main(){}
+//! Arguments and wiring.
+
+use clap::{Parser, Subcommand};
+use freehold::{operator, render};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "freehold", version, about = "Apache Kafka on land that you own")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the operator.
+    Operator(operator::Options),
+    /// Print the CustomResourceDefinitions.
+    Crds,
+    /// Print every object that a KafkaCluster in FILE would be made of, with no cluster.
+    Render {
+        /// YAML file; other kinds in it are skipped.
+        file: PathBuf,
+    },
+    /// Print the versions of Kafka that this Freehold runs.
+    Versions,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Operator(options) => operator::main(options),
+        Command::Crds => render::crds(),
+        Command::Render { file } => render::file(&file),
+        Command::Versions => render::versions(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("freehold: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -46,7 +46,7 @@ pub fn end(object: &Topic, observed: &Observed) -> End {
     let Some((found, _)) = &observed.topic else { return End::Release };
     let managed = object.status.as_ref().and_then(|status| status.topic_id.as_ref());
     // Only the topic that this object manages is deleted: not one that somebody else made under its name.
-    let ours = managed.is_some_and(|id| *id == found.id.to_string()) && observed.older.is_none();
+    let ours = managed.is_none_or(|id| *id == found.id.to_string()) && observed.older.is_none();
     if !ours || object.spec.deletion_policy == TopicDeletionPolicy::Retain {
         return End::Release;
     }

@@ -10,3 +10,4 @@ pub mod status;
 pub mod validate;
 
 
+pub use reconcile::UserKind;
