@@ -25,6 +25,9 @@ enum Command {
     },
     /// Print the versions of Kafka that this Freehold runs.
     Versions,
+    /// Print the catalogue of conditions and reasons (docs/reference/conditions.md).
+    #[command(hide = true)]
+    Reference,
 }
 
 fn main() -> ExitCode {
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         Command::Crds => render::crds(),
         Command::Render { file } => render::file(&file),
         Command::Versions => render::versions(),
+        Command::Reference => render::reference(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

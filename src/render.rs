@@ -1,6 +1,7 @@
 //! `freehold crds`, `freehold render` and `freehold versions`: what needs no cluster.
 #![allow(clippy::print_stdout, reason = "printing is what these commands are for")]
 
+use crate::conditions::Reason;
 use crate::kafka::config;
 use crate::kinds::kafka_cluster::api::KafkaCluster;
 use crate::kinds::kafka_cluster::desired::{self, Trust};
@@ -25,6 +26,18 @@ pub fn crds() -> Result<(), MainError> {
 /// Prints the versions of Kafka, oldest first.
 pub fn versions() -> Result<(), MainError> {
     println!("{}", config::VERSIONS.join("\n"));
+    Ok(())
+}
+
+/// Prints the catalogue of conditions and reasons as a page.
+pub fn reference() -> Result<(), MainError> {
+    println!("# Conditions and reasons\n");
+    println!("Every object has the conditions `Ready`, `Reconciling` and `Stalled`, in the sense of kstatus. A reason is at once the");
+    println!("condition's reason, the event's reason and the metric's label. Made from `src/conditions.rs` by `cargo xtask generate`.\n");
+    println!("| reason | meaning |\n| --- | --- |");
+    for (reason, meaning) in Reason::ALL {
+        println!("| `{reason}` | {meaning} |");
+    }
     Ok(())
 }
 

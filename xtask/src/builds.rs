@@ -3,7 +3,7 @@
 
 use crate::cache::{Inputs, cached};
 use crate::layout::{Layout, version};
-use crate::shell::{self, command};
+use ground::shell::{self, command};
 use anyhow::{Context, Result};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};

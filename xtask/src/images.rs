@@ -6,7 +6,7 @@ use crate::cache::{Inputs, cached};
 use crate::layout::{Layout, version};
 use crate::local::{NODES, addons::BUSYBOX_IMAGE, nodes};
 use crate::prerequisites;
-use crate::shell::{self, command};
+use ground::shell::{self, command};
 use anyhow::{Context, Result};
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -18,13 +18,6 @@ use std::process::Command;
 pub struct Image {
     pub name: String,
     pub archive: PathBuf,
-}
-
-impl Image {
-    /// The tag, which holds the hash of everything it was made of.
-    pub fn tag(&self) -> &str {
-        self.name.rsplit_once(':').map_or("", |(_, tag)| tag)
-    }
 }
 
 /// What a runtime needs of Debian: C library, its resolver, and what Java links to.
@@ -147,14 +140,13 @@ pub fn kafka(layout: &Layout, kafka: &str, feature: u32) -> Result<Image> {
 }
 
 /// The image of the operator's release binary.
-pub fn operator(layout: &Layout) -> Result<Image> {
-    let binary = builds::operator(layout)?;
+pub fn operator(layout: &Layout, binary: &Path) -> Result<Image> {
     let source = layout.repo.join("deploy/images/operator/Containerfile");
-    let key = Inputs::default().path(&binary)?.path(&source)?.key();
+    let key = Inputs::default().path(binary)?.path(&source)?.key();
     let base = base(layout)?;
     build(layout, "freehold", &key, &[("RUNTIME_BASE", &base)], |context| {
         copy_tree(&source, context)?;
-        copy_tree(&binary, context)
+        copy_tree(binary, context)
     })
 }
 

@@ -3,16 +3,20 @@
 
 mod builds;
 mod cache;
+mod generate;
 mod images;
+mod install;
 mod layout;
 mod local;
 mod prerequisites;
-mod shell;
+mod test;
 mod up;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use ground::shell;
 use layout::Layout;
+use std::process::ExitCode;
 
 #[derive(Parser)]
 #[command(about = "Freehold's tasks", version)]
@@ -31,11 +35,37 @@ enum Task {
         #[arg(long)]
         purge: bool,
     },
+    /// Say what runs.
+    Status,
+    /// Run every test: the fast ones, then those on the local Kubernetes.
+    Test(test::Options),
+    /// Write generated files: CRDs, charts' copies of them, rendered manifests, config lists, reference pages.
+    Generate(generate::Options),
+    /// kubectl for the local Kubernetes.
+    #[command(trailing_var_arg = true, allow_hyphen_values = true, disable_help_flag = true)]
+    Kubectl { args: Vec<String> },
+    /// The operator's log.
+    Logs {
+        /// Go on as it is written.
+        #[arg(short, long)]
+        follow: bool,
+    },
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Causes, and no backtrace: what went wrong is in words.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
     let layout = Layout::find()?;
-    match Arguments::parse().task {
+    match task {
         Task::Up(options) => up::up(&layout, &options),
         Task::Down { purge } => {
             local::down(&layout)?;
@@ -43,6 +73,23 @@ fn main() -> Result<()> {
                 std::fs::remove_dir_all(&layout.cache)?;
             }
             Ok(())
+        }
+        Task::Status => local::status(&layout),
+        Task::Test(options) => test::test(&layout, &options),
+        Task::Generate(options) => generate::generate(&layout, &options),
+        Task::Kubectl { args } => {
+            let kubectl = up::local_kubectl(&layout, &layout.bin());
+            let args: Vec<_> = args.iter().map(String::as_str).collect();
+            shell::show(kubectl.command(&args).stdin(std::process::Stdio::inherit()))
+        }
+        Task::Logs { follow } => {
+            let kubectl = up::local_kubectl(&layout, &layout.bin());
+            let selector = ["logs", "--namespace", install::NAMESPACE, "--selector", "app.kubernetes.io/name=freehold", "--tail=500", "--prefix"];
+            let mut logs = kubectl.command(&selector);
+            if follow {
+                logs.arg("--follow");
+            }
+            shell::show(&mut logs)
         }
     }
 }

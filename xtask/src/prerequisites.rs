@@ -1,7 +1,7 @@
 //! What the machine must have: Debian packages are installed when root runs `up`, compilers must be there.
 
 use crate::layout::{Layout, version};
-use crate::shell::{self, command, line};
+use ground::shell::{self, command, line};
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 

@@ -1,29 +1,204 @@
-//! `cargo xtask up`.
+//! `cargo xtask up`: from nothing to records that flow.
 
-use crate::layout::Layout;
-use crate::{builds, images, local, prerequisites};
-use anyhow::Result;
+use crate::images::{self, Image};
+use crate::install::{self, Installation};
+use crate::layout::{Layout, version};
+use crate::{builds, local, prerequisites};
+use anyhow::{Context, Result, bail, ensure};
+use ground::flow::{self, Client};
+use ground::kubectl::{Kubectl, not_ready};
+use ground::shell;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-#[derive(clap::Args)]
+/// Records that `up` moves; `test` moves more.
+const RECORDS: usize = 10_000;
+
+#[derive(clap::Args, Default)]
 pub struct Options {
     /// Stop when the local Kubernetes is Ready, without Freehold.
     #[arg(long)]
     ground: bool,
+    /// Use this context of your kubeconfig; nothing local is started. Needs the two image options.
+    #[arg(long, requires_all = ["operator_image", "kafka_image"])]
+    context: Option<String>,
+    /// The operator's image, with --context.
+    #[arg(long)]
+    operator_image: Option<String>,
+    /// Kafka's image for the newest version, with --context.
+    #[arg(long)]
+    kafka_image: Option<String>,
+}
+
+/// Prints each phase with its time.
+struct Phases(Instant);
+
+impl Phases {
+    fn run<T>(&self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let start = Instant::now();
+        println!("· {name}");
+        let result = work().with_context(|| name.to_owned())?;
+        println!("  done in {:.1} s (at {:.1} s)", start.elapsed().as_secs_f64(), self.0.elapsed().as_secs_f64());
+        Ok(result)
+    }
 }
 
 pub fn up(layout: &Layout, options: &Options) -> Result<()> {
-    prerequisites::ensure(layout)?;
-    let bin = builds::go_programs(layout)?;
-    let ground = images::ground(layout)?;
-    local::up(layout, &bin)?;
-    images::load(layout, &ground)?;
+    let phases = Phases(Instant::now());
+    let (installation, kafka) = match &options.context {
+        Some(context) => existing(layout, context, options)?,
+        None => {
+            let Some(ready) = ground(layout, &phases, options.ground)? else { return Ok(()) };
+            ready
+        }
+    };
+    phases.run("installing Freehold by its charts", || installation.install(layout))?;
+    quickstart(layout, &phases, &installation, &kafka)?;
+    summary(&installation)
+}
+
+/// The local Kubernetes with all images loaded; `None` when only the ground was asked for.
+fn ground(layout: &Layout, phases: &Phases, only: bool) -> Result<Option<(Installation, String)>> {
+    phases.run("what the machine must have", || prerequisites::ensure(layout))?;
     let java = prerequisites::java_feature(layout)?;
-    for v in images::kafka_versions(layout)? {
-        let t = std::time::Instant::now();
-        let i = images::kafka(layout, &v, java)?;
-        images::load(layout, &[i])?;
-        println!("{v} {:?}", t.elapsed());
+    // Go and Rust side by side: on two cores neither waits for the other.
+    let (bin, operator) = phases.run("building Kubernetes (Go) and the operator (Rust)", || {
+        std::thread::scope(|scope| {
+            let rust = scope.spawn(|| builds::operator(layout));
+            let go = builds::go_programs(layout);
+            let rust = rust.join().map_err(|_| anyhow::anyhow!("the Rust build panicked"))?;
+            Ok((go?, rust?))
+        })
+    })?;
+    let small = phases.run("building the ground's images", || images::ground(layout))?;
+    phases.run("starting Kubernetes", || {
+        local::up(layout, &bin)?;
+        images::load(layout, &small)
+    })?;
+    if only {
+        println!("Kubernetes is Ready: cargo xtask kubectl get nodes");
+        return Ok(None);
     }
-    let _ = options.ground;
+    let (kafka, operator) = phases.run("building the images of Kafka and the operator", || {
+        let mut kafka: Vec<(String, Image)> = Vec::new();
+        for version in images::kafka_versions(layout)? {
+            let image = images::kafka(layout, &version, java)?;
+            kafka.push((version, image));
+        }
+        Ok((kafka, images::operator(layout, &operator)?))
+    })?;
+    let mut all: Vec<Image> = kafka.iter().map(|(_, image)| image.clone()).collect();
+    all.push(operator.clone());
+    phases.run("loading images into the nodes", || images::load(layout, &all))?;
+    let kubectl = local_kubectl(layout, &bin);
+    let installation = Installation {
+        helm: bin.join("helm"),
+        target: vec!["--kubeconfig".into(), layout.kubeconfig().to_string_lossy().into_owned()],
+        kubectl,
+        operator: operator.name.clone(),
+        kafka: install::kafka_map(&kafka),
+        watch_namespaces: vec!["kafka".into(), "shop".into()],
+    };
+    let newest = kafka.first().map(|(_, image)| image.name.clone()).context("a Kafka image")?;
+    Ok(Some((installation, newest)))
+}
+
+/// kubectl for the local Kubernetes.
+pub fn local_kubectl(layout: &Layout, bin: &Path) -> Kubectl {
+    Kubectl {
+        program: bin.join("kubectl").to_string_lossy().into_owned(),
+        target: vec!["--kubeconfig".into(), layout.kubeconfig().to_string_lossy().into_owned()],
+    }
+}
+
+fn existing(layout: &Layout, context: &str, options: &Options) -> Result<(Installation, String)> {
+    for program in ["kubectl", "helm"] {
+        ensure!(shell::succeeds(&mut shell::command("which", [program])), "{program} is not on PATH: install it");
+    }
+    let kubectl = Kubectl { program: "kubectl".into(), target: vec!["--context".into(), context.to_owned()] };
+    if let Err(error) = kubectl.run(&["version"]) {
+        bail!("context {context} does not answer: {error}");
+    }
+    let kafka = options.kafka_image.clone().context("--kafka-image")?;
+    let installation = Installation {
+        helm: "helm".into(),
+        target: vec!["--kube-context".into(), context.to_owned()],
+        kubectl,
+        operator: options.operator_image.clone().context("--operator-image")?,
+        kafka: [(version(&layout.repo, "KAFKA")?, kafka.clone())].into(),
+        watch_namespaces: vec!["kafka".into(), "shop".into()],
+    };
+    Ok((installation, kafka))
+}
+
+const OBJECTS: [(&str, &str, &str); 3] =
+    [("kafkacluster", "kafka", "demo"), ("topic", "shop", "orders"), ("user", "shop", "shop-app")];
+
+fn quickstart(layout: &Layout, phases: &Phases, installation: &Installation, kafka: &str) -> Result<()> {
+    let kubectl = &installation.kubectl;
+    let text = std::fs::read_to_string(layout.repo.join("deploy/examples/quickstart.yaml"))?;
+    phases.run("deploy/examples/quickstart.yaml", || {
+        kubectl.apply(&text)?;
+        for (kind, namespace, name) in OBJECTS {
+            let mut progress = Progress::new(format!("{kind} {namespace}/{name}"));
+            shell::wait_for(&format!("{kind} {namespace}/{name} Ready"), Duration::from_secs(600), || {
+                let object = kubectl.get(kind, namespace, name)?.context("it is not there")?;
+                let waiting = not_ready(&object);
+                progress.show(waiting.as_deref());
+                Ok(waiting)
+            })?;
+        }
+        Ok(())
+    })?;
+    let client = Client { namespace: "shop".into(), secret: "shop-app-kafka".into(), image: kafka.to_owned(), topic: "orders".into() };
+    let proven = kubectl.get("job", "shop", "quickstart-consume")?.is_some_and(|job| job["status"]["succeeded"] == 1);
+    if proven {
+        println!("· records flowed through it before (Job shop/quickstart-consume); cargo xtask test proves it anew");
+        return Ok(());
+    }
+    phases.run(&format!("moving {RECORDS} records through it"), || {
+        flow::prove(kubectl, &client, "quickstart", RECORDS, Duration::from_secs(300))
+    })
+}
+
+/// What is waited for and since when, on one line of a terminal or a line each where output goes to a file.
+struct Progress {
+    what: String,
+    start: Instant,
+    last: String,
+}
+
+impl Progress {
+    fn new(what: String) -> Self {
+        Self { what, start: Instant::now(), last: String::new() }
+    }
+
+    fn show(&mut self, waiting: Option<&str>) {
+        let seconds = self.start.elapsed().as_secs();
+        let words: String = waiting.unwrap_or("Ready").chars().take(140).collect();
+        if std::io::stdout().is_terminal() {
+            let end = if waiting.is_none() { "\n" } else { "" };
+            print!("\r\x1b[2K  {seconds:>3} s  {}: {words}{end}", self.what);
+            let _ = std::io::stdout().flush();
+        } else if words != self.last {
+            println!("  {seconds:>3} s  {}: {words}", self.what);
+        }
+        self.last = words;
+    }
+}
+
+fn summary(installation: &Installation) -> Result<()> {
+    println!("\nWhat runs:");
+    for kind in ["kafkaclusters", "topics", "users"] {
+        println!("{}\n", installation.kubectl.run(&["get", kind, "--all-namespaces"])?);
+    }
+    println!("How to reach it, from a pod in namespace shop: mount Secret shop-app-kafka; its client.properties is ready to use.");
+    println!("What to try next:");
+    println!("  cargo xtask kubectl describe kafkacluster -n kafka demo");
+    println!("  cargo xtask kubectl delete pod -n kafka demo-nodes-zone-a-0    # and see it come back");
+    println!("  cargo xtask logs                                               # the operator's log");
+    println!("  cargo xtask test                                               # every test, on this ground");
+    println!("  cargo xtask down                                               # end it all");
     Ok(())
 }

@@ -140,7 +140,8 @@ pub enum Role {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Storage {
-    /// Size of the volume.
+    /// Size of the volume, for example 500Gi.
+    #[schemars(with = "String", regex(pattern = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"), length(max = 20))]
     pub size: Quantity,
     /// StorageClass; default: the cluster's default one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

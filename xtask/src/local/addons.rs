@@ -5,7 +5,7 @@
 use super::control_plane::kubectl;
 use super::{NODES, network, process};
 use crate::layout::Layout;
-use crate::shell::{self, command, write_file};
+use ground::shell::{self, command, write_file};
 use anyhow::{Context, Result};
 use std::path::Path;
 use std::time::Duration;

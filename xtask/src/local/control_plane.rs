@@ -2,7 +2,7 @@
 
 use super::{network, process};
 use crate::layout::Layout;
-use crate::shell::{self, command, write_file};
+use ground::shell::{self, command, write_file};
 use anyhow::Result;
 use std::path::Path;
 use std::time::Duration;

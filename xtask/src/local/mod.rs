@@ -10,7 +10,7 @@ pub mod pki;
 pub mod process;
 
 use crate::layout::Layout;
-use crate::shell::{self, command};
+use ground::shell::{self, command};
 use anyhow::Result;
 use std::fs;
 use std::path::Path;
@@ -97,5 +97,23 @@ fn unmount_below(folder: &Path) -> Result<()> {
             shell::run(&mut command("umount", ["--lazy", &mount.replace("\\040", " ")]))?;
         }
     }
+    Ok(())
+}
+
+/// Prints which of the local processes run, and the nodes.
+pub fn status(layout: &Layout) -> Result<()> {
+    let names = process::names(layout);
+    if names.is_empty() {
+        println!("nothing runs; cargo xtask up starts it");
+        return Ok(());
+    }
+    for name in &names {
+        match process::alive(layout, name) {
+            Some(pid) => println!("{name:<28} runs ({pid})"),
+            None => println!("{name:<28} ended; its log: {}", layout.logs().join(format!("{name}.log")).display()),
+        }
+    }
+    let nodes = shell::output(control_plane::kubectl(layout, &layout.bin()).args(["get", "nodes,pods", "--all-namespaces"]))?;
+    println!("\n{nodes}");
     Ok(())
 }

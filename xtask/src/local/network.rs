@@ -2,7 +2,7 @@
 //! sinks, so that nothing addressed to a pod or a service ever leaves the machine by the default route.
 
 use super::{NODES, Node};
-use crate::shell::{command, run, succeeds};
+use ground::shell::{command, run, succeeds};
 use anyhow::Result;
 
 pub const NODE_PREFIX: &str = "172.30.98";

@@ -3,7 +3,7 @@
 use super::control_plane::kubectl;
 use super::{NODES, Node, network, process};
 use crate::layout::Layout;
-use crate::shell::{self, command, write_file};
+use ground::shell::{self, command, write_file};
 use anyhow::Result;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -95,7 +95,7 @@ fn start_kubelet(layout: &Layout, bin: &Path, node: &Node) -> Result<()> {
              cgroupDriver: cgroupfs\ncgroupRoot: /{CGROUP_ROOT}/{name}\nclusterDNS: [{dns}]\nclusterDomain: cluster.local\n\
              containerRuntimeEndpoint: unix://{socket}\nresolvConf: {resolv}\nfailSwapOn: false\nhealthzPort: 0\n\
              localStorageCapacityIsolation: false\nenforceNodeAllocatable: []\nimageGCHighThresholdPercent: 100\n\
-             imageMinimumGCAge: 240h\nevictionHard: {{memory.available: 50Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}}\n\
+             imageMinimumGCAge: 240h\ncontainerLogMaxSize: 200Mi\nevictionHard: {{memory.available: 50Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}}\n\
              podLogsDir: {state}/pod-logs\nvolumePluginDir: {state}/volume-plugins\nregisterNode: true\nmaxPods: 100\n\
              nodeStatusUpdateFrequency: 5s\nserializeImagePulls: false\nsyncFrequency: 10s\nlogging: {{verbosity: 1}}\n\
              fileCheckFrequency: 1m\nkubeAPIQPS: 100\nkubeAPIBurst: 200\n",

@@ -2,7 +2,7 @@
 
 use super::{NODES, network};
 use crate::layout::Layout;
-use crate::shell::{command, run, write_file};
+use ground::shell::{command, run, write_file};
 use anyhow::Result;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,

@@ -2,7 +2,7 @@
 //! and start time (so that a reused id is never taken for ours), ended by that id.
 
 use crate::layout::Layout;
-use crate::shell;
+use ground::shell;
 use anyhow::{Context, Result};
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -68,16 +68,18 @@ pub fn stop(layout: &Layout, name: &str) -> Result<()> {
     }
 }
 
-/// Ends every daemon that has a pid file.
-pub fn stop_all(layout: &Layout) -> Result<()> {
-    let Ok(entries) = fs::read_dir(layout.run.join("pids")) else { return Ok(()) };
+/// Every daemon that was started, running or not; etcd last.
+pub fn names(layout: &Layout) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(layout.run.join("pids")) else { return Vec::new() };
     let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    // etcd last: what still runs would only complain.
-    names.sort_by_key(|name| name == "etcd");
-    for name in names {
-        stop(layout, &name)?;
-    }
-    Ok(())
+    names.retain(|name| !name.ends_with(".part"));
+    names.sort_by_key(|name| (name == "etcd", name.clone()));
+    names
+}
+
+/// Ends every daemon.
+pub fn stop_all(layout: &Layout) -> Result<()> {
+    names(layout).iter().try_for_each(|name| stop(layout, name))
 }
 
 /// Sends a signal to one process.

@@ -1,0 +1,157 @@
+//! Records that flow: Kafka's own VerifiableProducer and VerifiableConsumer in Jobs that mount a User's Secret and
+//! nothing else of the cluster.
+
+use crate::kubectl::Kubectl;
+use crate::shell;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Who produces or consumes, where, and with what.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub namespace: String,
+    /// The User's Secret.
+    pub secret: String,
+    /// An image with Kafka's tools.
+    pub image: String,
+    pub topic: String,
+}
+
+/// Properties that take everything from the mounted client.properties (KIP-297, KIP-421).
+fn properties(secret: &Value, more: &str) -> String {
+    let mut text = "config.providers=file\nconfig.providers.file.class=org.apache.kafka.common.config.provider.FileConfigProvider\n".to_owned();
+    let scram = secret["data"]["password"].is_string();
+    let mut keys = vec!["security.protocol", "ssl.truststore.type", "ssl.truststore.certificates"];
+    keys.extend(if scram {
+        &["sasl.mechanism", "sasl.jaas.config"][..]
+    } else {
+        &["ssl.keystore.type", "ssl.keystore.certificate.chain", "ssl.keystore.key"][..]
+    });
+    for key in keys {
+        text.push_str(&format!("{key}=${{file:/etc/kafka-user/client.properties:{key}}}\n"));
+    }
+    text + more
+}
+
+/// Starts a tool of Kafka in a Job. Its pod passes Pod Security `restricted`.
+pub fn start(kubectl: &Kubectl, client: &Client, job: &str, tool: &str, args: &[&str], more: &str) -> Result<()> {
+    let namespace = &client.namespace;
+    let secret = kubectl.get("secret", namespace, &client.secret)?.with_context(|| format!("no Secret {}", client.secret))?;
+    let mut words = vec!["-Xmx192m".to_owned(), format!("org.apache.kafka.tools.{tool}"), "--bootstrap-server".into(), "$(BOOTSTRAP)".into()];
+    words.extend(["--topic".to_owned(), client.topic.clone(), "--command-config".into(), "/etc/client/client.properties".into()]);
+    words.extend(args.iter().map(|word| (*word).to_owned()));
+    let objects = json!({"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": job, "namespace": namespace},
+         "data": {"client.properties": properties(&secret, more)}},
+        {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": job, "namespace": namespace}, "spec": {
+            "backoffLimit": 0, "template": {"spec": {
+                "restartPolicy": "Never", "automountServiceAccountToken": false, "enableServiceLinks": false,
+                "terminationGracePeriodSeconds": 5,
+                "securityContext": {"runAsNonRoot": true, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
+                "containers": [{
+                    "name": "client", "image": client.image, "args": words,
+                    "env": [{"name": "BOOTSTRAP", "valueFrom": {"secretKeyRef": {"name": client.secret, "key": "bootstrapServers"}}}],
+                    "resources": {"limits": {"memory": "512Mi"}, "requests": {"cpu": "50m", "memory": "256Mi"}},
+                    "securityContext": {"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}},
+                    "volumeMounts": [
+                        {"name": "user", "mountPath": "/etc/kafka-user", "readOnly": true},
+                        {"name": "client", "mountPath": "/etc/client", "readOnly": true},
+                        {"name": "tmp", "mountPath": "/tmp"}]}],
+                "volumes": [
+                    {"name": "user", "secret": {"secretName": client.secret}},
+                    {"name": "client", "configMap": {"name": job}},
+                    {"name": "tmp", "emptyDir": {}}]}}}}
+    ]});
+    kubectl.delete("job", namespace, job, Duration::from_secs(60))?;
+    kubectl.apply(&objects.to_string()).map(|_| ())
+}
+
+/// The events that a tool printed, one JSON object a line.
+pub fn events(kubectl: &Kubectl, client: &Client, job: &str) -> Result<Vec<Value>> {
+    let log = log(kubectl, client, job)?;
+    Ok(log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+/// Everything that a Job's pod printed.
+pub fn log(kubectl: &Kubectl, client: &Client, job: &str) -> Result<String> {
+    kubectl.run(&["logs", "--namespace", &client.namespace, &format!("job/{job}"), "--tail=-1"])
+}
+
+/// Waits until a Job is over; true when it succeeded.
+pub fn finished(kubectl: &Kubectl, client: &Client, job: &str, limit: Duration) -> Result<bool> {
+    let mut good = false;
+    shell::wait_for(&format!("Job {job}"), limit, || {
+        let found = kubectl.get("job", &client.namespace, job)?.context("the Job is gone")?;
+        good = found["status"]["succeeded"] == 1;
+        let bad = found["status"]["failed"].as_i64().unwrap_or(0) > 0;
+        Ok((!good && !bad).then(|| found["status"].to_string()))
+    })?;
+    Ok(good)
+}
+
+/// Idempotent, acknowledged by all in-sync replicas, tried again for as long as it takes.
+pub const SAFE_PRODUCER: &str = "enable.idempotence=true\nacks=all\nretries=2147483647\ndelivery.timeout.ms=300000\n";
+
+/// Starts producing `count` records; `rate` a second, -1 for as fast as it goes.
+pub fn start_producer(kubectl: &Kubectl, client: &Client, job: &str, count: usize, rate: i64) -> Result<()> {
+    let (count, rate) = (count.to_string(), rate.to_string());
+    start(kubectl, client, job, "VerifiableProducer", &["--acks", "-1", "--max-messages", &count, "--throughput", &rate], SAFE_PRODUCER)
+}
+
+/// What a producer was told: value -> partition and offset of each acknowledged record.
+pub fn acknowledged(events: &[Value]) -> BTreeMap<i64, (i64, i64)> {
+    let good = events.iter().filter(|event| event["name"] == "producer_send_success");
+    good.filter_map(|event| Some((number(&event["value"])?, (event["partition"].as_i64()?, event["offset"].as_i64()?)))).collect()
+}
+
+fn number(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_str()?.parse().ok())
+}
+
+/// Reads `count` records back from the beginning with a consumer group, and gives them as (partition, offset, value).
+pub fn consume(kubectl: &Kubectl, client: &Client, job: &str, group: &str, count: usize, limit: Duration) -> Result<Vec<(i64, i64, i64)>> {
+    let args = ["--group-id", group, "--max-messages", &count.to_string(), "--reset-policy", "earliest", "--verbose"];
+    start(kubectl, client, job, "VerifiableConsumer", &args, "")?;
+    let good = finished(kubectl, client, job, limit)?;
+    let events = events(kubectl, client, job)?;
+    ensure!(good, "the consumer failed: {:?}", log(kubectl, client, job)?.lines().rev().take(5).collect::<Vec<_>>());
+    let records = events.iter().filter(|event| event["name"] == "record_data");
+    records
+        .map(|event| {
+            let of = |key: &str| number(&event[key]).with_context(|| format!("a record without {key}: {event}"));
+            Ok((of("partition")?, of("offset")?, of("value")?))
+        })
+        .collect()
+}
+
+/// Checks what was read against what was acknowledged: nothing lost, nothing twice, each partition in order.
+pub fn check(acknowledged: &BTreeMap<i64, (i64, i64)>, read: &[(i64, i64, i64)]) -> Result<()> {
+    let values: BTreeSet<i64> = read.iter().map(|(_, _, value)| *value).collect();
+    let lost: Vec<_> = acknowledged.keys().filter(|value| !values.contains(value)).take(10).collect();
+    ensure!(lost.is_empty(), "acknowledged and not read back: {lost:?} …");
+    ensure!(values.len() == read.len(), "{} records were read twice", read.len() - values.len());
+    let mut last: BTreeMap<i64, (i64, i64)> = BTreeMap::new();
+    for (partition, offset, value) in read {
+        let place = acknowledged.get(value);
+        ensure!(place.is_none_or(|place| place == &(*partition, *offset)), "record {value} is not where it was acknowledged");
+        if let Some((before_offset, before_value)) = last.insert(*partition, (*offset, *value)) {
+            ensure!(before_offset < *offset && before_value < *value, "partition {partition}: {before_value} then {value}");
+        }
+    }
+    Ok(())
+}
+
+/// Produces `count` records and reads each back.
+pub fn prove(kubectl: &Kubectl, client: &Client, name: &str, count: usize, limit: Duration) -> Result<()> {
+    let producer = format!("{name}-produce");
+    start_producer(kubectl, client, &producer, count, -1)?;
+    let good = finished(kubectl, client, &producer, limit)?;
+    let acknowledged = acknowledged(&events(kubectl, client, &producer)?);
+    ensure!(good, "the producer failed: {:?}", log(kubectl, client, &producer)?.lines().rev().take(5).collect::<Vec<_>>());
+    ensure!(acknowledged.len() == count, "{} of {count} records were acknowledged", acknowledged.len());
+    let read = consume(kubectl, client, &format!("{name}-consume"), &format!("shop-{name}"), count, limit)?;
+    ensure!(read.len() == count, "{} of {count} records were read", read.len());
+    check(&acknowledged, &read)
+}

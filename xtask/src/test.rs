@@ -1,0 +1,56 @@
+//! `cargo xtask test`: every test. First what needs no cluster, then what needs the ground.
+
+use crate::layout::Layout;
+use crate::{builds, generate, up};
+use anyhow::{Context, Result};
+use ground::shell::{self, command};
+use std::time::Instant;
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Only what needs no cluster.
+    #[arg(long)]
+    fast: bool,
+    /// Only the tests on the ground whose names contain this.
+    #[arg(long)]
+    only: Option<String>,
+}
+
+pub fn test(layout: &Layout, options: &Options) -> Result<()> {
+    let start = Instant::now();
+    let step = |name: &str, work: &dyn Fn() -> Result<()>| -> Result<()> {
+        println!("== {name}");
+        work().with_context(|| name.to_owned())?;
+        println!("== {name}: good (at {:.0} s)", start.elapsed().as_secs_f64());
+        Ok(())
+    };
+    let cargo = |args: &[&str]| shell::show(command("cargo", args).current_dir(&layout.repo));
+    if options.only.is_none() {
+        step("format", &|| cargo(&["fmt", "--all", "--check"]))?;
+        step("lints", &|| cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]))?;
+        step("unit, golden, property and tidy tests", &|| cargo(&["test", "--locked", "--quiet", "--package", "freehold", "--package", "xtask"]))?;
+    }
+    if options.fast {
+        return Ok(());
+    }
+    step("the ground", &|| up::up(layout, &up::Options::default()))?;
+    let bin = builds::go_programs(layout)?;
+    if options.only.is_none() {
+        step("generated files", &|| generate::generate(layout, &generate::Options { check: true }))?;
+    }
+    step("tests on the ground", &|| {
+        let mut tests = command("cargo", ["test", "--locked", "--package", "freehold-e2e", "--test", "e2e", "--"]);
+        if let Some(only) = &options.only {
+            tests.arg(only);
+        }
+        tests
+            .args(["--ignored", "--test-threads=1", "--nocapture"])
+            .env("KUBECONFIG", layout.kubeconfig())
+            .env("FREEHOLD_KUBECTL", bin.join("kubectl"))
+            .env("FREEHOLD_AUDIT_LOG", layout.logs().join("audit.json"))
+            .env("FREEHOLD_BINARY", layout.target().join("release/freehold"))
+            .env("FREEHOLD_LOGS", layout.logs())
+            .current_dir(&layout.repo);
+        shell::show(&mut tests)
+    })
+}
