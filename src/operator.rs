@@ -8,6 +8,7 @@ use crate::runtime::{driver, lease};
 use kube::Client;
 use kube::client::ClientBuilder;
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,11 +59,12 @@ pub fn main(options: Options) -> Result<(), MainError> {
 }
 
 async fn run(options: Options) -> Result<(), MainError> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&options.log)?;
+    // The client library's own words are of use only where they are asked for.
+    let filter = tracing_subscriber::EnvFilter::try_new(format!("kube_runtime=warn,kube_client=warn,{}", options.log))?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match options.log_format {
         LogFormat::Json => logs.json().flatten_event(true).init(),
-        LogFormat::Human => logs.init(),
+        LogFormat::Human => logs.with_ansi(std::io::stderr().is_terminal()).init(),
     }
     let settings = settings(&options)?;
     let config = kube::Config::infer().await?;

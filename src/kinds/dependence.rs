@@ -3,11 +3,12 @@
 use super::access;
 use super::kafka_cluster::api::{AccessFrom, KafkaCluster};
 use super::reference::ClusterKey;
-use crate::conditions::{Reason, State};
+use crate::conditions::{Reason, State, is_ready};
 use crate::kafka_admin::Admin;
 use crate::kube_io::{KubeError, KubeResult};
 use crate::runtime::clusters::ClusterFacts;
 use crate::runtime::context::Context;
+use crate::runtime::kind::Kind;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::core::PartialObjectMeta;
 use kube::{Api, Resource, ResourceExt};
@@ -33,6 +34,17 @@ pub enum Dependence {
 }
 
 impl Dependence {
+    /// The state of an object that depends so. One that was Ready stays so while its cluster does not answer, as after
+    /// the operator's own restart: nothing speaks against it, so nothing is written.
+    pub fn state_of<K: Kind>(&self, object: &K::Object) -> State {
+        let conditions = K::status(object).map(K::conditions).unwrap_or_default();
+        let current = conditions.iter().all(|condition| condition.observed_generation == object.meta().generation);
+        match self {
+            Self::NotReady(_) if current && is_ready(conditions) => State::Ready,
+            _ => self.state(),
+        }
+    }
+
     pub fn state(&self) -> State {
         match self {
             Self::NotReady(cluster) => State::reconciling(Reason::WaitingForCluster, format!("waiting for KafkaCluster {cluster} to answer")),

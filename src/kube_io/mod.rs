@@ -135,14 +135,21 @@ pub async fn list(client: &Client, namespace: &str, resource: &ApiResource, sele
         .list(&ListParams::default().labels(selector))
         .await
         .map_err(KubeError::request("list", &resource.kind, selector))?;
-    let live = |object| Live { resource: resource.clone(), value: serde_json::to_value(object).expect("what was read serializes") };
-    Ok(list.items.into_iter().map(live).collect())
+    Ok(list.items.into_iter().map(|object| live(object, resource)).collect())
 }
 
 /// One object, or `None`.
 pub async fn get(client: &Client, namespace: &str, resource: &ApiResource, name: &str) -> KubeResult<Option<Live>> {
     let found = api(client, namespace, resource).get_opt(name).await.map_err(KubeError::request("get", &resource.kind, name))?;
-    Ok(found.map(|object| Live { resource: resource.clone(), value: serde_json::to_value(object).expect("what was read serializes") }))
+    Ok(found.map(|object| live(object, resource)))
+}
+
+/// Items of a list do not say what they are; a live object does.
+fn live(object: DynamicObject, resource: &ApiResource) -> Live {
+    let mut value = serde_json::to_value(object).expect("what was read serializes");
+    value["apiVersion"] = json!(resource.api_version);
+    value["kind"] = json!(resource.kind);
+    Live { resource: resource.clone(), value }
 }
 
 /// Applies an object whole. One of the same name that does not carry Freehold's label and the same label `owner_label`

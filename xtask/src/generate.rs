@@ -88,7 +88,7 @@ fn manifests(layout: &Layout) -> Result<Vec<Generated>> {
 
 fn render(helm: &Path, chart: &Path, release: &str, more: &[&str]) -> Result<String> {
     let text = shell::output(
-        command(&helm.to_string_lossy(), ["template", release, "--namespace", "freehold-system"]).arg(chart).args(more),
+        command(&helm.to_string_lossy(), ["template", release, "--namespace", "freehold-system", "--kube-version", "1.34.0"]).arg(chart).args(more),
     )?;
     Ok(text + "\n")
 }

@@ -64,7 +64,7 @@ impl Installation {
             shell::write_file(&values, if chart == RELEASE { self.values() } else { "{}".into() })?;
             let (path, values) = (path.to_string_lossy().into_owned(), values.to_string_lossy().into_owned());
             let common = [chart, path.as_str(), "--namespace", NAMESPACE, "--values", values.as_str()];
-            let rendered = shell::output(self.helm(&["template"]).args(common)).unwrap_or_default();
+            let rendered = shell::output(self.helm(&["template", "--kube-version", "1.34.0"]).args(common)).unwrap_or_default();
             let installed = shell::output(&mut self.helm(&["get", "manifest", chart, "--namespace", NAMESPACE])).unwrap_or_default();
             if rendered.is_empty() || normal(&rendered) != normal(&installed) {
                 shell::run(self.helm(&["upgrade", "--install", "--wait", "--timeout", "120s"]).args(common))?;

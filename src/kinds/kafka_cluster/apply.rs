@@ -51,7 +51,7 @@ pub async fn apply(scope: &Scope<'_>, step: &Step) -> Result<(), Error> {
             let mut data = scope.observed.secrets.get(secret).map(|found| found.data.clone()).unwrap_or_default();
             for (id, hosts) in nodes {
                 let issued = issue(scope, NODE_NAME, &Purpose::Node { hosts })?;
-                data.insert(format!("{id}.pem"), format!("{}{}", issued.key, issued.certificate));
+                data.insert(format!("{id}.pem"), format!("{}{}", issued.certificate, issued.key));
             }
             data.insert("cluster-ca.crt".into(), trust.cluster_ca.clone());
             data.insert("clients-ca.crt".into(), trust.clients_ca.clone());

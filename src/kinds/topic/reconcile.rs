@@ -117,7 +117,7 @@ impl Kind for TopicKind {
 async fn look(object: &Topic, context: &Context) -> Result<Look, Error> {
     let (observed, asked) = match observe::observe(context, object).await? {
         Ok(observed) => observed,
-        Err(dependence) => return Ok(Look { topic: None, state: dependence.state(), soon: false }),
+        Err(dependence) => return Ok(Look { topic: None, state: dependence.state_of::<TopicKind>(object), soon: false }),
     };
     let topic = validate::validate(object, &observed).map_err(Error::Invalid)?;
     let wanted = desired::desired(&topic);

@@ -111,7 +111,7 @@ impl Kind for UserKind {
 async fn look(object: &User, context: &Context) -> Result<(Option<usize>, State), Error> {
     let (observed, asked) = match observe::observe(context, object).await? {
         Ok(observed) => observed,
-        Err(dependence) => return Ok((None, dependence.state())),
+        Err(dependence) => return Ok((None, dependence.state_of::<UserKind>(object))),
     };
     let user = validate::validate(object, &observed).map_err(Error::Invalid)?;
     let scope = Scope { client: &context.client, admin: asked.admin.as_ref(), object, user: &user, cluster: &asked.facts };

@@ -1,0 +1,118 @@
+//! Proof 5: bad inputs are refused at admission, or shown as Stalled with the field and the way out, and touch nothing.
+
+use crate::world::{LONG, kubectl, small_cluster, topic, user};
+use ground::kubectl::Kubectl;
+use serde_json::json;
+
+/// Refused by the API server, in words that hold this.
+fn refused(kubectl: &Kubectl, yaml: &str, words: &str) {
+    let error = kubectl.apply(yaml).expect_err(yaml).to_string();
+    assert!(error.contains(words), "expected {words:?} in: {error}");
+}
+
+/// Accepted by the API server, and Stalled with a message that holds all of these.
+fn stalled(kubectl: &Kubectl, kind: &str, namespace: &str, name: &str, yaml: &str, words: &[&str]) {
+    kubectl.apply(yaml).unwrap();
+    let (reason, message) = kubectl.wait_condition(kind, namespace, name, "Stalled", LONG).unwrap();
+    for word in words {
+        assert!(message.contains(word), "expected {word:?} in {reason}: {message}");
+    }
+    if kind == "kafkacluster" {
+        let made = kubectl.run(&["get", "statefulset,pvc", "--namespace", namespace, "--selector", &format!("freehold.dev/cluster={name}"), "-o", "name"]);
+        assert_eq!(made.unwrap(), "", "nothing is touched");
+    }
+    kubectl.delete(kind, namespace, name, LONG).unwrap();
+}
+
+/// The quickstart's cluster with a change, as a merge patch that the API server only tries.
+fn change_refused(kubectl: &Kubectl, change: &serde_json::Value, words: &str) {
+    let patch = ["patch", "kafkacluster", "demo", "--namespace", "kafka", "--type=json", "--dry-run=server", "-p", &change.to_string()];
+    let error = kubectl.run(&patch).expect_err(words).to_string();
+    assert!(error.contains(words), "expected {words:?} in: {error}");
+}
+
+#[test]
+#[ignore = "needs the ground: cargo xtask test"]
+fn clusters_that_cannot_be_are_refused_at_admission() {
+    let kubectl = kubectl();
+    let good = small_cluster("bad", "kafka", "4.3.1", "");
+    refused(&kubectl, &good.replace("replicas: 1, zones: [zone-a]", "replicas: 4, zones: [zone-a, zone-b, zone-c]"), "not divisible");
+    refused(&kubectl, &good.replace("port: 9094", "port: 9093"), "same port");
+    refused(&kubectl, &good.replace("port: 9094", "port: 9091"), "Freehold's own");
+    refused(&kubectl, &good.replace("name: bad", &format!("name: {}", "b".repeat(41))), "at most 40 characters");
+    refused(&kubectl, &good.replace("roles: [controller, broker]", "roles: [broker]"), "one pool needs the role controller");
+    refused(&kubectl, &good.replace("  version: 4.3.1", "  version: 4.3.1\n  brokers: 3"), "brokers");
+    refused(&kubectl, &good.replace("size: 1Gi", "size: much"), "size");
+    let secret = "  certificates: {issuer: Secret}\n";
+    refused(&kubectl, &small_cluster("bad", "kafka", "4.3.1", secret), "needs secretRef");
+}
+
+#[test]
+#[ignore = "needs the ground: cargo xtask test"]
+fn changes_that_would_lose_something_are_refused_at_admission() {
+    let kubectl = kubectl();
+    let change = |path: &str, value: serde_json::Value| json!([{"op": "replace", "path": path, "value": value}]);
+    change_refused(&kubectl, &change("/spec/nodePools/0/zones", json!(["zone-a", "zone-b", "zone-x"])), "zones");
+    change_refused(&kubectl, &change("/spec/nodePools/0/storage/size", json!("512Mi")), "cannot shrink");
+    change_refused(&kubectl, &change("/spec/nodePools/0/roles", json!(["controller"])), "immutable");
+    change_refused(&kubectl, &change("/spec/nodePools/0/replicas", json!(6)), "not supported in this version");
+    change_refused(&kubectl, &json!([{"op": "add", "path": "/spec/clusterId", "value": "AAAAAAAAAAAAAAAAAAAAAA"}]), "immutable");
+}
+
+#[test]
+#[ignore = "needs the ground: cargo xtask test"]
+fn clusters_that_cannot_be_made_are_stalled_and_touch_nothing() {
+    let kubectl = kubectl();
+    let cluster = |more: &str| small_cluster("bad", "kafka", "4.3.1", more);
+    let check = |yaml: &str, words: &[&str]| stalled(&kubectl, "kafkacluster", "kafka", "bad", yaml, words);
+    check(&cluster("  config: {min.insync.replica: \"1\"}\n"), &["spec.config[min.insync.replica]", "nearest is min.insync.replicas"]);
+    check(&cluster("  config: {log.dirs: /data}\n"), &["spec.config[log.dirs]", "use nodePools[].storage"]);
+    check(&cluster("  config: {num.io.threads: many}\n"), &["spec.config[num.io.threads]", "whole number"]);
+    check(&cluster("  config: {default.replication.factor: \"3\"}\n"), &["default.replication.factor", "above the number of brokers, 1"]);
+    check(&small_cluster("bad", "kafka", "9.9.9", ""), &["spec.version", "4.3.1"]);
+    check(&cluster("").replace("jvm: {heap: 320Mi}", "jvm: {heap: 4Gi}"), &["jvm.heap", "memory limit"]);
+    check(&cluster("  certificates: {issuer: Secret, secretRef: {name: no-such}}\n"), &["secretRef", "no-such", "freehold.dev/cluster: bad"]);
+    let keyless = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keyless", "namespace": "kafka", "labels": {"freehold.dev/cluster": "bad"}},
+        "stringData": {"tls.crt": "x"}});
+    kubectl.apply(&keyless.to_string()).unwrap();
+    check(&cluster("  certificates: {issuer: Secret, secretRef: {name: keyless}}\n"), &["keyless", "no key tls.key"]);
+    kubectl.delete("secret", "kafka", "keyless", LONG).unwrap();
+    // All the while the others were served.
+    kubectl.wait_ready("kafkacluster", "kafka", "demo", LONG).unwrap();
+}
+
+#[test]
+#[ignore = "needs the ground: cargo xtask test"]
+fn an_even_number_of_controllers_is_allowed_with_a_warning() {
+    let kubectl = kubectl();
+    let two = small_cluster("even", "kafka", "4.3.1", "  state: Paused\n  deletionPolicy: Delete\n").replace("replicas: 1", "replicas: 2");
+    kubectl.apply(&two).unwrap();
+    ground::shell::wait_for("the warning", LONG, || {
+        let cluster = kubectl.get("kafkacluster", "kafka", "even")?.unwrap_or_default();
+        let warnings = cluster["status"]["warnings"].to_string();
+        Ok((!warnings.contains("2 controllers tolerate no more failures than 1")).then_some(warnings))
+    })
+    .unwrap();
+    let made = kubectl.run(&["get", "statefulset,secret", "--namespace", "kafka", "--selector", "freehold.dev/cluster=even", "-o", "name"]).unwrap();
+    assert_eq!(made, "", "a Paused cluster is not touched");
+    kubectl.delete("kafkacluster", "kafka", "even", LONG).unwrap();
+}
+
+#[test]
+#[ignore = "needs the ground: cargo xtask test"]
+fn topics_and_users_that_cannot_be_are_refused_or_stalled() {
+    let kubectl = kubectl();
+    refused(&kubectl, &topic("bad", "demo", "  partitions: 0\n"), "partitions");
+    refused(&kubectl, &topic("bad", "demo", "  partitions: 1\n  topicName: \"a b\"\n"), "topicName");
+    refused(&kubectl, &topic("orders", "demo", "  partitions: 3\n  replicas: 3\n"), "cannot lose partitions");
+    refused(&kubectl, &topic("orders", "other", "  partitions: 6\n"), "clusterRef: immutable");
+    let check = |yaml: &str, words: &[&str]| stalled(&kubectl, "topic", "shop", "bad", yaml, words);
+    check(&topic("bad", "demo", "  partitions: 1\n  replicas: 5\n"), &["spec.replicas", "above the number of brokers, 3"]);
+    check(&topic("bad", "demo", "  partitions: 1\n  config: {retention: 1h}\n"), &["spec.config[retention]", "nearest"]);
+    check(&topic("bad", "demo", "  partitions: 1\n  config: {retention.ms: 1h}\n"), &["spec.config[retention.ms]", "whole number"]);
+    check(&topic("bad", "nobody", "  partitions: 1\n"), &["spec.clusterRef", "there is no KafkaCluster kafka/nobody"]);
+    check(&topic("bad", "demo", "  partitions: 1\n  topicName: orders\n"), &["spec.topicName", "Topic shop/orders is older"]);
+    let rule = "  authentication: {type: ScramSha512}\n  acls:\n  - {resource: {type: Topic}, operations: [Read]}\n";
+    stalled(&kubectl, "user", "shop", "bad", &user("bad", "demo", rule), &["spec.acls[0].resource.name", "missing"]);
+    refused(&kubectl, &user("bad", "demo", "  authentication: {type: Password}\n"), "authentication.type");
+}

@@ -1,0 +1,170 @@
+//! Proof 4: the operator dies after each of its writes in a first rollout, and the end is the same; the other operator,
+//! with nothing to do, writes nothing all the while.
+//!
+//! A second operator, a process on this machine with a namespace of its own, is the one that dies. It keeps nothing in
+//! memory between lives, so that dying after every write of one rollout passes through each state in which a single
+//! death after the n-th write would have left the world.
+
+use crate::world::{LONG, kubectl};
+use ground::kubectl::Kubectl;
+use ground::shell;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const NAMESPACE: &str = "crash";
+const DEATHS_MIN: u32 = 20;
+/// Ten times what was seen.
+const DEATHS_MAX: u32 = 400;
+const IDLE: Duration = Duration::from_secs(180);
+
+const CLUSTER: &str = "apiVersion: freehold.dev/v1alpha1
+kind: KafkaCluster
+metadata: {name: crash, namespace: crash}
+spec:
+  version: 4.3.1
+  deletionPolicy: Delete
+  nodePools:
+  - {name: nodes, roles: [controller, broker], replicas: 3, zones: [zone-a, zone-b, zone-c], storage: {size: 1Gi}, jvm: {heap: 320Mi}}
+  listeners:
+  - {name: scram, port: 9094, authentication: ScramSha512}
+";
+
+/// A running operator; ends with the test.
+struct Operator(Child);
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn operator(image: &str, die_after_writes: Option<u32>) -> Operator {
+    let binary = std::env::var("FREEHOLD_BINARY").expect("cargo xtask test sets it");
+    let log = shell::log_file(std::path::Path::new(&std::env::var("FREEHOLD_LOGS").unwrap()).join("operator-crash.log").as_path()).unwrap();
+    let mut command = Command::new(binary);
+    command.args(["operator", "--watch-namespaces", NAMESPACE, "--namespace", NAMESPACE, "--http", "127.0.0.1:0", "--log-format", "human"]);
+    command.args(["--images", &format!("4.3.1={image}")]);
+    if let Some(writes) = die_after_writes {
+        command.env("FREEHOLD_FAULT_EXIT_AFTER_WRITES", writes.to_string());
+    }
+    Operator(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
+}
+
+/// The specs of everything that the cluster is made of, less what is drawn or counted.
+fn end_state(kubectl: &Kubectl) -> BTreeMap<String, Value> {
+    let kinds = "statefulset,service,configmap,networkpolicy,poddisruptionbudget,serviceaccount,secret,pvc";
+    let list = kubectl.json(&["get", kinds, "--namespace", NAMESPACE, "--selector", "freehold.dev/cluster=crash"]).unwrap();
+    let mut state = BTreeMap::new();
+    for item in list["items"].as_array().unwrap() {
+        let name = format!("{}/{}", item["kind"].as_str().unwrap(), item["metadata"]["name"].as_str().unwrap());
+        let mut kept = json!({"labels": item["metadata"]["labels"], "spec": item["spec"], "owned": item["metadata"]["ownerReferences"].is_array()});
+        if let Some(data) = item["data"].as_object() {
+            kept["keys"] = json!(data.keys().collect::<Vec<_>>());
+        }
+        if item["kind"] == "ConfigMap" {
+            kept["server"] = item["data"]["server.properties"].clone();
+        }
+        if let Some(spec) = kept["spec"].as_object_mut() {
+            for drawn in ["clusterIP", "clusterIPs", "volumeName"] {
+                spec.remove(drawn);
+            }
+            // The cluster id, in the volumes' annotations.
+            spec.remove("volumeClaimTemplates");
+        }
+        state.insert(name, kept);
+    }
+    state
+}
+
+fn gone(kubectl: &Kubectl) {
+    kubectl.delete("kafkacluster", NAMESPACE, "crash", LONG).unwrap();
+    shell::wait_for("everything of the cluster to go", LONG, || {
+        let left = kubectl.run(&["get", "statefulset,pod,secret,pvc,configmap,service", "--namespace", NAMESPACE, "--selector", "freehold.dev/cluster=crash", "-o", "name"])?;
+        Ok((!left.is_empty()).then_some(left))
+    })
+    .unwrap();
+}
+
+#[test]
+#[ignore = "needs the ground: cargo xtask test"]
+fn dying_after_every_write_ends_the_same_and_an_idle_operator_writes_nothing() {
+    let kubectl = kubectl();
+    let image = crate::world::kafka_image(&kubectl);
+    let idle_since = Instant::now();
+    let audit_start = audit(&kubectl).len();
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE,
+        "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
+    kubectl.apply(&namespace.to_string()).unwrap();
+
+    kubectl.apply(CLUSTER).unwrap();
+    let mut deaths = 0;
+    loop {
+        let mut life = operator(&image, Some(1));
+        let status = wait_for_death_or_rest(&kubectl, &mut life.0);
+        match status {
+            Some(code) => {
+                assert_eq!(code, 137, "the operator ended otherwise than by the fault: see operator-crash.log");
+                deaths += 1;
+                assert!(deaths <= DEATHS_MAX, "the operator goes on writing for ever");
+            }
+            None => break,
+        }
+    }
+    println!("the operator died {deaths} times on the way to Ready");
+    assert!(deaths >= DEATHS_MIN, "only {deaths} deaths");
+    let disturbed = end_state(&kubectl);
+    {
+        let _operator = operator(&image, None);
+        gone(&kubectl);
+        kubectl.apply(CLUSTER).unwrap();
+        kubectl.wait_ready("kafkacluster", NAMESPACE, "crash", LONG).unwrap();
+        let undisturbed = end_state(&kubectl);
+        assert_eq!(disturbed.keys().collect::<Vec<_>>(), undisturbed.keys().collect::<Vec<_>>());
+        for (name, object) in &undisturbed {
+            assert_eq!(&disturbed[name], object, "{name}");
+        }
+        gone(&kubectl);
+    }
+    kubectl.delete("namespace", "", NAMESPACE, LONG).unwrap();
+
+    std::thread::sleep(IDLE.saturating_sub(idle_since.elapsed()));
+    let writes: Vec<_> = audit(&kubectl)[audit_start..].iter().filter(|event| is_write(event)).map(|event| event["requestURI"].to_string()).collect();
+    assert!(writes.is_empty(), "idle for {} s, and yet it wrote: {writes:?}", idle_since.elapsed().as_secs());
+    println!("no write of the idle operator in {} s", idle_since.elapsed().as_secs());
+}
+
+/// The exit code of a life that ended; `None` once the cluster is Ready and the operator has nothing more to write.
+fn wait_for_death_or_rest(kubectl: &Kubectl, life: &mut Child) -> Option<i32> {
+    let mut ready_since: Option<Instant> = None;
+    let start = Instant::now();
+    loop {
+        if let Some(status) = life.try_wait().unwrap() {
+            return status.code();
+        }
+        let ready = kubectl.get("kafkacluster", NAMESPACE, "crash").unwrap().is_some_and(|cluster| ground::kubectl::not_ready(&cluster).is_none());
+        match ready_since {
+            Some(since) if ready && since.elapsed() > Duration::from_secs(15) => return None,
+            None if ready => ready_since = Some(Instant::now()),
+            _ if !ready => ready_since = None,
+            _ => {}
+        }
+        assert!(start.elapsed() < LONG, "neither Ready nor dead: see operator-crash.log");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Requests of the operator's ServiceAccount, from the API server's audit log.
+fn audit(_: &Kubectl) -> Vec<Value> {
+    let log = std::env::var("FREEHOLD_AUDIT_LOG").expect("cargo xtask test sets it");
+    let text = std::fs::read_to_string(log).unwrap();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+fn is_write(event: &Value) -> bool {
+    let verb = event["verb"].as_str().unwrap_or_default();
+    // A leader renews its lease: that is how a standby knows that it lives.
+    !["get", "list", "watch"].contains(&verb) && event["objectRef"]["resource"] != "leases"
+}

@@ -1,0 +1,105 @@
+//! What is installed: charts and manifests against the API server's own schemas, pods against Pod Security.
+
+use crate::world::kubectl;
+use ground::shell::{self, command};
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
+
+fn repo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+fn beside_kubectl(program: &str) -> String {
+    Path::new(&std::env::var("FREEHOLD_KUBECTL").unwrap()).with_file_name(program).to_string_lossy().into_owned()
+}
+
+/// JSON schemas of every kind that this API server knows, as kubeconform reads them.
+fn schemas(folder: &Path) {
+    let swagger: Value = serde_json::from_str(&kubectl().run(&["get", "--raw", "/openapi/v2"]).unwrap()).unwrap();
+    let definitions = swagger["definitions"].as_object().unwrap();
+    for (name, definition) in definitions {
+        let Some([kind]) = definition["x-kubernetes-group-version-kind"].as_array().map(Vec::as_slice) else { continue };
+        let text = |field: &str| kind[field].as_str().unwrap_or_default().to_lowercase();
+        let group = text("group");
+        let file = if group.is_empty() { format!("{}-{}.json", text("kind"), text("version")) } else { format!("{}-{}-{}.json", text("kind"), group, text("version")) };
+        let mut needed = Map::new();
+        collect(definitions, name, &mut needed);
+        std::fs::write(folder.join(file), json!({"$ref": format!("#/definitions/{name}"), "definitions": needed}).to_string()).unwrap();
+    }
+}
+
+/// A definition with all that it refers to. kube's int-or-string and quantities may be numbers.
+fn collect(all: &Map<String, Value>, name: &str, needed: &mut Map<String, Value>) {
+    if needed.contains_key(name) {
+        return;
+    }
+    let mut definition = all[name].clone();
+    if name.ends_with("IntOrString") || name.ends_with("Quantity") {
+        definition = json!({"type": ["string", "number"]});
+    } else if definition["properties"].is_object() && definition.get("additionalProperties").is_none() {
+        // Unknown fields are mistakes.
+        definition["additionalProperties"] = json!(false);
+    }
+    needed.insert(name.to_owned(), definition.clone());
+    let text = definition.to_string();
+    for reference in text.split("#/definitions/").skip(1) {
+        let inner: String = reference.chars().take_while(|character| *character != '"').collect();
+        collect(all, &inner, needed);
+    }
+}
+
+#[test]
+#[ignore = "needs the ground: cargo xtask test"]
+fn charts_and_manifests_are_valid_by_helm_and_by_the_api_server_s_schemas() {
+    let repo = repo();
+    let folder = std::env::temp_dir().join(format!("freehold-schemas-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    schemas(&folder);
+    for chart in ["freehold", "freehold-crds"] {
+        shell::run(command(&beside_kubectl("helm"), ["lint", "--strict", "--kube-version", "1.34.0"]).arg(repo.join("charts").join(chart))).unwrap();
+    }
+    let bad = ["lint", "--set", "replicas=0", "--kube-version", "1.34.0"];
+    assert!(!shell::succeeds(command(&beside_kubectl("helm"), bad).arg(repo.join("charts/freehold"))), "values.schema.json refuses replicas=0");
+    let location = format!("{}/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json", folder.display());
+    let files = ["deploy/manifests/operator.yaml", "deploy/manifests/crds.yaml", "deploy/examples/quickstart.yaml", "deploy/argocd/health-checks.yaml"];
+    let mut check = command(&beside_kubectl("kubeconform"), ["-summary", "-schema-location", &location]);
+    check.args(files.iter().map(|file| repo.join(file)));
+    let said = shell::output(&mut check).unwrap();
+    assert!(said.contains("Invalid: 0, Errors: 0, Skipped: 0"), "{said}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+#[ignore = "needs the ground: cargo xtask test"]
+fn the_operator_may_do_what_it_needs_and_nothing_beyond() {
+    let kubectl = kubectl();
+    let may = |words: &[&str]| {
+        let mut all = vec!["auth", "can-i", "--as", "system:serviceaccount:freehold-system:freehold"];
+        all.extend(words);
+        kubectl.run(&all).is_ok_and(|answer| answer == "yes")
+    };
+    assert!(may(&["get", "secrets", "--namespace", "kafka"]));
+    assert!(!may(&["get", "secrets", "--namespace", "default"]), "no Secrets beyond the watched namespaces");
+    assert!(!may(&["get", "secrets", "--namespace", "kube-system"]));
+    assert!(!may(&["create", "roles", "--namespace", "kafka"]), "no right to write Roles");
+    assert!(!may(&["delete", "pods", "--namespace", "kafka"]), "what it does not use it may not do");
+    assert!(!may(&["create", "pods/exec", "--namespace", "kafka"]));
+    assert!(!may(&["list", "nodes"]));
+}
+
+#[test]
+#[ignore = "needs the ground: cargo xtask test"]
+fn no_secret_is_in_a_log_an_event_a_status_or_an_argument_list() {
+    let kubectl = kubectl();
+    let password = crate::world::secret(&kubectl, "shop", "shop-app-kafka").unwrap()["password"].clone();
+    let logs = kubectl.run(&["logs", "--namespace", "freehold-system", "--selector", "app.kubernetes.io/name=freehold", "--tail=-1"]).unwrap();
+    assert!(logs.contains("leading") || logs.contains("waiting for the lease"), "these are the operators' logs");
+    for (what, text) in [
+        ("logs", logs),
+        ("events", kubectl.run(&["get", "events", "--all-namespaces", "-o", "yaml"]).unwrap()),
+        ("resources", kubectl.run(&["get", "kafkaclusters,topics,users,pods,configmaps", "--all-namespaces", "-o", "yaml"]).unwrap()),
+    ] {
+        assert!(!text.contains(&password), "the password is in the {what}");
+        assert!(!text.contains("PRIVATE KEY"), "a private key is in the {what}");
+    }
+}

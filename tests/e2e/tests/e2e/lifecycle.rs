@@ -1,0 +1,128 @@
+//! What people do to clusters, Topics and Users in their lives.
+
+use crate::world::{LONG, block_on, client, kubectl, secret, small_cluster, super_admin, topic, user};
+use freehold::kafka_admin::{Admin, NewTopic};
+use ground::{flow, shell};
+use std::collections::BTreeMap;
+
+#[test]
+#[ignore = "needs the ground: cargo xtask test"]
+fn a_retained_cluster_comes_back_with_its_records_and_identity_and_a_deleted_one_leaves_nothing() {
+    let kubectl = kubectl();
+    // The older version, so that it runs too.
+    kubectl.apply(&small_cluster("keep", "kafka", "4.2.1", "")).unwrap();
+    kubectl.apply(&topic("kept", "keep", "  partitions: 2\n")).unwrap();
+    let rights = "  authentication: {type: ScramSha512}\n  acls:\n  - {resource: {type: Topic, name: kept}, operations: [Read, Write, Describe]}\n  \
+                  - {resource: {type: Group, name: shop-, pattern: Prefixed}, operations: [Read, Describe]}\n";
+    kubectl.apply(&user("kept", "keep", rights)).unwrap();
+    for (kind, namespace, name) in [("kafkacluster", "kafka", "keep"), ("topic", "shop", "kept"), ("user", "shop", "kept")] {
+        kubectl.wait_ready(kind, namespace, name, LONG).unwrap();
+    }
+    let client = client(&kubectl, "kept", "kept");
+    flow::prove(&kubectl, &client, "kept", 100, LONG).unwrap();
+    let before = kubectl.get("kafkacluster", "kafka", "keep").unwrap().unwrap();
+    let ca = secret(&kubectl, "kafka", "keep-cluster-ca").unwrap();
+    kubectl.delete("kafkacluster", "kafka", "keep", LONG).unwrap();
+    let kept = kubectl.run(&["get", "pvc,secret,configmap", "--namespace", "kafka", "--selector", "freehold.dev/cluster=keep", "-o", "name"]).unwrap();
+    for name in ["persistentvolumeclaim/data-keep-all-zone-a-0", "secret/keep-cluster-ca", "secret/keep-clients-ca", "configmap/keep-identity"] {
+        assert!(kept.lines().any(|line| line == name), "{name} is kept: {kept}");
+    }
+    kubectl.apply(&small_cluster("keep", "kafka", "4.2.1", "")).unwrap();
+    kubectl.wait_ready("kafkacluster", "kafka", "keep", LONG).unwrap();
+    let after = kubectl.get("kafkacluster", "kafka", "keep").unwrap().unwrap();
+    assert_eq!(before["status"]["clusterId"], after["status"]["clusterId"]);
+    assert_eq!(before["status"]["nodePools"], after["status"]["nodePools"], "the same node ids");
+    assert!(secret(&kubectl, "kafka", "keep-cluster-ca").unwrap() == ca, "the same CA");
+    let read = flow::consume(&kubectl, &client, "kept-again", "shop-kept-again", 100, LONG).unwrap();
+    assert_eq!(read.len(), 100, "every record is there, and the old credential still works");
+
+    kubectl.run(&["patch", "kafkacluster", "keep", "--namespace", "kafka", "--type=merge", "-p", r#"{"spec":{"deletionPolicy":"Delete"}}"#]).unwrap();
+    kubectl.delete("kafkacluster", "kafka", "keep", LONG).unwrap();
+    let left = kubectl.run(&["get", "pvc,secret,configmap,pod", "--namespace", "kafka", "--selector", "freehold.dev/cluster=keep", "-o", "name"]).unwrap();
+    assert_eq!(left, "");
+    for (kind, name) in [("topic", "kept"), ("user", "kept")] {
+        kubectl.delete(kind, "shop", name, LONG).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs the ground: cargo xtask test"]
+fn a_topic_follows_its_spec_and_its_records_are_deleted_only_after_a_confirmation() {
+    let kubectl = kubectl();
+    kubectl.apply(&topic("living", "demo", "  partitions: 2\n  config: {retention.ms: \"1000000\", max.message.bytes: \"2000\"}\n")).unwrap();
+    kubectl.wait_ready("topic", "shop", "living", LONG).unwrap();
+    let admin = super_admin(&kubectl, "kafka", "demo");
+    let config = |text: &str| block_on(super_admin(&kubectl, "kafka", "demo").topic_config("living")).unwrap().get(text).cloned();
+    assert_eq!(config("max.message.bytes").as_deref(), Some("2000"));
+    kubectl.apply(&topic("living", "demo", "  partitions: 4\n  config: {retention.ms: \"2000000\"}\n")).unwrap();
+    kubectl.wait_ready("topic", "shop", "living", LONG).unwrap();
+    assert_eq!((config("retention.ms").as_deref(), config("max.message.bytes")), (Some("2000000"), None), "what left the spec is a default again");
+    let found = block_on(admin.describe_topics(Some(&["living".into()]))).unwrap().remove(0);
+    assert_eq!(found.partitions.len(), 4);
+
+    let rights = "  authentication: {type: ScramSha512}\n  acls:\n  - {resource: {type: Topic, name: living}, operations: [Write, Describe]}\n";
+    kubectl.apply(&user("writer", "demo", rights)).unwrap();
+    kubectl.wait_ready("user", "shop", "writer", LONG).unwrap();
+    let client = client(&kubectl, "writer", "living");
+    flow::start_producer(&kubectl, &client, "living-produce", 10, -1).unwrap();
+    assert!(flow::finished(&kubectl, &client, "living-produce", LONG).unwrap());
+    kubectl.run(&["delete", "topic", "living", "--namespace", "shop", "--wait=false"]).unwrap();
+    let (reason, message) = kubectl.wait_condition("topic", "shop", "living", "Stalled", LONG).unwrap();
+    assert_eq!(reason, "TopicHoldsRecords");
+    assert!(message.contains("freehold.dev/confirm-delete: living"), "{message}");
+    kubectl.run(&["annotate", "topic", "living", "--namespace", "shop", "freehold.dev/confirm-delete=living"]).unwrap();
+    kubectl.delete("topic", "shop", "living", LONG).unwrap();
+    shell::wait_for("the topic to be gone from Kafka", LONG, || {
+        let left = block_on(super_admin(&kubectl, "kafka", "demo").describe_topics(Some(&["living".into()])))?;
+        Ok((!left.is_empty()).then(|| "it is there".into()))
+    })
+    .unwrap();
+    kubectl.delete("user", "shop", "writer", LONG).unwrap();
+}
+
+#[test]
+#[ignore = "needs the ground: cargo xtask test"]
+fn a_user_has_its_rights_its_secret_comes_back_and_nothing_of_it_stays() {
+    let kubectl = kubectl();
+    let rights = |operations: &str| {
+        format!("  authentication: {{type: ScramSha512}}\n  acls:\n  - {{resource: {{type: Topic, name: orders}}, operations: [{operations}]}}\n")
+    };
+    kubectl.apply(&user("living", "demo", &rights("Read, Describe"))).unwrap();
+    kubectl.wait_ready("user", "shop", "living", LONG).unwrap();
+    let acls = || block_on(super_admin(&kubectl, "kafka", "demo").acls_of("User:living")).unwrap();
+    let until = |count: usize| {
+        shell::wait_for("ACLs", LONG, || Ok(Some(acls().len()).filter(|found| *found != count).map(|found| format!("{found} ACLs")))).unwrap();
+    };
+    until(2);
+    kubectl.apply(&user("living", "demo", &rights("Read"))).unwrap();
+    kubectl.wait_ready("user", "shop", "living", LONG).unwrap();
+    until(1);
+    kubectl.delete("secret", "shop", "living-kafka", LONG).unwrap();
+    shell::wait_for("the Secret to come back", LONG, || Ok(kubectl.get("secret", "shop", "living-kafka")?.is_none().then(|| "it is not there".into()))).unwrap();
+    let password = secret(&kubectl, "shop", "living-kafka").unwrap()["password"].clone();
+    shell::wait_for("the new password to be let in", LONG, || {
+        block_on(crate::world::scram_admin(&kubectl, "living", &password).describe_cluster())?;
+        Ok(None)
+    })
+    .unwrap();
+    kubectl.delete("user", "shop", "living", LONG).unwrap();
+    until(0);
+    assert_eq!(block_on(super_admin(&kubectl, "kafka", "demo").scram_iterations("living")).unwrap(), None);
+}
+
+#[test]
+#[ignore = "needs the ground: cargo xtask test"]
+fn a_topic_that_somebody_else_made_is_left_alone() {
+    let kubectl = kubectl();
+    let foreign = NewTopic { name: "foreign".into(), partitions: 1, replicas: 3, config: BTreeMap::new() };
+    block_on(super_admin(&kubectl, "kafka", "demo").create_topic(&foreign)).unwrap();
+    let there = || block_on(super_admin(&kubectl, "kafka", "demo").describe_topics(Some(&["foreign".into()]))).unwrap();
+    shell::wait_for("the topic to be seen", LONG, || Ok(there().is_empty().then(|| "not yet".into()))).unwrap();
+    kubectl.apply(&topic("foreign", "demo", "  partitions: 3\n")).unwrap();
+    let (reason, _) = kubectl.wait_condition("topic", "shop", "foreign", "Stalled", LONG).unwrap();
+    assert_eq!(reason, "NotOurs");
+    kubectl.delete("topic", "shop", "foreign", LONG).unwrap();
+    let found = there();
+    assert_eq!(found[0].partitions.len(), 1);
+    block_on(super_admin(&kubectl, "kafka", "demo").delete_topic(found[0].id)).unwrap();
+}

@@ -1,0 +1,13 @@
+//! The proof, on a real Kubernetes with real Kafka: run by `cargo xtask test`, one test after the other.
+//!
+//! The ground has the quickstart on it: KafkaCluster kafka/demo, Topic shop/orders, User shop/shop-app.
+
+mod bad_inputs;
+mod crash;
+mod delivery;
+mod failures;
+mod leader;
+mod lifecycle;
+mod quickstart;
+mod refused;
+mod world;

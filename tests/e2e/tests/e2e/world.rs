@@ -1,0 +1,102 @@
+//! What the tests share: kubectl, the ground's clients, objects as YAML, the operator's own admin client.
+
+use anyhow::{Context, Result};
+use freehold::kafka_admin::client::Client as Admin;
+use freehold::kafka_admin::connection::Endpoint;
+use freehold::kafka_admin::sasl::ScramLogin;
+use freehold::kafka_admin::tls::TlsSettings;
+use ground::flow::Client;
+use ground::kubectl::Kubectl;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub const MINUTE: Duration = Duration::from_secs(60);
+/// For what takes seconds on an idle machine.
+pub const LONG: Duration = Duration::from_secs(300);
+
+pub fn kubectl() -> Kubectl {
+    Kubectl::from_env().unwrap()
+}
+
+/// The image that the quickstart's brokers run.
+pub fn kafka_image(kubectl: &Kubectl) -> String {
+    let set = kubectl.get("statefulset", "kafka", "demo-nodes-zone-a").unwrap().unwrap();
+    set["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap().to_owned()
+}
+
+/// A client that uses the Secret of a User in namespace shop.
+pub fn client(kubectl: &Kubectl, user: &str, topic: &str) -> Client {
+    Client { namespace: "shop".into(), secret: format!("{user}-kafka"), image: kafka_image(kubectl), topic: topic.into() }
+}
+
+/// A Secret's texts.
+pub fn secret(kubectl: &Kubectl, namespace: &str, name: &str) -> Result<BTreeMap<String, String>> {
+    let found = kubectl.get("secret", namespace, name)?.with_context(|| format!("no Secret {namespace}/{name}"))?;
+    let data = found["data"].as_object().context("data")?;
+    let decode = |value: &Value| {
+        use base64::prelude::{BASE64_STANDARD, Engine};
+        Ok(String::from_utf8(BASE64_STANDARD.decode(value.as_str().context("text")?)?)?)
+    };
+    data.iter().map(|(key, value)| Ok((key.clone(), decode(value)?))).collect()
+}
+
+/// Addresses of a cluster's pods on a port. Pods are reached from here by the ground's routes.
+pub fn endpoints(kubectl: &Kubectl, namespace: &str, cluster: &str, role: &str, port: u16) -> Vec<Endpoint> {
+    let selector = format!("freehold.dev/cluster={cluster},freehold.dev/{role}=true");
+    let pods = kubectl.json(&["get", "pods", "--namespace", namespace, "--selector", &selector]).unwrap();
+    let pods = pods["items"].as_array().unwrap();
+    pods.iter()
+        .map(|pod| {
+            let name = pod["metadata"]["name"].as_str().unwrap();
+            let ip: std::net::IpAddr = pod["status"]["podIP"].as_str().unwrap().parse().unwrap();
+            Endpoint {
+                node_id: name.rsplit_once('-').unwrap().1.parse().unwrap(),
+                address: (ip, port).into(),
+                server_name: format!("{name}.{cluster}-nodes.{namespace}.svc"),
+            }
+        })
+        .collect()
+}
+
+/// An admin client that logs in as a SCRAM user of the quickstart's cluster.
+pub fn scram_admin(kubectl: &Kubectl, user: &str, password: &str) -> Admin {
+    let ca = secret(kubectl, "shop", "shop-app-kafka").unwrap()["ca.crt"].clone();
+    let login = ScramLogin { user: user.into(), password: password.into() };
+    Admin::new(endpoints(kubectl, "kafka", "demo", "broker", 9094), TlsSettings::new(&ca, None).unwrap(), Some(login))
+}
+
+/// An admin client with the operator's own certificate: sees everything.
+pub fn super_admin(kubectl: &Kubectl, namespace: &str, cluster: &str) -> Admin {
+    let own = secret(kubectl, namespace, &format!("{cluster}-operator-tls")).unwrap();
+    let ca = secret(kubectl, namespace, &format!("{cluster}-cluster-ca")).unwrap();
+    let tls = TlsSettings::new(&ca["tls.crt"], Some((&own["tls.crt"], &own["tls.key"]))).unwrap();
+    Admin::new(endpoints(kubectl, namespace, cluster, "broker", 9091), tls, None)
+}
+
+/// Runs a future to its end.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Runtime::new().unwrap().block_on(future)
+}
+
+pub fn topic(name: &str, cluster: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: freehold.dev/v1alpha1\nkind: Topic\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  clusterRef: {{name: {cluster}, namespace: kafka}}\n{spec}"
+    )
+}
+
+pub fn user(name: &str, cluster: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: freehold.dev/v1alpha1\nkind: User\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  clusterRef: {{name: {cluster}, namespace: kafka}}\n{spec}"
+    )
+}
+
+/// A cluster of one small combined node.
+pub fn small_cluster(name: &str, namespace: &str, version: &str, more: &str) -> String {
+    format!(
+        "apiVersion: freehold.dev/v1alpha1\nkind: KafkaCluster\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  version: {version}\n  \
+         nodePools:\n  - {{name: all, roles: [controller, broker], replicas: 1, zones: [zone-a], storage: {{size: 1Gi}}, jvm: {{heap: 320Mi}}}}\n  \
+         listeners:\n  - {{name: tls, port: 9093, authentication: MutualTls}}\n  - {{name: scram, port: 9094, authentication: ScramSha512}}\n  \
+         access: {{namespaces: {{from: All}}}}\n{more}"
+    )
+}
