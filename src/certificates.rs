@@ -132,7 +132,9 @@ pub fn facts(pem: &str) -> Result<Facts, CertificateError> {
 
 /// True when `authority` signed the certificate.
 pub fn signed_by(pem: &str, authority_pem: &str) -> bool {
-    let (Ok((_, leaf)), Ok((_, authority))) = (parse_x509_pem(pem.as_bytes()), parse_x509_pem(authority_pem.as_bytes())) else { return false };
+    let (Ok((_, leaf)), Ok((_, authority))) = (parse_x509_pem(pem.as_bytes()), parse_x509_pem(authority_pem.as_bytes())) else {
+        return false;
+    };
     let (Ok(leaf), Ok(authority)) = (leaf.parse_x509(), authority.parse_x509()) else { return false };
     leaf.issuer() == authority.subject() && leaf.verify_signature(Some(authority.public_key())).is_ok()
 }

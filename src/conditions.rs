@@ -87,9 +87,15 @@ impl fmt::Display for Reason {
 pub enum State {
     Ready,
     /// The operator goes on by itself.
-    Reconciling { reason: Reason, message: String },
+    Reconciling {
+        reason: Reason,
+        message: String,
+    },
     /// Somebody must change something.
-    Stalled { reason: Reason, message: String },
+    Stalled {
+        reason: Reason,
+        message: String,
+    },
 }
 
 impl State {

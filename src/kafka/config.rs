@@ -116,7 +116,9 @@ fn refuse_value(definition: &Definition, value: &str) -> Option<String> {
             Ok(found) if found.is_finite() => outside(definition, found, value),
             _ => number("a number"),
         },
-        "STRING" => choice(definition).filter(|choices| !choices.contains(&trimmed)).map(|_| format!("{value:?} is not one of {}", definition.valid)),
+        "STRING" => choice(definition)
+            .filter(|choices| !choices.contains(&trimmed))
+            .map(|_| format!("{value:?} is not one of {}", definition.valid)),
         "LIST" => choice(definition)
             .filter(|choices| trimmed.split(',').any(|part| !part.trim().is_empty() && !choices.contains(&part.trim())))
             .map(|_| format!("{value:?} holds something else than {}", definition.valid)),

@@ -64,7 +64,12 @@ mod tests {
     #[test]
     fn a_voter_is_known_to_follow_only_by_its_own_offset() {
         let voter = |id, log_end_offset| ReplicaState { id, directory: uuid::Uuid::nil(), log_end_offset };
-        let quorum = QuorumDescription { leader: 1, high_watermark: 900, voters: vec![voter(1, 1000), voter(2, 950), voter(3, 10), voter(4, -1)], observers: vec![] };
+        let quorum = QuorumDescription {
+            leader: 1,
+            high_watermark: 900,
+            voters: vec![voter(1, 1000), voter(2, 950), voter(3, 10), voter(4, -1)],
+            observers: vec![],
+        };
         assert_eq!(voters(&quorum), BTreeSet::from([1, 2]));
         let words: Vec<_> = voter_lags(&quorum).into_values().map(lag_words).collect();
         assert_eq!(words, ["caughtUp", "caughtUp", ">100", "unknown"]);

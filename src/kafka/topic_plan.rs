@@ -17,7 +17,9 @@ pub struct WantedTopic {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TopicChange {
     Create(WantedTopic),
-    AddPartitions { count: i32 },
+    AddPartitions {
+        count: i32,
+    },
     /// `Some`: set; `None`: back to the default.
     AlterConfig(BTreeMap<String, Option<String>>),
 }
@@ -33,7 +35,10 @@ pub struct TopicRefusal {
 ///
 /// # Errors
 /// More partitions than wanted, or another replication factor than the one asked for: neither is changed here.
-pub fn changes(wanted: &WantedTopic, found: Option<(&TopicDescription, &BTreeMap<String, String>)>) -> Result<Vec<TopicChange>, TopicRefusal> {
+pub fn changes(
+    wanted: &WantedTopic,
+    found: Option<(&TopicDescription, &BTreeMap<String, String>)>,
+) -> Result<Vec<TopicChange>, TopicRefusal> {
     let Some((topic, config)) = found else { return Ok(vec![TopicChange::Create(wanted.clone())]) };
     let partitions = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
     if partitions > wanted.partitions {
@@ -42,14 +47,16 @@ pub fn changes(wanted: &WantedTopic, found: Option<(&TopicDescription, &BTreeMap
     }
     let replicas = topic.partitions.first().map_or(0, |partition| partition.replicas.len());
     if wanted.replicas > 0 && replicas != usize::try_from(wanted.replicas).unwrap_or(0) {
-        let why = format!("the topic has {replicas} replicas; changing them is not supported in this version: set {replicas}, or leave it out");
+        let why =
+            format!("the topic has {replicas} replicas; changing them is not supported in this version: set {replicas}, or leave it out");
         return Err(TopicRefusal { field: "spec.replicas", why });
     }
     let mut changes = Vec::new();
     if partitions < wanted.partitions {
         changes.push(TopicChange::AddPartitions { count: wanted.partitions });
     }
-    let set = wanted.config.iter().filter(|(key, value)| config.get(*key) != Some(value)).map(|(key, value)| (key.clone(), Some(value.clone())));
+    let set =
+        wanted.config.iter().filter(|(key, value)| config.get(*key) != Some(value)).map(|(key, value)| (key.clone(), Some(value.clone())));
     let removed = config.keys().filter(|key| !wanted.config.contains_key(*key)).map(|key| (key.clone(), None));
     let altered: BTreeMap<_, _> = set.chain(removed).collect();
     if !altered.is_empty() {

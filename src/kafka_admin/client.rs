@@ -177,7 +177,11 @@ impl Admin for Client {
         check("DescribeQuorum", partition.error_code, partition.error_message.as_ref())?;
         let states = |list: &[m::describe_quorum_response::ReplicaState]| {
             list.iter()
-                .map(|state| ReplicaState { id: state.replica_id.0, directory: state.replica_directory_id, log_end_offset: state.log_end_offset })
+                .map(|state| ReplicaState {
+                    id: state.replica_id.0,
+                    directory: state.replica_directory_id,
+                    log_end_offset: state.log_end_offset,
+                })
                 .collect()
         };
         Ok(QuorumDescription {
@@ -222,7 +226,8 @@ impl Admin for Client {
 
     async fn create_topic(&self, topic: &NewTopic) -> AdminResult<()> {
         use m::create_topics_request::{CreatableTopic, CreatableTopicConfig};
-        let configs = topic.config.iter().map(|(key, value)| CreatableTopicConfig::default().with_name(text(key)).with_value(Some(text(value))));
+        let configs =
+            topic.config.iter().map(|(key, value)| CreatableTopicConfig::default().with_name(text(key)).with_value(Some(text(value))));
         let creatable = CreatableTopic::default()
             .with_name(topic_name(&topic.name))
             .with_num_partitions(topic.partitions)
@@ -238,7 +243,10 @@ impl Admin for Client {
 
     async fn create_partitions(&self, topic: &str, count: i32) -> AdminResult<()> {
         // An empty list of assignments would mean that there are none to choose from; None lets Kafka choose.
-        let more = m::create_partitions_request::CreatePartitionsTopic::default().with_name(topic_name(topic)).with_count(count).with_assignments(None);
+        let more = m::create_partitions_request::CreatePartitionsTopic::default()
+            .with_name(topic_name(topic))
+            .with_count(count)
+            .with_assignments(None);
         let request = m::CreatePartitionsRequest::default().with_topics(vec![more]).with_timeout_ms(REQUEST_LIMIT_MS);
         self.retry(|| async {
             let response = self.send(&request, 3).await?;
@@ -281,7 +289,10 @@ impl Admin for Client {
         use m::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
         // KIP-339: 0 sets, 1 deletes.
         let configs = changes.iter().map(|(key, value)| {
-            AlterableConfig::default().with_name(text(key)).with_config_operation(i8::from(value.is_none())).with_value(value.as_deref().map(text))
+            AlterableConfig::default()
+                .with_name(text(key))
+                .with_config_operation(i8::from(value.is_none()))
+                .with_value(value.as_deref().map(text))
         });
         let resource = AlterConfigsResource::default()
             .with_resource_type(TOPIC_RESOURCE)
@@ -290,7 +301,10 @@ impl Admin for Client {
         let request = m::IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
         self.retry(|| async {
             let response = self.send(&request, 1).await?;
-            response.responses.iter().try_for_each(|result| check("IncrementalAlterConfigs", result.error_code, result.error_message.as_ref()))
+            response
+                .responses
+                .iter()
+                .try_for_each(|result| check("IncrementalAlterConfigs", result.error_code, result.error_message.as_ref()))
         })
         .await
     }
@@ -350,15 +364,12 @@ impl Admin for Client {
         let name = m::describe_user_scram_credentials_request::UserName::default().with_name(text(user));
         let response = self.send(&m::DescribeUserScramCredentialsRequest::default().with_users(Some(vec![name])), 0).await?;
         check("DescribeUserScramCredentials", response.error_code, response.error_message.as_ref())?;
-        for result in &response.results {
-            match check("DescribeUserScramCredentials", result.error_code, result.error_message.as_ref()) {
-                Err(error) if error.is("ResourceNotFound") => return Ok(None),
-                other => other?,
-            }
-            let found = result.credential_infos.iter().find(|info| info.mechanism == SCRAM_SHA_512);
-            return Ok(found.map(|info| info.iterations));
+        let Some(result) = response.results.first() else { return Ok(None) };
+        match check("DescribeUserScramCredentials", result.error_code, result.error_message.as_ref()) {
+            Err(error) if error.is("ResourceNotFound") => return Ok(None),
+            other => other?,
         }
-        Ok(None)
+        Ok(result.credential_infos.iter().find(|info| info.mechanism == SCRAM_SHA_512).map(|info| info.iterations))
     }
 
     async fn upsert_scram(&self, credential: &ScramUpsertion) -> AdminResult<()> {
@@ -371,19 +382,25 @@ impl Admin for Client {
         let request = m::AlterUserScramCredentialsRequest::default().with_upsertions(vec![upsertion]);
         self.retry(|| async {
             let response = self.send(&request, 0).await?;
-            response.results.iter().try_for_each(|result| check("AlterUserScramCredentials", result.error_code, result.error_message.as_ref()))
+            response
+                .results
+                .iter()
+                .try_for_each(|result| check("AlterUserScramCredentials", result.error_code, result.error_message.as_ref()))
         })
         .await
     }
 
     async fn delete_scram(&self, user: &str) -> AdminResult<()> {
-        let deletion = m::alter_user_scram_credentials_request::ScramCredentialDeletion::default().with_name(text(user)).with_mechanism(SCRAM_SHA_512);
+        let deletion =
+            m::alter_user_scram_credentials_request::ScramCredentialDeletion::default().with_name(text(user)).with_mechanism(SCRAM_SHA_512);
         let request = m::AlterUserScramCredentialsRequest::default().with_deletions(vec![deletion]);
         self.retry(|| async {
             let response = self.send(&request, 0).await?;
-            response.results.iter().try_for_each(|result| match check("AlterUserScramCredentials", result.error_code, result.error_message.as_ref()) {
-                Err(error) if error.is("ResourceNotFound") => Ok(()),
-                other => other,
+            response.results.iter().try_for_each(|result| {
+                match check("AlterUserScramCredentials", result.error_code, result.error_message.as_ref()) {
+                    Err(error) if error.is("ResourceNotFound") => Ok(()),
+                    other => other,
+                }
             })
         })
         .await

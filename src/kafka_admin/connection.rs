@@ -49,7 +49,7 @@ pub async fn read_frame<R: AsyncRead + Unpin>(reader: &mut R) -> AdminResult<Byt
     let unreadable = |error: std::io::Error| AdminError::Unavailable(error.to_string());
     let length = reader.read_i32().await.map_err(unreadable)?;
     let length = usize::try_from(length).unwrap_or(usize::MAX);
-    if length < 4 || length > FRAME_BYTES_MAX {
+    if !(4..=FRAME_BYTES_MAX).contains(&length) {
         return Err(AdminError::Protocol(format!("a frame of {length} bytes")));
     }
     // Grows with what really arrives: a peer cannot make us reserve what it never sends.
@@ -71,8 +71,7 @@ impl Connection {
         let (reader, writer) = split(stream);
         let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
         tokio::spawn(dispatch(reader, Arc::clone(&waiting)));
-        let mut connection =
-            Self { writer: AsyncMutex::new(writer), waiting, correlation: AtomicI32::new(0), versions: HashMap::new() };
+        let mut connection = Self { writer: AsyncMutex::new(writer), waiting, correlation: AtomicI32::new(0), versions: HashMap::new() };
         connection.negotiate().await?;
         if let Some(login) = login {
             sasl::authenticate(&connection, login).await?;
@@ -90,11 +89,8 @@ impl Connection {
             .with_client_software_name(StrBytes::from_static_str(CLIENT_ID))
             .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
         let response = self.send_version(&request, 3, CONNECT_TIMEOUT).await?;
-        self.versions = response
-            .api_keys
-            .iter()
-            .map(|api| (api.api_key, VersionRange { min: api.min_version, max: api.max_version }))
-            .collect();
+        self.versions =
+            response.api_keys.iter().map(|api| (api.api_key, VersionRange { min: api.min_version, max: api.max_version })).collect();
         Ok(())
     }
 

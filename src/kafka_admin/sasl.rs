@@ -22,7 +22,12 @@ pub struct ScramLogin {
 }
 
 fn refused(message: impl Into<String>) -> AdminError {
-    AdminError::Refused { api: "SaslAuthenticate", error: "SaslAuthenticationFailed".into(), retriable: false, message: Some(message.into()) }
+    AdminError::Refused {
+        api: "SaslAuthenticate",
+        error: "SaslAuthenticationFailed".into(),
+        retriable: false,
+        message: Some(message.into()),
+    }
 }
 
 /// Logs in; also verifies that the broker knows the password's hash.

@@ -47,10 +47,13 @@ impl Dependence {
 
     pub fn state(&self) -> State {
         match self {
-            Self::NotReady(cluster) => State::reconciling(Reason::WaitingForCluster, format!("waiting for KafkaCluster {cluster} to answer")),
-            Self::Missing(cluster) => {
-                State::stalled(Reason::ClusterNotFound, format!("spec.clusterRef: there is no KafkaCluster {cluster}; create it or correct the name"))
+            Self::NotReady(cluster) => {
+                State::reconciling(Reason::WaitingForCluster, format!("waiting for KafkaCluster {cluster} to answer"))
             }
+            Self::Missing(cluster) => State::stalled(
+                Reason::ClusterNotFound,
+                format!("spec.clusterRef: there is no KafkaCluster {cluster}; create it or correct the name"),
+            ),
             Self::Forbidden { cluster, namespace } => State::stalled(
                 Reason::NamespaceNotAllowed,
                 format!("spec.clusterRef: KafkaCluster {cluster} does not allow namespace {namespace}; its spec.access.namespaces must"),
@@ -70,7 +73,8 @@ pub async fn cluster(context: &Context, key: &ClusterKey, namespace: &str) -> Ku
         };
         return Ok(Err(if found.is_some() { Dependence::NotReady(key.clone()) } else { Dependence::Missing(key.clone()) }));
     };
-    let labels = if cluster.facts.access.from == AccessFrom::Selector { namespace_labels(context, namespace).await? } else { BTreeMap::new() };
+    let labels =
+        if cluster.facts.access.from == AccessFrom::Selector { namespace_labels(context, namespace).await? } else { BTreeMap::new() };
     if !access::allowed(&cluster.facts.access, &key.namespace, namespace, &labels) {
         return Ok(Err(Dependence::Forbidden { cluster: key.clone(), namespace: namespace.to_owned() }));
     }

@@ -15,9 +15,9 @@ pub fn differs(desired: &Object, live: &Live) -> bool {
 fn holds(found: &Value, wanted: &Value) -> bool {
     match wanted {
         Value::Null => true,
-        Value::Object(fields) => fields.iter().all(|(key, value)| {
-            found.get(key).map_or_else(|| is_empty(value), |found| holds(found, value))
-        }),
+        Value::Object(fields) => {
+            fields.iter().all(|(key, value)| found.get(key).map_or_else(|| is_empty(value), |found| holds(found, value)))
+        }
         Value::Array(items) => found.as_array().map_or(items.is_empty(), |found| {
             found.len() == items.len() && found.iter().zip(items).all(|(found, wanted)| holds(found, wanted))
         }),

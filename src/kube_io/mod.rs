@@ -131,10 +131,11 @@ pub fn resource<K: Resource<DynamicType = ()>>() -> ApiResource {
 
 /// All objects of a type with a label.
 pub async fn list(client: &Client, namespace: &str, resource: &ApiResource, selector: &str) -> KubeResult<Vec<Live>> {
-    let list = api(client, namespace, resource)
-        .list(&ListParams::default().labels(selector))
-        .await
-        .map_err(KubeError::request("list", &resource.kind, selector))?;
+    let list = api(client, namespace, resource).list(&ListParams::default().labels(selector)).await.map_err(KubeError::request(
+        "list",
+        &resource.kind,
+        selector,
+    ))?;
     Ok(list.items.into_iter().map(|object| live(object, resource)).collect())
 }
 
@@ -157,7 +158,8 @@ fn live(object: DynamicObject, resource: &ApiResource) -> Live {
 pub async fn apply(client: &Client, namespace: &str, object: &Object, owner_label: &str) -> KubeResult<()> {
     let wanted = &object.value["metadata"]["labels"];
     if let Some(live) = get(client, namespace, &object.resource, object.name()).await? {
-        let ours = [labels::MANAGED_BY, owner_label].iter().all(|key| live.label(key).is_some() && live.label(key) == wanted[*key].as_str());
+        let ours =
+            [labels::MANAGED_BY, owner_label].iter().all(|key| live.label(key).is_some() && live.label(key) == wanted[*key].as_str());
         if !ours {
             return Err(KubeError::NotOurs { kind: object.kind().to_owned(), name: object.name().to_owned() });
         }

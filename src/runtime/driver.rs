@@ -9,9 +9,9 @@ use crate::{kinds, labels};
 use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt, Stream, StreamExt};
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::{ObjectRef, Store, store};
-use kube::core::PartialObjectMeta;
 use kube::runtime::{Controller, Predicate, WatchStreamExt, predicates, watcher};
 use kube::{Resource, ResourceExt};
 use serde_json::json;
@@ -113,7 +113,9 @@ fn clusters<K: Kind>(context: &Arc<Context>, reader: Store<K::Object>) -> BoxStr
 }
 
 /// `None` when some messages were lost: then every object is concerned.
-fn receive(receiver: tokio::sync::broadcast::Receiver<kinds::reference::ClusterKey>) -> impl Stream<Item = Option<kinds::reference::ClusterKey>> {
+fn receive(
+    receiver: tokio::sync::broadcast::Receiver<kinds::reference::ClusterKey>,
+) -> impl Stream<Item = Option<kinds::reference::ClusterKey>> {
     use tokio::sync::broadcast::error::RecvError;
     futures::stream::unfold(receiver, |mut receiver| async move {
         match receiver.recv().await {

@@ -3,8 +3,8 @@
 
 use crate::cache::{Inputs, cached};
 use crate::layout::{Layout, version};
-use ground::shell::{self, command};
 use anyhow::{Context, Result};
+use ground::shell::{self, command};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -19,8 +19,7 @@ const GO_PROGRAMS: [(&str, &str, &str); 6] = [
 ];
 
 /// The names that the one Kubernetes binary answers to.
-const COMPONENTS: [&str; 6] =
-    ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"];
+const COMPONENTS: [&str; 6] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"];
 
 /// A folder with all Go programs by name.
 pub fn go_programs(layout: &Layout) -> Result<PathBuf> {

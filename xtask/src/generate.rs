@@ -43,9 +43,8 @@ pub fn generate(layout: &Layout, options: &Options) -> Result<()> {
 
 /// One file a kind in crds/, and the same as templates of the chart that is kept on uninstall.
 fn crds(layout: &Layout) -> Result<Vec<Generated>> {
-    let text = shell::output(
-        command("cargo", ["run", "--quiet", "--locked", "--package", "freehold", "--", "crds"]).current_dir(&layout.repo),
-    )?;
+    let text =
+        shell::output(command("cargo", ["run", "--quiet", "--locked", "--package", "freehold", "--", "crds"]).current_dir(&layout.repo))?;
     let mut files = Vec::new();
     for document in text.split("---\n").filter(|document| !document.trim().is_empty()) {
         let name = document.lines().find_map(|line| line.strip_prefix("  name: ")).unwrap_or_default();
@@ -67,9 +66,7 @@ fn config_lists(layout: &Layout) -> Result<Vec<Generated>> {
     let mut files = Vec::new();
     for version in images::kafka_versions(layout)? {
         let jars = builds::kafka_jars(layout, &version)?;
-        let list = shell::output(
-            command("java", ["-cp"]).arg(jars.join("libs/*")).arg(layout.repo.join("xtask/java/ConfigLists.java")),
-        )?;
+        let list = shell::output(command("java", ["-cp"]).arg(jars.join("libs/*")).arg(layout.repo.join("xtask/java/ConfigLists.java")))?;
         files.push((layout.repo.join(format!("src/kafka/configs/{version}.json")), list + "\n"));
     }
     Ok(files)
@@ -88,7 +85,9 @@ fn manifests(layout: &Layout) -> Result<Vec<Generated>> {
 
 fn render(helm: &Path, chart: &Path, release: &str, more: &[&str]) -> Result<String> {
     let text = shell::output(
-        command(&helm.to_string_lossy(), ["template", release, "--namespace", "freehold-system", "--kube-version", "1.34.0"]).arg(chart).args(more),
+        command(&helm.to_string_lossy(), ["template", release, "--namespace", "freehold-system", "--kube-version", "1.34.0"])
+            .arg(chart)
+            .args(more),
     )?;
     Ok(text + "\n")
 }

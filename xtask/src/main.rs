@@ -84,7 +84,8 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Logs { follow } => {
             let kubectl = up::local_kubectl(&layout, &layout.bin());
-            let selector = ["logs", "--namespace", install::NAMESPACE, "--selector", "app.kubernetes.io/name=freehold", "--tail=500", "--prefix"];
+            let selector =
+                ["logs", "--namespace", install::NAMESPACE, "--selector", "app.kubernetes.io/name=freehold", "--tail=500", "--prefix"];
             let mut logs = kubectl.command(&selector);
             if follow {
                 logs.arg("--follow");

@@ -1,8 +1,8 @@
 //! What the machine must have: Debian packages are installed when root runs `up`, compilers must be there.
 
 use crate::layout::{Layout, version};
-use ground::shell::{self, command, line};
 use anyhow::{Result, bail};
+use ground::shell::{self, command, line};
 use std::path::{Path, PathBuf};
 
 /// Debian package and the file that shows that it is there.
@@ -24,15 +24,15 @@ const PACKAGES: [(&str, &str); 12] = [
 /// Installs missing packages; what cannot be installed is named together with the way out.
 pub fn ensure(layout: &Layout) -> Result<()> {
     if shell::output(&mut line("id -u"))? != "0" {
-        bail!("the local Kubernetes needs root (network namespaces, cgroups): run it with sudo, or give --context NAME for a cluster you have");
+        bail!(
+            "the local Kubernetes needs root (network namespaces, cgroups): run it with sudo, or give --context NAME for a cluster you have"
+        );
     }
     let missing: Vec<_> = PACKAGES.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(name, _)| *name).collect();
     if !missing.is_empty() {
         println!("installing {}", missing.join(", "));
         let log = layout.logs().join("apt.log");
-        let apt = |words: &[&str]| {
-            shell::logged(command("apt-get", words).env("DEBIAN_FRONTEND", "noninteractive"), &log)
-        };
+        let apt = |words: &[&str]| shell::logged(command("apt-get", words).env("DEBIAN_FRONTEND", "noninteractive"), &log);
         apt(&["update", "-q"])?;
         let mut words = vec!["install", "-q", "-y", "--no-install-recommends"];
         words.extend(&missing);

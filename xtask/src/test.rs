@@ -28,7 +28,9 @@ pub fn test(layout: &Layout, options: &Options) -> Result<()> {
     if options.only.is_none() {
         step("format", &|| cargo(&["fmt", "--all", "--check"]))?;
         step("lints", &|| cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]))?;
-        step("unit, golden, property and tidy tests", &|| cargo(&["test", "--locked", "--quiet", "--package", "freehold", "--package", "xtask"]))?;
+        step("unit, golden, property and tidy tests", &|| {
+            cargo(&["test", "--locked", "--quiet", "--package", "freehold", "--package", "xtask"])
+        })?;
     }
     if options.fast {
         return Ok(());

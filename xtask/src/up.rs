@@ -132,8 +132,7 @@ fn existing(layout: &Layout, context: &str, options: &Options) -> Result<(Instal
     Ok((installation, kafka))
 }
 
-const OBJECTS: [(&str, &str, &str); 3] =
-    [("kafkacluster", "kafka", "demo"), ("topic", "shop", "orders"), ("user", "shop", "shop-app")];
+const OBJECTS: [(&str, &str, &str); 3] = [("kafkacluster", "kafka", "demo"), ("topic", "shop", "orders"), ("user", "shop", "shop-app")];
 
 fn quickstart(layout: &Layout, phases: &Phases, installation: &Installation, kafka: &str) -> Result<()> {
     let kubectl = &installation.kubectl;

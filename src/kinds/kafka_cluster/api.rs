@@ -1,4 +1,5 @@
 //! The KafkaCluster resource: its spec, its status, and every rule that the API server itself can check.
+#![allow(clippy::duplicated_attributes, reason = "printer columns have types and sources in common")]
 
 use crate::conditions::Condition;
 use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};

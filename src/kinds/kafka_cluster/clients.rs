@@ -59,9 +59,10 @@ impl ClientCache {
             return Ok(None);
         }
         let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = clients.get(&uid).filter(|kept| {
-            kept.client.endpoints() == endpoints && kept.certificate == own.certificate && kept.trust == *trust
-        }) {
+        if let Some(kept) = clients
+            .get(&uid)
+            .filter(|kept| kept.client.endpoints() == endpoints && kept.certificate == own.certificate && kept.trust == *trust)
+        {
             return Ok(Some(Arc::clone(&kept.client)));
         }
         let tls = TlsSettings::new(trust, Some((&own.certificate, &own.key)))?;

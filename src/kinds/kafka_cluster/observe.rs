@@ -76,7 +76,11 @@ pub enum KafkaFacts {
     #[default]
     NotAsked,
     Unavailable(String),
-    Answered { cluster: ClusterDescription, quorum: QuorumDescription, topics: Vec<TopicDescription> },
+    Answered {
+        cluster: ClusterDescription,
+        quorum: QuorumDescription,
+        topics: Vec<TopicDescription>,
+    },
 }
 
 /// The types of objects that a KafkaCluster makes, but for Secrets, volumes and pods.
@@ -164,7 +168,11 @@ pub fn pod_facts(live: &Live) -> Option<PodFacts> {
         Some(format!("{reason}: {message}"))
     } else if restarts > 0 && container["ready"] == false {
         let last = &container["lastState"]["terminated"];
-        Some(format!("restarted {restarts} times, last with exit code {} ({})", last["exitCode"], last["reason"].as_str().unwrap_or("unknown")))
+        Some(format!(
+            "restarted {restarts} times, last with exit code {} ({})",
+            last["exitCode"],
+            last["reason"].as_str().unwrap_or("unknown")
+        ))
     } else {
         None
     };

@@ -29,14 +29,33 @@ pub struct Plan {
 pub enum Step {
     AddFinalizer,
     /// Draws the ids that are `None`.
-    CreateIdentity { cluster_id: Option<String>, blocks: Blocks, controllers: BTreeMap<i32, Option<String>>, formed: bool },
+    CreateIdentity {
+        cluster_id: Option<String>,
+        blocks: Blocks,
+        controllers: BTreeMap<i32, Option<String>>,
+        formed: bool,
+    },
     UpdateIdentity(Identity),
-    CreateAuthority { secret: String, common_name: String },
-    IssueOperatorCertificate { secret: String, replaces: bool },
-    IssueNodeCertificates { secret: String, stateful_set: String, nodes: BTreeMap<i32, Vec<String>>, trust: Trust },
+    CreateAuthority {
+        secret: String,
+        common_name: String,
+    },
+    IssueOperatorCertificate {
+        secret: String,
+        replaces: bool,
+    },
+    IssueNodeCertificates {
+        secret: String,
+        stateful_set: String,
+        nodes: BTreeMap<i32, Vec<String>>,
+        trust: Trust,
+    },
     Apply(Box<Object>),
     Prune(Box<Live>),
-    SetInSync { pod: PodFacts, in_sync: bool },
+    SetInSync {
+        pod: PodFacts,
+        in_sync: bool,
+    },
 }
 
 impl fmt::Display for Step {
@@ -54,7 +73,9 @@ impl fmt::Display for Step {
             Self::UpdateIdentity(identity) => write!(f, "update the identity: quorum formed: {}", identity.formed),
             Self::CreateAuthority { secret, .. } => write!(f, "create the CA in Secret {secret}"),
             Self::IssueOperatorCertificate { secret, .. } => write!(f, "issue the operator's certificate into Secret {secret}"),
-            Self::IssueNodeCertificates { secret, nodes, .. } => write!(f, "issue certificates of nodes {:?} into Secret {secret}", nodes.keys()),
+            Self::IssueNodeCertificates { secret, nodes, .. } => {
+                write!(f, "issue certificates of nodes {:?} into Secret {secret}", nodes.keys())
+            }
             Self::Apply(object) => write!(f, "apply {} {}", object.kind(), object.name()),
             Self::Prune(live) => write!(f, "delete {} {}", live.resource.kind, live.name()),
             Self::SetInSync { pod, in_sync } => write!(f, "set {} of pod {} to {in_sync}", labels::IN_SYNC, pod.name),
@@ -65,15 +86,34 @@ impl fmt::Display for Step {
 /// What is waited for, as data.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WaitingOn {
-    PodMissing { pod: String },
-    PodTrouble { pod: String, why: String },
-    PodStarting { pod: String },
-    PodEnding { pod: String },
-    InSync { node_id: i32 },
-    Quorum { voters: usize, of: usize },
-    Kafka { why: String },
+    PodMissing {
+        pod: String,
+    },
+    PodTrouble {
+        pod: String,
+        why: String,
+    },
+    PodStarting {
+        pod: String,
+    },
+    PodEnding {
+        pod: String,
+    },
+    InSync {
+        node_id: i32,
+    },
+    Quorum {
+        voters: usize,
+        of: usize,
+    },
+    Kafka {
+        why: String,
+    },
     /// Another, older object of the same name is on its way out.
-    Removal { kind: String, name: String },
+    Removal {
+        kind: String,
+        name: String,
+    },
 }
 
 impl fmt::Display for WaitingOn {

@@ -74,7 +74,11 @@ pub fn failed(object: &KafkaCluster, error: &Error) -> (KafkaClusterStatus, Stat
 fn concluded(object: &KafkaCluster, old: KafkaClusterStatus, state: &State) -> KafkaClusterStatus {
     KafkaClusterStatus {
         observed_generation: object.metadata.generation,
-        reason: if matches!(state, State::Ready) { String::new() } else { format!("{}: {}", state.words().0, first_words(state.words().1)) },
+        reason: if matches!(state, State::Ready) {
+            String::new()
+        } else {
+            format!("{}: {}", state.words().0, first_words(state.words().1))
+        },
         ..old
     }
 }
@@ -127,11 +131,7 @@ fn quorum(kafka: &KafkaFacts) -> Option<QuorumStatus> {
     let KafkaFacts::Answered { quorum, .. } = kafka else { return None };
     let voters: Vec<_> = voter_lags(quorum).into_iter().map(|(node_id, lag)| VoterStatus { node_id, lag: lag_words(lag) }).collect();
     let caught_up = voters.iter().filter(|voter| voter.lag == "caughtUp").count();
-    Some(QuorumStatus {
-        summary: format!("{caught_up}/{}", voters.len()),
-        leader: (quorum.leader >= 0).then_some(quorum.leader),
-        voters,
-    })
+    Some(QuorumStatus { summary: format!("{caught_up}/{}", voters.len()), leader: (quorum.leader >= 0).then_some(quorum.leader), voters })
 }
 
 /// Pods that run another configuration than the spec's.
@@ -149,6 +149,9 @@ fn outdated(cluster: &ValidCluster, observed: &Observed) -> Option<String> {
         .collect();
     pods.sort_unstable();
     (!pods.is_empty()).then(|| {
-        format!("pods with an older configuration: {}; a pod takes the new one when it starts again, this version restarts none by itself", pods.join(", "))
+        format!(
+            "pods with an older configuration: {}; a pod takes the new one when it starts again, this version restarts none by itself",
+            pods.join(", ")
+        )
     })
 }

@@ -112,32 +112,52 @@ pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidClust
     check_pools(spec, observed, &mut invalid);
     check_replication(spec, &mut invalid);
     let controllers = sum(spec, Role::Controller);
-    if controllers % 2 == 0 && controllers > 0 {
+    if controllers > 0 && controllers.is_multiple_of(2) {
         warnings.push(format!("{controllers} controllers tolerate no more failures than {}: an odd number is better", controllers - 1));
     }
     if spec.listeners.is_empty() {
         warnings.push("no listeners: only the operator can connect; add one to spec.listeners".into());
     }
     if spec.certificates.renew_before_days >= spec.certificates.validity_days {
-        invalid("spec.certificates.renewBeforeDays", "not below validityDays, so that certificates would be issued for ever; lower it".into());
+        invalid(
+            "spec.certificates.renewBeforeDays",
+            "not below validityDays, so that certificates would be issued for ever; lower it".into(),
+        );
     }
     let slots = slots(spec);
-    let given = observed.identity.as_ref().map(super::identity::Identity::blocks).unwrap_or_else(|| super::plan::blocks_of_volumes(&observed.volumes));
+    let given = observed
+        .identity
+        .as_ref()
+        .map(super::identity::Identity::blocks)
+        .unwrap_or_else(|| super::plan::blocks_of_volumes(&observed.volumes));
     let blocks = allocate(&given, slots);
-    let groups = groups(spec, &key, &blocks, &mut invalid);
+    let groups = groups(&sorted(spec), &key, &blocks, &mut invalid);
     if !invalids.is_empty() {
         return Err(invalids);
     }
     Ok(ValidCluster {
         key,
         owner: kube_io::owner(object),
-        spec: spec.clone(),
+        spec: sorted(spec),
         image: observed.image.clone().unwrap_or_default(),
         operator_namespace: observed.operator_namespace.clone(),
         blocks,
         groups,
         warnings,
     })
+}
+
+/// The spec with its lists in the order of names: the order in which somebody wrote them means nothing.
+fn sorted(spec: &KafkaClusterSpec) -> KafkaClusterSpec {
+    let mut spec = spec.clone();
+    spec.listeners.sort_by(|a, b| a.name.cmp(&b.name));
+    spec.node_pools.sort_by(|a, b| a.name.cmp(&b.name));
+    spec.authorization.super_users.sort_unstable();
+    for pool in &mut spec.node_pools {
+        pool.roles.sort_unstable();
+        pool.zones.sort_unstable();
+    }
+    spec
 }
 
 /// Reconciling is stopped by the spec.
@@ -187,7 +207,10 @@ fn check_identity(spec: &KafkaClusterSpec, observed: &Observed, invalid: &mut im
     if let (Some(wanted), Some(identity)) = (&spec.cluster_id, &observed.identity)
         && *wanted != identity.cluster_id
     {
-        invalid("spec.clusterId", format!("the volumes of this name belong to cluster {}; set that, or take another name", identity.cluster_id));
+        invalid(
+            "spec.clusterId",
+            format!("the volumes of this name belong to cluster {}; set that, or take another name", identity.cluster_id),
+        );
     }
 }
 
@@ -195,7 +218,10 @@ fn check_authority(spec: &KafkaClusterSpec, given: Option<&SecretFacts>, cluster
     let (CertificateIssuer::Secret, Some(reference)) = (spec.certificates.issuer, &spec.certificates.secret_ref) else { return };
     let field = "spec.certificates.secretRef";
     let Some(secret) = given else {
-        return invalid(field, format!("no Secret {} with the label freehold.dev/cluster: {cluster}; create it or label it", reference.name));
+        return invalid(
+            field,
+            format!("no Secret {} with the label freehold.dev/cluster: {cluster}; create it or label it", reference.name),
+        );
     };
     for key in ["tls.crt", "tls.key"] {
         if !secret.data.contains_key(key) {
@@ -288,7 +314,9 @@ fn heap(pool: &NodePool, field: &str, invalid: &mut impl FnMut(&str, String)) ->
         let (heap, memory) = (heap / MIB, memory / MIB);
         invalid(
             &format!("{field}.jvm.heap"),
-            format!("a heap of {heap} Mi and the 256 Mi that a JVM needs beside it are above the memory limit, {memory} Mi; lower it or raise the limit"),
+            format!(
+                "a heap of {heap} Mi and the 256 Mi that a JVM needs beside it are above the memory limit, {memory} Mi; lower it or raise the limit"
+            ),
         );
         return None;
     }

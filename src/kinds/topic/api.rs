@@ -1,4 +1,5 @@
 //! The Topic resource.
+#![allow(clippy::duplicated_attributes, reason = "printer columns have types and sources in common")]
 
 use crate::conditions::Condition;
 use crate::kinds::reference::ClusterRef;
@@ -25,7 +26,7 @@ use std::collections::BTreeMap;
     printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(

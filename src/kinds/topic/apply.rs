@@ -12,7 +12,12 @@ pub async fn apply(client: &Client, admin: &dyn Admin, object: &Topic, name: &st
     match step {
         Step::AddFinalizer => kube_io::set_finalizer(client, object, true).await?,
         Step::Change(TopicChange::Create(wanted)) => {
-            let topic = NewTopic { name: wanted.name.clone(), partitions: wanted.partitions, replicas: wanted.replicas, config: wanted.config.clone() };
+            let topic = NewTopic {
+                name: wanted.name.clone(),
+                partitions: wanted.partitions,
+                replicas: wanted.replicas,
+                config: wanted.config.clone(),
+            };
             match admin.create_topic(&topic).await {
                 // A broker's cache did not know it yet: the next look sees it.
                 Err(error) if error.is("TopicAlreadyExists") => {}

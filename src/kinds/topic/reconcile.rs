@@ -148,7 +148,10 @@ async fn end(object: &Topic, context: &Context) -> Result<Option<Look>, Error> {
             End::Delete(id) => asked.admin.delete_topic(id).await?,
             End::Refuse => {
                 let name = validate::topic_name(object);
-                let why = format!("topic {name} holds records; to delete them with it, annotate this Topic with {}: {name}", labels::CONFIRM_DELETE);
+                let why = format!(
+                    "topic {name} holds records; to delete them with it, annotate this Topic with {}: {name}",
+                    labels::CONFIRM_DELETE
+                );
                 let topic = observed.topic.map(|(topic, _)| topic);
                 return Ok(Some(Look { topic, state: State::stalled(Reason::TopicHoldsRecords, why), soon: false }));
             }

@@ -42,13 +42,20 @@ pub fn validate(object: &Topic, observed: &Observed) -> Result<ValidTopic, Vec<I
         let brokers = observed.brokers;
         invalid("spec.replicas".into(), format!("{replicas} is above the number of brokers, {brokers}; set {brokers} or fewer"));
     }
-    if let (Some(replicas), Some(in_sync)) = (spec.replicas, spec.config.get("min.insync.replicas").and_then(|value| value.parse::<i16>().ok()))
+    if let (Some(replicas), Some(in_sync)) =
+        (spec.replicas, spec.config.get("min.insync.replicas").and_then(|value| value.parse::<i16>().ok()))
         && in_sync > replicas
     {
-        invalid("spec.config[min.insync.replicas]".into(), format!("{in_sync} is above spec.replicas, {replicas}: nothing could be produced; lower it"));
+        invalid(
+            "spec.config[min.insync.replicas]".into(),
+            format!("{in_sync} is above spec.replicas, {replicas}: nothing could be produced; lower it"),
+        );
     }
     if let Some(older) = &observed.older {
-        invalid("spec.topicName".into(), format!("Topic {older} is older and manages this topic; take another name or delete one of the two"));
+        invalid(
+            "spec.topicName".into(),
+            format!("Topic {older} is older and manages this topic; take another name or delete one of the two"),
+        );
     }
     if !invalids.is_empty() {
         return Err(invalids);

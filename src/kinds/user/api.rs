@@ -1,4 +1,5 @@
 //! The User resource.
+#![allow(clippy::duplicated_attributes, reason = "printer columns have types and sources in common")]
 
 use crate::conditions::Condition;
 use crate::kinds::reference::ClusterRef;

@@ -28,7 +28,8 @@ pub enum Credential {
 
 /// Every rule as Kafka stores it.
 pub fn acls(object: &User, name: &str) -> Vec<AclBinding> {
-    let mut acls: Vec<_> = object.spec.acls.iter().flat_map(|rule| rule.operations.iter().map(move |operation| acl(rule, *operation, name))).collect();
+    let mut acls: Vec<_> =
+        object.spec.acls.iter().flat_map(|rule| rule.operations.iter().map(move |operation| acl(rule, *operation, name))).collect();
     acls.sort_unstable();
     acls.dedup();
     acls

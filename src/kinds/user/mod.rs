@@ -9,5 +9,4 @@ pub mod reconcile;
 pub mod status;
 pub mod validate;
 
-
 pub use reconcile::UserKind;

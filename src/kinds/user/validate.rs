@@ -40,7 +40,10 @@ pub fn validate(object: &User, observed: &Observed) -> Result<ValidUser, Vec<Inv
     };
     let listener = observed.cluster.listeners.iter().find(|listener| listener.authentication == wanted).cloned();
     if listener.is_none() {
-        invalid("spec.authentication.type".into(), format!("the cluster has no listener with authentication {wanted:?}; add one or choose the other type"));
+        invalid(
+            "spec.authentication.type".into(),
+            format!("the cluster has no listener with authentication {wanted:?}; add one or choose the other type"),
+        );
     }
     for (index, rule) in object.spec.acls.iter().enumerate() {
         let field = format!("spec.acls[{index}].resource.name");
@@ -51,7 +54,10 @@ pub fn validate(object: &User, observed: &Observed) -> Result<ValidUser, Vec<Inv
         }
     }
     if let Some(older) = &observed.older {
-        invalid("metadata.name".into(), format!("User {older} is older and has this name in the cluster; take another name or delete one of the two"));
+        invalid(
+            "metadata.name".into(),
+            format!("User {older} is older and has this name in the cluster; take another name or delete one of the two"),
+        );
     }
     match listener.filter(|_| invalids.is_empty()) {
         Some(listener) => Ok(ValidUser {

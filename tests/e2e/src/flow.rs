@@ -21,7 +21,8 @@ pub struct Client {
 
 /// Properties that take everything from the mounted client.properties (KIP-297, KIP-421).
 fn properties(secret: &Value, more: &str) -> String {
-    let mut text = "config.providers=file\nconfig.providers.file.class=org.apache.kafka.common.config.provider.FileConfigProvider\n".to_owned();
+    let mut text =
+        "config.providers=file\nconfig.providers.file.class=org.apache.kafka.common.config.provider.FileConfigProvider\n".to_owned();
     let scram = secret["data"]["password"].is_string();
     let mut keys = vec!["security.protocol", "ssl.truststore.type", "ssl.truststore.certificates"];
     keys.extend(if scram {
@@ -39,7 +40,8 @@ fn properties(secret: &Value, more: &str) -> String {
 pub fn start(kubectl: &Kubectl, client: &Client, job: &str, tool: &str, args: &[&str], more: &str) -> Result<()> {
     let namespace = &client.namespace;
     let secret = kubectl.get("secret", namespace, &client.secret)?.with_context(|| format!("no Secret {}", client.secret))?;
-    let mut words = vec!["-Xmx192m".to_owned(), format!("org.apache.kafka.tools.{tool}"), "--bootstrap-server".into(), "$(BOOTSTRAP)".into()];
+    let mut words =
+        vec!["-Xmx192m".to_owned(), format!("org.apache.kafka.tools.{tool}"), "--bootstrap-server".into(), "$(BOOTSTRAP)".into()];
     words.extend(["--topic".to_owned(), client.topic.clone(), "--command-config".into(), "/etc/client/client.properties".into()]);
     words.extend(args.iter().map(|word| (*word).to_owned()));
     let objects = json!({"apiVersion": "v1", "kind": "List", "items": [

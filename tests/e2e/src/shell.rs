@@ -71,11 +71,8 @@ pub fn show(command: &mut Command) -> Result<()> {
 /// Runs to the end with all output in a file.
 pub fn logged(command: &mut Command, log: &Path) -> Result<()> {
     let file = log_file(log)?;
-    let status = command
-        .stdout(file.try_clone()?)
-        .stderr(file)
-        .status()
-        .with_context(|| format!("could not start `{}`", describe(command)))?;
+    let status =
+        command.stdout(file.try_clone()?).stderr(file).status().with_context(|| format!("could not start `{}`", describe(command)))?;
     if !status.success() {
         let text = fs::read_to_string(log).unwrap_or_default();
         let tail = text.lines().rev().take(30).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n");

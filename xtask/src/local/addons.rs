@@ -5,8 +5,8 @@
 use super::control_plane::kubectl;
 use super::{NODES, network, process};
 use crate::layout::Layout;
-use ground::shell::{self, command, write_file};
 use anyhow::{Context, Result};
+use ground::shell::{self, command, write_file};
 use std::path::Path;
 use std::time::Duration;
 
@@ -25,18 +25,15 @@ pub fn start(layout: &Layout, bin: &Path) -> Result<()> {
             kubeconfig = layout.state.join("pki/addons.kubeconfig").display(),
         ),
     )?;
-    let coredns =
-        command(&bin.join("coredns").to_string_lossy(), ["-conf".to_owned(), folder.join("Corefile").display().to_string()]);
+    let coredns = command(&bin.join("coredns").to_string_lossy(), ["-conf".to_owned(), folder.join("Corefile").display().to_string()]);
     process::start(layout, "coredns", coredns)?;
     write_file(&folder.join("addons.yaml"), manifests(layout))?;
     shell::wait_for("the addons' objects", Duration::from_secs(60), || {
         shell::run(kubectl(layout, bin).args(["apply", "--server-side", "--force-conflicts", "-f"]).arg(folder.join("addons.yaml")))
             .map(|()| None)
     })?;
-    let paths: Vec<_> = NODES
-        .iter()
-        .map(|node| serde_json::json!({"node": node.name, "paths": [layout.state.join("volumes").join(node.name)]}))
-        .collect();
+    let paths: Vec<_> =
+        NODES.iter().map(|node| serde_json::json!({"node": node.name, "paths": [layout.state.join("volumes").join(node.name)]})).collect();
     write_file(&folder.join("config.json"), serde_json::json!({ "nodePathMap": paths }).to_string())?;
     let helper = folder.join("helper-pod.yaml");
     write_file(&helper, helper_pod())?;

@@ -2,8 +2,8 @@
 
 use super::{network, process};
 use crate::layout::Layout;
-use ground::shell::{self, command, write_file};
 use anyhow::Result;
+use ground::shell::{self, command, write_file};
 use std::path::Path;
 use std::time::Duration;
 
@@ -77,11 +77,7 @@ pub fn start(layout: &Layout, bin: &Path) -> Result<()> {
     process::start(layout, "kube-controller-manager", manager)?;
     let scheduler = command(
         &bin.join("kube-scheduler").to_string_lossy(),
-        [
-            format!("--kubeconfig={}", file("scheduler.kubeconfig")),
-            "--leader-elect=false".into(),
-            "--bind-address=127.0.0.1".into(),
-        ],
+        [format!("--kubeconfig={}", file("scheduler.kubeconfig")), "--leader-elect=false".into(), "--bind-address=127.0.0.1".into()],
     );
     process::start(layout, "kube-scheduler", scheduler)
 }

@@ -10,8 +10,8 @@ pub mod pki;
 pub mod process;
 
 use crate::layout::Layout;
-use ground::shell::{self, command};
 use anyhow::Result;
+use ground::shell::{self, command};
 use std::fs;
 use std::path::Path;
 

@@ -2,8 +2,8 @@
 //! sinks, so that nothing addressed to a pod or a service ever leaves the machine by the default route.
 
 use super::{NODES, Node};
-use ground::shell::{command, run, succeeds};
 use anyhow::Result;
+use ground::shell::{command, run, succeeds};
 
 pub const NODE_PREFIX: &str = "172.30.98";
 pub const POD_PREFIX: &str = "10.198";

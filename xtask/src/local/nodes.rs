@@ -3,8 +3,8 @@
 use super::control_plane::kubectl;
 use super::{NODES, Node, network, process};
 use crate::layout::Layout;
-use ground::shell::{self, command, write_file};
 use anyhow::Result;
+use ground::shell::{self, command, write_file};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

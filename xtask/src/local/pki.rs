@@ -2,8 +2,8 @@
 
 use super::{NODES, network};
 use crate::layout::Layout;
-use ground::shell::{command, run, write_file};
 use anyhow::Result;
+use ground::shell::{command, run, write_file};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose,

@@ -2,8 +2,8 @@
 //! and start time (so that a reused id is never taken for ours), ended by that id.
 
 use crate::layout::Layout;
-use ground::shell;
 use anyhow::{Context, Result};
+use ground::shell;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};

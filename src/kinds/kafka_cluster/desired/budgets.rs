@@ -22,9 +22,8 @@ pub fn budgets(cluster: &ValidCluster) -> Vec<PodDisruptionBudget> {
 fn budget(cluster: &ValidCluster, name: &str, role: &str, without: Option<&str>) -> PodDisruptionBudget {
     let mut selector = labels::cluster(&cluster.key.name);
     selector.insert(role.to_owned(), "true".into());
-    let without = without.map(|label| {
-        vec![LabelSelectorRequirement { key: label.to_owned(), operator: "NotIn".into(), values: Some(vec!["true".into()]) }]
-    });
+    let without = without
+        .map(|label| vec![LabelSelectorRequirement { key: label.to_owned(), operator: "NotIn".into(), values: Some(vec!["true".into()]) }]);
     PodDisruptionBudget {
         metadata: metadata(cluster, name),
         spec: Some(PodDisruptionBudgetSpec {

@@ -14,7 +14,8 @@ use std::collections::BTreeMap;
 
 pub fn kafka(cluster: &ValidCluster, group: &NodeGroup) -> Container {
     let heap_mib = group.heap_bytes / (1024 * 1024);
-    let args = [format!("-Xms{heap_mib}m"), format!("-Xmx{heap_mib}m"), "dev.freehold.kafka.Launcher".into(), volumes::CONFIG_FOLDER.into()];
+    let args =
+        [format!("-Xms{heap_mib}m"), format!("-Xmx{heap_mib}m"), "dev.freehold.kafka.Launcher".into(), volumes::CONFIG_FOLDER.into()];
     Container {
         name: "kafka".into(),
         image: Some(cluster.image.clone()),
@@ -53,7 +54,6 @@ fn ports(cluster: &ValidCluster, group: &NodeGroup) -> Vec<ContainerPort> {
         ports.push(port("internal", INTERNAL_PORT));
         ports.extend(cluster.spec.listeners.iter().map(|listener| port(&listener.name, listener.port)));
     }
-    ports.sort_by_key(|port| port.container_port);
     ports
 }
 

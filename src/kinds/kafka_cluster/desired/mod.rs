@@ -48,11 +48,7 @@ pub fn desired(cluster: &ValidCluster, identity: &Identity, trust: &Trust) -> Ve
 
 /// Pods run as this; it has no rights and no token.
 fn service_account(cluster: &ValidCluster) -> ServiceAccount {
-    ServiceAccount {
-        metadata: metadata(cluster, &cluster.key.name),
-        automount_service_account_token: Some(false),
-        ..Default::default()
-    }
+    ServiceAccount { metadata: metadata(cluster, &cluster.key.name), automount_service_account_token: Some(false), ..Default::default() }
 }
 
 /// Metadata of an object that goes with its KafkaCluster.

@@ -14,10 +14,8 @@ use std::collections::BTreeMap;
 
 pub fn network_policies(cluster: &ValidCluster) -> Vec<NetworkPolicy> {
     let mut controllers = vec![NetworkPolicyIngressRule { from: Some(vec![own_nodes(cluster)]), ports: Some(vec![tcp(CONTROLLER_PORT)]) }];
-    let mut brokers = vec![NetworkPolicyIngressRule {
-        from: Some(vec![own_nodes(cluster), operator(cluster)]),
-        ports: Some(vec![tcp(INTERNAL_PORT)]),
-    }];
+    let mut brokers =
+        vec![NetworkPolicyIngressRule { from: Some(vec![own_nodes(cluster), operator(cluster)]), ports: Some(vec![tcp(INTERNAL_PORT)]) }];
     if !cluster.spec.listeners.is_empty() {
         let ports = cluster.spec.listeners.iter().map(|listener| tcp(listener.port)).collect();
         brokers.push(NetworkPolicyIngressRule { from: Some(clients(cluster)), ports: Some(ports) });

@@ -48,9 +48,7 @@ fn owned(cluster: &ValidCluster, group: &NodeGroup) -> BTreeMap<String, String> 
     let host = names::host("@POD_NAME@", &cluster.key.name, &cluster.key.namespace);
     let broker = group.is(Role::Broker);
     let controller = group.is(Role::Controller);
-    let mut roles = group.pool.roles.clone();
-    roles.sort_unstable();
-    let roles: Vec<_> = roles.iter().map(|role| if *role == Role::Broker { "broker" } else { "controller" }).collect();
+    let roles: Vec<_> = group.pool.roles.iter().map(|role| if *role == Role::Broker { "broker" } else { "controller" }).collect();
     set("process.roles", roles.join(","));
     set("node.id", "@NODE_ID@".into());
     set("log.dirs", format!("{DATA_FOLDER}/log"));
@@ -65,7 +63,7 @@ fn owned(cluster: &ValidCluster, group: &NodeGroup) -> BTreeMap<String, String> 
     if broker {
         set("broker.rack", group.zone.clone());
         ports.push((INTERNAL.to_owned(), INTERNAL_PORT));
-        for listener in sorted(&cluster.spec.listeners) {
+        for listener in &cluster.spec.listeners {
             let protocol = match listener.authentication {
                 Authentication::MutualTls => "SSL",
                 Authentication::ScramSha512 => "SASL_SSL",
@@ -84,18 +82,11 @@ fn owned(cluster: &ValidCluster, group: &NodeGroup) -> BTreeMap<String, String> 
         tls(&mut set, name, Some("cluster-ca.crt"));
     }
     if broker {
-        for listener in sorted(&cluster.spec.listeners) {
+        for listener in &cluster.spec.listeners {
             client_listener(&mut set, listener);
         }
     }
     properties
-}
-
-/// The order of the list means nothing.
-fn sorted(listeners: &[Listener]) -> Vec<&Listener> {
-    let mut listeners: Vec<_> = listeners.iter().collect();
-    listeners.sort_by(|a, b| a.name.cmp(&b.name));
-    listeners
 }
 
 fn controllers(cluster: &ValidCluster) -> Vec<String> {
@@ -107,9 +98,7 @@ fn controllers(cluster: &ValidCluster) -> Vec<String> {
 
 fn super_users(cluster: &ValidCluster) -> String {
     let mut users = vec![format!("User:CN={NODE_NAME},O={ORGANIZATION}"), format!("User:CN={OPERATOR_NAME},O={ORGANIZATION}")];
-    let mut named: Vec<_> = cluster.spec.authorization.super_users.iter().map(|user| format!("User:{user}")).collect();
-    named.sort_unstable();
-    users.extend(named);
+    users.extend(cluster.spec.authorization.super_users.iter().map(|user| format!("User:{user}")));
     users.join(";")
 }
 

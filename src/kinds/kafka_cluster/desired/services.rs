@@ -51,7 +51,6 @@ fn nodes(cluster: &ValidCluster) -> Service {
 fn bootstrap(cluster: &ValidCluster) -> Service {
     let mut selector = labels::cluster(&cluster.key.name);
     selector.insert(labels::BROKER.into(), "true".into());
-    let mut ports: Vec<_> = cluster.spec.listeners.iter().map(|listener| port(&listener.name, listener.port)).collect();
-    ports.sort_by_key(|port| port.port);
+    let ports = cluster.spec.listeners.iter().map(|listener| port(&listener.name, listener.port)).collect();
     service(cluster, &names::bootstrap_service(&cluster.key.name), selector, ports, false)
 }

@@ -27,8 +27,11 @@ pub fn mounts() -> Vec<VolumeMount> {
 
 pub fn volumes(group: &NodeGroup) -> Vec<Volume> {
     let config = ConfigMapVolumeSource { name: group.stateful_set.clone(), default_mode: Some(0o444), ..Default::default() };
-    let tls =
-        SecretVolumeSource { secret_name: Some(names::node_certificates(&group.stateful_set)), default_mode: Some(0o440), ..Default::default() };
+    let tls = SecretVolumeSource {
+        secret_name: Some(names::node_certificates(&group.stateful_set)),
+        default_mode: Some(0o440),
+        ..Default::default()
+    };
     vec![
         Volume { name: "config".into(), config_map: Some(config), ..Default::default() },
         Volume { name: "tls".into(), secret: Some(tls), ..Default::default() },

@@ -18,7 +18,16 @@ fn stalled(kubectl: &Kubectl, kind: &str, namespace: &str, name: &str, yaml: &st
         assert!(message.contains(word), "expected {word:?} in {reason}: {message}");
     }
     if kind == "kafkacluster" {
-        let made = kubectl.run(&["get", "statefulset,pvc", "--namespace", namespace, "--selector", &format!("freehold.dev/cluster={name}"), "-o", "name"]);
+        let made = kubectl.run(&[
+            "get",
+            "statefulset,pvc",
+            "--namespace",
+            namespace,
+            "--selector",
+            &format!("freehold.dev/cluster={name}"),
+            "-o",
+            "name",
+        ]);
         assert_eq!(made.unwrap(), "", "nothing is touched");
     }
     kubectl.delete(kind, namespace, name, LONG).unwrap();
@@ -71,7 +80,10 @@ fn clusters_that_cannot_be_made_are_stalled_and_touch_nothing() {
     check(&cluster("  config: {default.replication.factor: \"3\"}\n"), &["default.replication.factor", "above the number of brokers, 1"]);
     check(&small_cluster("bad", "kafka", "9.9.9", ""), &["spec.version", "4.3.1"]);
     check(&cluster("").replace("jvm: {heap: 320Mi}", "jvm: {heap: 4Gi}"), &["jvm.heap", "memory limit"]);
-    check(&cluster("  certificates: {issuer: Secret, secretRef: {name: no-such}}\n"), &["secretRef", "no-such", "freehold.dev/cluster: bad"]);
+    check(
+        &cluster("  certificates: {issuer: Secret, secretRef: {name: no-such}}\n"),
+        &["secretRef", "no-such", "freehold.dev/cluster: bad"],
+    );
     let keyless = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keyless", "namespace": "kafka", "labels": {"freehold.dev/cluster": "bad"}},
         "stringData": {"tls.crt": "x"}});
     kubectl.apply(&keyless.to_string()).unwrap();
@@ -93,7 +105,9 @@ fn an_even_number_of_controllers_is_allowed_with_a_warning() {
         Ok((!warnings.contains("2 controllers tolerate no more failures than 1")).then_some(warnings))
     })
     .unwrap();
-    let made = kubectl.run(&["get", "statefulset,secret", "--namespace", "kafka", "--selector", "freehold.dev/cluster=even", "-o", "name"]).unwrap();
+    let made = kubectl
+        .run(&["get", "statefulset,secret", "--namespace", "kafka", "--selector", "freehold.dev/cluster=even", "-o", "name"])
+        .unwrap();
     assert_eq!(made, "", "a Paused cluster is not touched");
     kubectl.delete("kafkacluster", "kafka", "even", LONG).unwrap();
 }

@@ -5,12 +5,12 @@
 //! memory between lives, so that dying after every write of one rollout passes through each state in which a single
 //! death after the n-th write would have left the world.
 
-use crate::world::{LONG, kubectl};
+use crate::world::{LONG, Operator, kubectl};
 use ground::kubectl::Kubectl;
 use ground::shell;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 const NAMESPACE: &str = "crash";
@@ -31,26 +31,10 @@ spec:
   - {name: scram, port: 9094, authentication: ScramSha512}
 ";
 
-/// A running operator; ends with the test.
-struct Operator(Child);
-
-impl Drop for Operator {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn operator(image: &str, die_after_writes: Option<u32>) -> Operator {
-    let binary = std::env::var("FREEHOLD_BINARY").expect("cargo xtask test sets it");
-    let log = shell::log_file(std::path::Path::new(&std::env::var("FREEHOLD_LOGS").unwrap()).join("operator-crash.log").as_path()).unwrap();
-    let mut command = Command::new(binary);
-    command.args(["operator", "--watch-namespaces", NAMESPACE, "--namespace", NAMESPACE, "--http", "127.0.0.1:0", "--log-format", "human"]);
-    command.args(["--images", &format!("4.3.1={image}")]);
-    if let Some(writes) = die_after_writes {
-        command.env("FREEHOLD_FAULT_EXIT_AFTER_WRITES", writes.to_string());
-    }
-    Operator(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
+    let writes = die_after_writes.map(|writes| writes.to_string());
+    let fault: Vec<_> = writes.iter().map(|writes| ("FREEHOLD_FAULT_EXIT_AFTER_WRITES", writes.as_str())).collect();
+    Operator::start(NAMESPACE, "crash", image, &fault)
 }
 
 /// The specs of everything that the cluster is made of, less what is drawn or counted.
@@ -60,7 +44,8 @@ fn end_state(kubectl: &Kubectl) -> BTreeMap<String, Value> {
     let mut state = BTreeMap::new();
     for item in list["items"].as_array().unwrap() {
         let name = format!("{}/{}", item["kind"].as_str().unwrap(), item["metadata"]["name"].as_str().unwrap());
-        let mut kept = json!({"labels": item["metadata"]["labels"], "spec": item["spec"], "owned": item["metadata"]["ownerReferences"].is_array()});
+        let mut kept =
+            json!({"labels": item["metadata"]["labels"], "spec": item["spec"], "owned": item["metadata"]["ownerReferences"].is_array()});
         if let Some(data) = item["data"].as_object() {
             kept["keys"] = json!(data.keys().collect::<Vec<_>>());
         }
@@ -82,7 +67,16 @@ fn end_state(kubectl: &Kubectl) -> BTreeMap<String, Value> {
 fn gone(kubectl: &Kubectl) {
     kubectl.delete("kafkacluster", NAMESPACE, "crash", LONG).unwrap();
     shell::wait_for("everything of the cluster to go", LONG, || {
-        let left = kubectl.run(&["get", "statefulset,pod,secret,pvc,configmap,service", "--namespace", NAMESPACE, "--selector", "freehold.dev/cluster=crash", "-o", "name"])?;
+        let left = kubectl.run(&[
+            "get",
+            "statefulset,pod,secret,pvc,configmap,service",
+            "--namespace",
+            NAMESPACE,
+            "--selector",
+            "freehold.dev/cluster=crash",
+            "-o",
+            "name",
+        ])?;
         Ok((!left.is_empty()).then_some(left))
     })
     .unwrap();
@@ -95,9 +89,7 @@ fn dying_after_every_write_ends_the_same_and_an_idle_operator_writes_nothing() {
     let image = crate::world::kafka_image(&kubectl);
     let idle_since = Instant::now();
     let audit_start = audit(&kubectl).len();
-    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE,
-        "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
-    kubectl.apply(&namespace.to_string()).unwrap();
+    crate::world::namespace(&kubectl, NAMESPACE);
 
     kubectl.apply(CLUSTER).unwrap();
     let mut deaths = 0;
@@ -131,7 +123,8 @@ fn dying_after_every_write_ends_the_same_and_an_idle_operator_writes_nothing() {
     kubectl.delete("namespace", "", NAMESPACE, LONG).unwrap();
 
     std::thread::sleep(IDLE.saturating_sub(idle_since.elapsed()));
-    let writes: Vec<_> = audit(&kubectl)[audit_start..].iter().filter(|event| is_write(event)).map(|event| event["requestURI"].to_string()).collect();
+    let writes: Vec<_> =
+        audit(&kubectl)[audit_start..].iter().filter(|event| is_write(event)).map(|event| event["requestURI"].to_string()).collect();
     assert!(writes.is_empty(), "idle for {} s, and yet it wrote: {writes:?}", idle_since.elapsed().as_secs());
     println!("no write of the idle operator in {} s", idle_since.elapsed().as_secs());
 }
@@ -144,7 +137,8 @@ fn wait_for_death_or_rest(kubectl: &Kubectl, life: &mut Child) -> Option<i32> {
         if let Some(status) = life.try_wait().unwrap() {
             return status.code();
         }
-        let ready = kubectl.get("kafkacluster", NAMESPACE, "crash").unwrap().is_some_and(|cluster| ground::kubectl::not_ready(&cluster).is_none());
+        let ready =
+            kubectl.get("kafkacluster", NAMESPACE, "crash").unwrap().is_some_and(|cluster| ground::kubectl::not_ready(&cluster).is_none());
         match ready_since {
             Some(since) if ready && since.elapsed() > Duration::from_secs(15) => return None,
             None if ready => ready_since = Some(Instant::now()),

@@ -20,8 +20,13 @@ fn schemas(folder: &Path) {
     for (name, definition) in definitions {
         let Some([kind]) = definition["x-kubernetes-group-version-kind"].as_array().map(Vec::as_slice) else { continue };
         let text = |field: &str| kind[field].as_str().unwrap_or_default().to_lowercase();
-        let group = text("group");
-        let file = if group.is_empty() { format!("{}-{}.json", text("kind"), text("version")) } else { format!("{}-{}-{}.json", text("kind"), group, text("version")) };
+        // kubeconform names a group by its first part.
+        let group = text("group").split('.').next().unwrap_or_default().to_owned();
+        let file = if group.is_empty() {
+            format!("{}-{}.json", text("kind"), text("version"))
+        } else {
+            format!("{}-{}-{}.json", text("kind"), group, text("version"))
+        };
         let mut needed = Map::new();
         collect(definitions, name, &mut needed);
         std::fs::write(folder.join(file), json!({"$ref": format!("#/definitions/{name}"), "definitions": needed}).to_string()).unwrap();
@@ -56,12 +61,21 @@ fn charts_and_manifests_are_valid_by_helm_and_by_the_api_server_s_schemas() {
     std::fs::create_dir_all(&folder).unwrap();
     schemas(&folder);
     for chart in ["freehold", "freehold-crds"] {
-        shell::run(command(&beside_kubectl("helm"), ["lint", "--strict", "--kube-version", "1.34.0"]).arg(repo.join("charts").join(chart))).unwrap();
+        shell::run(command(&beside_kubectl("helm"), ["lint", "--strict", "--kube-version", "1.34.0"]).arg(repo.join("charts").join(chart)))
+            .unwrap();
     }
     let bad = ["lint", "--set", "replicas=0", "--kube-version", "1.34.0"];
-    assert!(!shell::succeeds(command(&beside_kubectl("helm"), bad).arg(repo.join("charts/freehold"))), "values.schema.json refuses replicas=0");
+    assert!(
+        !shell::succeeds(command(&beside_kubectl("helm"), bad).arg(repo.join("charts/freehold"))),
+        "values.schema.json refuses replicas=0"
+    );
     let location = format!("{}/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json", folder.display());
-    let files = ["deploy/manifests/operator.yaml", "deploy/manifests/crds.yaml", "deploy/examples/quickstart.yaml", "deploy/argocd/health-checks.yaml"];
+    let files = [
+        "deploy/manifests/operator.yaml",
+        "deploy/manifests/crds.yaml",
+        "deploy/examples/quickstart.yaml",
+        "deploy/argocd/health-checks.yaml",
+    ];
     let mut check = command(&beside_kubectl("kubeconform"), ["-summary", "-schema-location", &location]);
     check.args(files.iter().map(|file| repo.join(file)));
     let said = shell::output(&mut check).unwrap();
@@ -92,7 +106,8 @@ fn the_operator_may_do_what_it_needs_and_nothing_beyond() {
 fn no_secret_is_in_a_log_an_event_a_status_or_an_argument_list() {
     let kubectl = kubectl();
     let password = crate::world::secret(&kubectl, "shop", "shop-app-kafka").unwrap()["password"].clone();
-    let logs = kubectl.run(&["logs", "--namespace", "freehold-system", "--selector", "app.kubernetes.io/name=freehold", "--tail=-1"]).unwrap();
+    let logs =
+        kubectl.run(&["logs", "--namespace", "freehold-system", "--selector", "app.kubernetes.io/name=freehold", "--tail=-1"]).unwrap();
     assert!(logs.contains("leading") || logs.contains("waiting for the lease"), "these are the operators' logs");
     for (what, text) in [
         ("logs", logs),

@@ -42,7 +42,9 @@ fn no_acknowledged_record_is_lost_when_a_broker_and_then_a_controller_is_killed(
     let broker = "split-brokers-zone-b";
     kill(&kubectl, broker);
     let leader = block_on(super_admin(&kubectl, "kafka", "split").describe_quorum()).unwrap().leader;
-    let pods = kubectl.json(&["get", "pods", "--namespace", "kafka", "--selector", "freehold.dev/cluster=split,freehold.dev/controller=true"]).unwrap();
+    let pods = kubectl
+        .json(&["get", "pods", "--namespace", "kafka", "--selector", "freehold.dev/cluster=split,freehold.dev/controller=true"])
+        .unwrap();
     let controller = pods["items"].as_array().unwrap().iter().map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned());
     let controller = controller.into_iter().find(|name| name.ends_with(&format!("-{leader}"))).expect("the leader has a pod");
     kill(&kubectl, controller.rsplit_once('-').unwrap().0);
@@ -60,7 +62,16 @@ fn no_acknowledged_record_is_lost_when_a_broker_and_then_a_controller_is_killed(
     // A cluster that goes never strands its Topics: the cluster first, then the Topic with all its records.
     kubectl.delete("kafkacluster", "kafka", "split", LONG).unwrap();
     kubectl.delete("topic", "shop", "steady", LONG).unwrap();
-    let left = kubectl.run(&["get", "pvc,secret,configmap,statefulset", "--namespace", "kafka", "--selector", "freehold.dev/cluster=split", "-o", "name"]);
+    let left = kubectl.run(&[
+        "get",
+        "pvc,secret,configmap,statefulset",
+        "--namespace",
+        "kafka",
+        "--selector",
+        "freehold.dev/cluster=split",
+        "-o",
+        "name",
+    ]);
     assert_eq!(left.unwrap(), "", "deletionPolicy Delete removes everything");
 }
 

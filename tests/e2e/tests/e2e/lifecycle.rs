@@ -23,8 +23,12 @@ fn a_retained_cluster_comes_back_with_its_records_and_identity_and_a_deleted_one
     let before = kubectl.get("kafkacluster", "kafka", "keep").unwrap().unwrap();
     let ca = secret(&kubectl, "kafka", "keep-cluster-ca").unwrap();
     kubectl.delete("kafkacluster", "kafka", "keep", LONG).unwrap();
-    let kept = kubectl.run(&["get", "pvc,secret,configmap", "--namespace", "kafka", "--selector", "freehold.dev/cluster=keep", "-o", "name"]).unwrap();
-    for name in ["persistentvolumeclaim/data-keep-all-zone-a-0", "secret/keep-cluster-ca", "secret/keep-clients-ca", "configmap/keep-identity"] {
+    let kept = kubectl
+        .run(&["get", "pvc,secret,configmap", "--namespace", "kafka", "--selector", "freehold.dev/cluster=keep", "-o", "name"])
+        .unwrap();
+    for name in
+        ["persistentvolumeclaim/data-keep-all-zone-a-0", "secret/keep-cluster-ca", "secret/keep-clients-ca", "configmap/keep-identity"]
+    {
         assert!(kept.lines().any(|line| line == name), "{name} is kept: {kept}");
     }
     kubectl.apply(&small_cluster("keep", "kafka", "4.2.1", "")).unwrap();
@@ -36,9 +40,13 @@ fn a_retained_cluster_comes_back_with_its_records_and_identity_and_a_deleted_one
     let read = flow::consume(&kubectl, &client, "kept-again", "shop-kept-again", 100, LONG).unwrap();
     assert_eq!(read.len(), 100, "every record is there, and the old credential still works");
 
-    kubectl.run(&["patch", "kafkacluster", "keep", "--namespace", "kafka", "--type=merge", "-p", r#"{"spec":{"deletionPolicy":"Delete"}}"#]).unwrap();
+    kubectl
+        .run(&["patch", "kafkacluster", "keep", "--namespace", "kafka", "--type=merge", "-p", r#"{"spec":{"deletionPolicy":"Delete"}}"#])
+        .unwrap();
     kubectl.delete("kafkacluster", "kafka", "keep", LONG).unwrap();
-    let left = kubectl.run(&["get", "pvc,secret,configmap,pod", "--namespace", "kafka", "--selector", "freehold.dev/cluster=keep", "-o", "name"]).unwrap();
+    let left = kubectl
+        .run(&["get", "pvc,secret,configmap,pod", "--namespace", "kafka", "--selector", "freehold.dev/cluster=keep", "-o", "name"])
+        .unwrap();
     assert_eq!(left, "");
     for (kind, name) in [("topic", "kept"), ("user", "kept")] {
         kubectl.delete(kind, "shop", name, LONG).unwrap();
@@ -49,18 +57,25 @@ fn a_retained_cluster_comes_back_with_its_records_and_identity_and_a_deleted_one
 #[ignore = "needs the ground: cargo xtask test"]
 fn a_topic_follows_its_spec_and_its_records_are_deleted_only_after_a_confirmation() {
     let kubectl = kubectl();
-    kubectl.apply(&topic("living", "demo", "  partitions: 2\n  config: {retention.ms: \"1000000\", max.message.bytes: \"2000\"}\n")).unwrap();
+    kubectl
+        .apply(&topic("living", "demo", "  partitions: 2\n  config: {retention.ms: \"1000000\", max.message.bytes: \"2000\"}\n"))
+        .unwrap();
     kubectl.wait_ready("topic", "shop", "living", LONG).unwrap();
     let admin = super_admin(&kubectl, "kafka", "demo");
     let config = |text: &str| block_on(super_admin(&kubectl, "kafka", "demo").topic_config("living")).unwrap().get(text).cloned();
     assert_eq!(config("max.message.bytes").as_deref(), Some("2000"));
     kubectl.apply(&topic("living", "demo", "  partitions: 4\n  config: {retention.ms: \"2000000\"}\n")).unwrap();
     kubectl.wait_ready("topic", "shop", "living", LONG).unwrap();
-    assert_eq!((config("retention.ms").as_deref(), config("max.message.bytes")), (Some("2000000"), None), "what left the spec is a default again");
+    assert_eq!(
+        (config("retention.ms").as_deref(), config("max.message.bytes")),
+        (Some("2000000"), None),
+        "what left the spec is a default again"
+    );
     let found = block_on(admin.describe_topics(Some(&["living".into()]))).unwrap().remove(0);
     assert_eq!(found.partitions.len(), 4);
 
-    let rights = "  authentication: {type: ScramSha512}\n  acls:\n  - {resource: {type: Topic, name: living}, operations: [Write, Describe]}\n";
+    let rights =
+        "  authentication: {type: ScramSha512}\n  acls:\n  - {resource: {type: Topic, name: living}, operations: [Write, Describe]}\n";
     kubectl.apply(&user("writer", "demo", rights)).unwrap();
     kubectl.wait_ready("user", "shop", "writer", LONG).unwrap();
     let client = client(&kubectl, "writer", "living");
@@ -85,20 +100,26 @@ fn a_topic_follows_its_spec_and_its_records_are_deleted_only_after_a_confirmatio
 fn a_user_has_its_rights_its_secret_comes_back_and_nothing_of_it_stays() {
     let kubectl = kubectl();
     let rights = |operations: &str| {
-        format!("  authentication: {{type: ScramSha512}}\n  acls:\n  - {{resource: {{type: Topic, name: orders}}, operations: [{operations}]}}\n")
+        format!(
+            "  authentication: {{type: ScramSha512}}\n  acls:\n  - {{resource: {{type: Topic, name: orders}}, operations: [{operations}]}}\n"
+        )
     };
     kubectl.apply(&user("living", "demo", &rights("Read, Describe"))).unwrap();
     kubectl.wait_ready("user", "shop", "living", LONG).unwrap();
     let acls = || block_on(super_admin(&kubectl, "kafka", "demo").acls_of("User:living")).unwrap();
     let until = |count: usize| {
-        shell::wait_for("ACLs", LONG, || Ok(Some(acls().len()).filter(|found| *found != count).map(|found| format!("{found} ACLs")))).unwrap();
+        shell::wait_for("ACLs", LONG, || Ok(Some(acls().len()).filter(|found| *found != count).map(|found| format!("{found} ACLs"))))
+            .unwrap();
     };
     until(2);
     kubectl.apply(&user("living", "demo", &rights("Read"))).unwrap();
     kubectl.wait_ready("user", "shop", "living", LONG).unwrap();
     until(1);
     kubectl.delete("secret", "shop", "living-kafka", LONG).unwrap();
-    shell::wait_for("the Secret to come back", LONG, || Ok(kubectl.get("secret", "shop", "living-kafka")?.is_none().then(|| "it is not there".into()))).unwrap();
+    shell::wait_for("the Secret to come back", LONG, || {
+        Ok(kubectl.get("secret", "shop", "living-kafka")?.is_none().then(|| "it is not there".into()))
+    })
+    .unwrap();
     let password = secret(&kubectl, "shop", "living-kafka").unwrap()["password"].clone();
     shell::wait_for("the new password to be let in", LONG, || {
         block_on(crate::world::scram_admin(&kubectl, "living", &password).describe_cluster())?;

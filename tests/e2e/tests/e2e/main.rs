@@ -1,6 +1,8 @@
 //! The proof, on a real Kubernetes with real Kafka: run by `cargo xtask test`, one test after the other.
 //!
 //! The ground has the quickstart on it: KafkaCluster kafka/demo, Topic shop/orders, User shop/shop-app.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::print_stdout, reason = "what was measured is printed")]
 
 mod bad_inputs;
 mod crash;

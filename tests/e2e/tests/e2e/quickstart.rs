@@ -12,7 +12,9 @@ fn a_hundred_thousand_records_flow_through_the_quickstart() {
     for (kind, namespace, name) in [("kafkacluster", "kafka", "demo"), ("topic", "shop", "orders"), ("user", "shop", "shop-app")] {
         kubectl.wait_ready(kind, namespace, name, LONG).unwrap();
     }
-    kubectl.apply(&crate::world::topic("proof", "demo", "  partitions: 6\n  replicas: 3\n  config: {min.insync.replicas: \"2\"}\n")).unwrap();
+    kubectl
+        .apply(&crate::world::topic("proof", "demo", "  partitions: 6\n  replicas: 3\n  config: {min.insync.replicas: \"2\"}\n"))
+        .unwrap();
     let rights = "  authentication: {type: MutualTls}\n  acls:\n  - {resource: {type: Topic, name: proof}, operations: [Read, Write, Describe]}\n  \
                   - {resource: {type: Group, name: shop-, pattern: Prefixed}, operations: [Read, Describe]}\n";
     kubectl.apply(&user("proof", "demo", rights)).unwrap();

@@ -7,11 +7,13 @@ use freehold::kafka_admin::sasl::ScramLogin;
 use freehold::kafka_admin::tls::TlsSettings;
 use ground::flow::Client;
 use ground::kubectl::Kubectl;
-use serde_json::Value;
+use ground::shell;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-pub const MINUTE: Duration = Duration::from_secs(60);
 /// For what takes seconds on an idle machine.
 pub const LONG: Duration = Duration::from_secs(300);
 
@@ -34,7 +36,7 @@ pub fn client(kubectl: &Kubectl, user: &str, topic: &str) -> Client {
 pub fn secret(kubectl: &Kubectl, namespace: &str, name: &str) -> Result<BTreeMap<String, String>> {
     let found = kubectl.get("secret", namespace, name)?.with_context(|| format!("no Secret {namespace}/{name}"))?;
     let data = found["data"].as_object().context("data")?;
-    let decode = |value: &Value| {
+    let decode = |value: &Value| -> Result<String> {
         use base64::prelude::{BASE64_STANDARD, Engine};
         Ok(String::from_utf8(BASE64_STANDARD.decode(value.as_str().context("text")?)?)?)
     };
@@ -99,4 +101,35 @@ pub fn small_cluster(name: &str, namespace: &str, version: &str, more: &str) -> 
          listeners:\n  - {{name: tls, port: 9093, authentication: MutualTls}}\n  - {{name: scram, port: 9094, authentication: ScramSha512}}\n  \
          access: {{namespaces: {{from: All}}}}\n{more}"
     )
+}
+
+/// An operator as a process on this machine, for a namespace of its own; ends with the test.
+pub struct Operator(pub Child);
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Operator {
+    pub fn start(namespace: &str, identity: &str, image: &str, environment: &[(&str, &str)]) -> Self {
+        let binary = std::env::var("FREEHOLD_BINARY").expect("cargo xtask test sets it");
+        let logs = std::env::var("FREEHOLD_LOGS").expect("cargo xtask test sets it");
+        let log = shell::log_file(&Path::new(&logs).join(format!("operator-{namespace}-{identity}.log"))).unwrap();
+        let mut command = Command::new(binary);
+        command.args(["operator", "--watch-namespaces", namespace, "--namespace", namespace, "--identity", identity]);
+        command.args(["--http", "127.0.0.1:0", "--log-format", "human", "--images", &format!("4.3.1={image}")]);
+        command.envs(environment.iter().copied());
+        Self(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
+    }
+}
+
+/// A namespace that Pod Security holds to `restricted`.
+pub fn namespace(kubectl: &Kubectl, name: &str) {
+    let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
+    kubectl.apply(&namespace.to_string()).unwrap();
 }

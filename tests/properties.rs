@@ -1,0 +1,210 @@
+//! Properties of the core over generated clusters: fixpoint, order means nothing, ids are stable, one quorum for ever,
+//! and a linter over every desired state.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod fixture;
+
+use fixture::{Kafka, Pod, World, cluster, live, observe};
+use freehold::kinds::kafka_cluster::api::KafkaCluster;
+use freehold::kinds::kafka_cluster::desired::{self, Trust};
+use freehold::kinds::kafka_cluster::identity::Identity;
+use freehold::kinds::kafka_cluster::{plan, validate::ValidCluster};
+use freehold::kube_io::Object;
+use proptest::prelude::*;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+const ZONES: [&str; 3] = ["a", "b", "c"];
+
+/// Clusters of one to three pools over one to three zones, with some listeners.
+fn clusters() -> impl Strategy<Value = String> {
+    let pool = (1..=3_usize, 1..=2_u32, any::<bool>());
+    (prop::collection::vec(pool, 1..=3), 0..=3_usize, any::<bool>()).prop_map(|(pools, listeners, combined)| {
+        let mut text = "apiVersion: freehold.dev/v1alpha1\nkind: KafkaCluster\nmetadata: {name: c, namespace: n, finalizers: [freehold.dev/finalizer]}\nspec:\n  version: 4.3.1\n  nodePools:\n".to_owned();
+        for (index, (zones, per_zone, more_memory)) in pools.into_iter().enumerate() {
+            let roles = match (index, combined) {
+                (0, true) => "controller, broker",
+                (0, false) => "controller",
+                _ => "broker",
+            };
+            let memory = if more_memory { "4Gi" } else { "1Gi" };
+            let replicas = u32::try_from(zones).unwrap() * per_zone;
+            text.push_str(&format!(
+                "  - {{name: p{index}, roles: [{roles}], replicas: {replicas}, zones: [{}], storage: {{size: 1Gi}}, resources: {{limits: {{memory: {memory}}}}}}}\n",
+                ZONES[..zones].join(", ")
+            ));
+        }
+        if !combined && !text.contains("roles: [broker]") {
+            text.push_str("  - {name: p9, roles: [broker], replicas: 1, zones: [a], storage: {size: 1Gi}}\n");
+        }
+        if listeners > 0 {
+            text.push_str("  listeners:\n");
+        }
+        for listener in 0..listeners {
+            let authentication = if listener % 2 == 0 { "MutualTls" } else { "ScramSha512" };
+            text.push_str(&format!("  - {{name: l{listener}, port: {}, authentication: {authentication}}}\n", 9093 + listener));
+        }
+        text
+    })
+}
+
+fn trust() -> Trust {
+    Trust { cluster_ca: "CLUSTER-CA\n".into(), clients_ca: "CLIENTS-CA\n".into() }
+}
+
+fn world() -> World {
+    World { cluster_id: Some("ID".into()), formed: true, certificates: true, ..World::default() }
+}
+
+fn valid(object: &KafkaCluster, world: &World) -> (ValidCluster, Identity) {
+    let (observed, valid) = observe(object, world);
+    (valid.unwrap(), observed.identity.unwrap())
+}
+
+fn all(object: &KafkaCluster, world: &World) -> Vec<Object> {
+    let (valid, identity) = valid(object, world);
+    desired::desired(&valid, &identity, &trust())
+}
+
+/// Everything in sync, as seen after a start.
+fn settled(valid: &ValidCluster) -> World {
+    let ids = |role| valid.groups_of(role).flat_map(|group| group.node_ids()).collect::<Vec<_>>();
+    let (controllers, brokers) =
+        (ids(freehold::kinds::kafka_cluster::api::Role::Controller), ids(freehold::kinds::kafka_cluster::api::Role::Broker));
+    let every: BTreeSet<i32> = controllers.iter().chain(&brokers).copied().collect();
+    let pods = every.into_iter().map(|node| Pod { node, ready: true, in_sync: true, ..Pod::default() });
+    let voters = controllers.iter().map(|id| (*id, 100)).collect();
+    let kafka = Kafka {
+        unfenced: brokers.clone(),
+        leader: controllers[0],
+        voters,
+        partitions: vec![(brokers.clone(), brokers)],
+        ..Kafka::default()
+    };
+    World { applied: true, pods: pods.collect(), kafka: Some(kafka), ..world() }
+}
+
+/// What holds for every desired object.
+fn lint(object: &Object) {
+    let (value, name) = (&object.value, object.name());
+    assert!(!name.is_empty() && name.len() <= 63, "{name:?}");
+    assert_eq!(value["metadata"]["labels"]["app.kubernetes.io/managed-by"], "freehold", "{name}");
+    assert!(value["metadata"]["ownerReferences"][0]["uid"].is_string(), "{name} goes with its owner");
+    if object.kind() != "StatefulSet" {
+        return;
+    }
+    assert_eq!(value["spec"]["updateStrategy"]["type"], "OnDelete", "the operator chooses which pods restart");
+    assert_eq!(value["spec"]["persistentVolumeClaimRetentionPolicy"]["whenScaled"], "Retain");
+    let pod = &value["spec"]["template"]["spec"];
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    assert_eq!(pod["readinessGates"][0]["conditionType"], "freehold.dev/in-sync");
+    for container in pod["containers"].as_array().unwrap() {
+        let security = &container["securityContext"];
+        assert_eq!(security["readOnlyRootFilesystem"], true);
+        assert_eq!(security["allowPrivilegeEscalation"], false);
+        assert_eq!(security["capabilities"]["drop"][0], "ALL");
+        assert!(container["resources"]["limits"]["memory"].is_string() && container["resources"]["requests"]["cpu"].is_string());
+        for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+            assert!(container[probe]["httpGet"]["path"].is_string(), "{probe} asks the broker");
+        }
+    }
+}
+
+/// No listener without TLS, no listener that lets everybody in, denied unless allowed.
+fn lint_properties(object: &Object) {
+    let Some(text) = object.value["data"]["server.properties"].as_str() else { return };
+    let properties: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once('=')).collect();
+    assert!(!properties["listener.security.protocol.map"].contains("PLAINTEXT"));
+    assert!(properties["authorizer.class.name"].ends_with("StandardAuthorizer"));
+    assert!(!properties.contains_key("allow.everyone.if.no.acl.found"));
+    for (key, value) in &properties {
+        if key.ends_with("ssl.client.auth") && *value == "none" {
+            let listener = key.trim_end_matches(".ssl.client.auth");
+            assert!(properties.contains_key(format!("{listener}.sasl.enabled.mechanisms").as_str()), "{listener} lets the anonymous in");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_settled_cluster_plans_nothing_and_is_ready(yaml in clusters()) {
+        let object = cluster(&yaml);
+        let (valid, _) = valid(&object, &world());
+        let (observed, valid) = observe(&object, &settled(&valid));
+        let plan = plan::plan(&object, &valid.unwrap(), &observed);
+        let steps: Vec<_> = plan.steps.iter().map(ToString::to_string).collect();
+        prop_assert!(steps.is_empty(), "{steps:?}");
+        prop_assert!(plan.waiting_on.is_empty(), "{:?}", plan.waiting_on);
+    }
+
+    #[test]
+    fn applying_what_is_planned_leaves_nothing_to_apply(yaml in clusters()) {
+        let object = cluster(&yaml);
+        let (mut observed, valid) = observe(&object, &world());
+        let valid = valid.unwrap();
+        let plan = plan::plan(&object, &valid, &observed);
+        for step in plan.steps {
+            if let plan::Step::Apply(object) = step {
+                observed.objects.push(live(*object));
+            }
+        }
+        let again = plan::plan(&object, &valid, &observed);
+        prop_assert!(!again.steps.iter().any(|step| matches!(step, plan::Step::Apply(_) | plan::Step::Prune(_))));
+    }
+
+    #[test]
+    fn the_order_of_lists_means_nothing(yaml in clusters()) {
+        let object = cluster(&yaml);
+        let mut turned = object.clone();
+        turned.spec.node_pools.reverse();
+        turned.spec.listeners.reverse();
+        for pool in &mut turned.spec.node_pools {
+            pool.zones.reverse();
+            pool.roles.reverse();
+        }
+        prop_assert!(all(&object, &world()) == all(&turned, &world()));
+    }
+
+    #[test]
+    fn every_desired_state_passes_the_linter(yaml in clusters()) {
+        let objects = all(&cluster(&yaml), &world());
+        objects.iter().for_each(lint);
+        objects.iter().for_each(lint_properties);
+        let names: BTreeSet<_> = objects.iter().map(|object| (object.kind().to_owned(), object.name().to_owned())).collect();
+        prop_assert_eq!(names.len(), objects.len(), "no two objects have one name");
+    }
+
+    #[test]
+    fn node_ids_stay_when_a_pool_is_added_and_none_is_given_twice(yaml in clusters()) {
+        let object = cluster(&yaml);
+        let (before, _) = valid(&object, &world());
+        let mut more = object.clone();
+        let mut pool = more.spec.node_pools.last().unwrap().clone();
+        pool.name = "added".into();
+        pool.roles = vec![freehold::kinds::kafka_cluster::api::Role::Broker];
+        more.spec.node_pools.insert(0, pool);
+        let (mut observed, _) = observe(&object, &world());
+        observed.identity = observed.identity.map(|mut identity| { identity.set_blocks(&before.blocks); identity });
+        let after = freehold::kinds::kafka_cluster::validate::validate(&more, &observed).unwrap();
+        for (slot, first) in &before.blocks {
+            prop_assert_eq!(after.blocks.get(slot), Some(first));
+        }
+        let ids: Vec<i32> = after.groups.iter().flat_map(|group| group.node_ids()).collect();
+        prop_assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len());
+    }
+
+    #[test]
+    fn a_formed_quorum_is_never_formed_again(yaml in clusters()) {
+        let of = |formed| {
+            let objects = all(&cluster(&yaml), &World { formed, ..world() });
+            let formats: Vec<Value> = objects.iter().map(|object| object.value["data"]["format.properties"].clone()).filter(Value::is_string).collect();
+            formats.iter().map(|text| text.as_str().unwrap().contains("directory-of-")).collect::<Vec<_>>()
+        };
+        prop_assert!(of(false).iter().all(|initial| *initial), "the first format names the first controllers");
+        prop_assert!(of(true).iter().all(|initial| !initial), "an empty volume of a formed quorum must not form another");
+    }
+}
