@@ -139,7 +139,7 @@ async fn reconcile<K: Kind>(object: Arc<K::Object>, driver: Arc<Driver<K>>) -> R
     };
     context.metrics.reconciled(&kind, state.words().0, start.elapsed());
     let (reason, message) = state.words();
-    tracing::debug!(%kind, name, %reason, message, took = ?start.elapsed(), "reconciled");
+    tracing::debug!(%kind, name, %reason, why = message, took = ?start.elapsed(), "reconciled");
     let mut written = true;
     if let Some(status) = status
         && K::status(&object) != Some(&status)
@@ -147,7 +147,7 @@ async fn reconcile<K: Kind>(object: Arc<K::Object>, driver: Arc<Driver<K>>) -> R
         written = write_status::<K>(&context, &object, &status).await;
         let before = K::status(&object).map(K::conditions).unwrap_or_default();
         if written && announces(before, &state) {
-            tracing::info!(%kind, name, %reason, message, "state changed");
+            tracing::info!(%kind, name, %reason, why = message, "state changed");
             events::changed::<K>(&context.client, &object, &state).await;
         }
     }

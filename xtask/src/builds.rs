@@ -100,3 +100,16 @@ pub fn operator(layout: &Layout) -> Result<PathBuf> {
     )?;
     Ok(layout.target().join("release/freehold"))
 }
+
+/// cargo-deny, which checks licences, bans and sources of dependencies.
+pub fn cargo_deny(layout: &Layout) -> Result<PathBuf> {
+    let version = version(&layout.repo, "CARGO_DENY")?;
+    let folder = cached(&layout.cache, "cargo-deny", &version, |folder| {
+        let target = layout.cache.join("cargo-deny-target");
+        let log = layout.cache.join("logs/cargo-deny.log");
+        let mut install = command("cargo", ["install", "cargo-deny", "--locked", "--no-default-features", "--version", &version, "--root"]);
+        shell::logged(install.arg(folder).env("CARGO_TARGET_DIR", &target), &log)?;
+        Ok(std::fs::remove_dir_all(target)?)
+    })?;
+    Ok(folder.join("bin/cargo-deny"))
+}

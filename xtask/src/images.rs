@@ -20,21 +20,27 @@ pub struct Image {
     pub archive: PathBuf,
 }
 
-/// What a runtime needs of Debian: C library, its resolver, and what Java links to.
-const BASE_PACKAGES: [&str; 3] = ["libc6", "libgcc-s1", "zlib1g"];
-const BASE_LIBRARIES: [&str; 11] = [
-    "ld-linux-x86-64.so.2",
-    "libc.so.6",
-    "libm.so.6",
-    "libdl.so.2",
-    "libpthread.so.0",
-    "librt.so.1",
-    "libresolv.so.2",
-    "libnss_dns.so.2",
-    "libnss_files.so.2",
-    "libgcc_s.so.1",
-    "libz.so.1",
+/// What a runtime needs of Debian: package and libraries. The operator: a C library with its resolver.
+const OPERATOR_BASE: [(&str, &[&str]); 2] = [
+    (
+        "libc6",
+        &[
+            "ld-linux-x86-64.so.2",
+            "libc.so.6",
+            "libm.so.6",
+            "libdl.so.2",
+            "libpthread.so.0",
+            "librt.so.1",
+            "libresolv.so.2",
+            "libnss_dns.so.2",
+            "libnss_files.so.2",
+        ],
+    ),
+    ("libgcc-s1", &["libgcc_s.so.1"]),
 ];
+/// Java: that, and what Debian's own JDK links to.
+const JAVA_BASE: [(&str, &[&str]); 4] =
+    [OPERATOR_BASE[0], OPERATOR_BASE[1], ("zlib1g", &["libz.so.1"]), ("libstdc++6", &["libstdc++.so.6"])];
 
 fn buildah(layout: &Layout) -> Command {
     let mut buildah = command("buildah", ["--root"]);
@@ -73,11 +79,12 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// A root file system of a few Debian libraries, in buildah's store (the builds start from it, nobody runs it).
-fn base(layout: &Layout) -> Result<String> {
-    let image = build(layout, "base", "1", &[], |context| {
+fn base(layout: &Layout, name: &str, parts: &[(&str, &[&str])]) -> Result<String> {
+    let key = Inputs::default().text(&format!("{parts:?}")).key();
+    let image = build(layout, name, &key, &[], |context| {
         let packages = context.join("packages");
         fs::create_dir_all(&packages)?;
-        shell::run(command("apt-get", ["download", "-q"]).args(BASE_PACKAGES).current_dir(&packages))?;
+        shell::run(command("apt-get", ["download", "-q"]).args(parts.iter().map(|(package, _)| package)).current_dir(&packages))?;
         let unpacked = context.join("unpacked");
         for package in fs::read_dir(&packages)? {
             shell::run(command("dpkg", ["-x"]).arg(package?.path()).arg(&unpacked))?;
@@ -87,10 +94,10 @@ fn base(layout: &Layout) -> Result<String> {
         for folder in [&libraries, &rootfs.join("etc"), &rootfs.join("tmp"), &rootfs.join("lib64"), &rootfs.join("usr/lib")] {
             fs::create_dir_all(folder)?;
         }
-        for library in BASE_LIBRARIES {
+        for library in parts.iter().flat_map(|(_, libraries)| *libraries) {
             let places = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
             let found = places.iter().map(|place| unpacked.join(place).join(library)).find(|path| path.exists());
-            copy_tree(&found.with_context(|| format!("no {library} in {BASE_PACKAGES:?}"))?, &libraries)?;
+            copy_tree(&found.with_context(|| format!("no {library} in Debian's packages"))?, &libraries)?;
         }
         symlink("/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", rootfs.join("lib64/ld-linux-x86-64.so.2"))?;
         fs::write(rootfs.join("etc/passwd"), "root:x:0:0::/:\nfreehold:x:10001:10001::/tmp:\n")?;
@@ -107,10 +114,12 @@ fn base(layout: &Layout) -> Result<String> {
 
 /// The base with a JDK: the build stage of the Kafka image.
 fn jdk_base(layout: &Layout, base: &str, feature: u32) -> Result<String> {
-    let image = build(layout, "jdk", &feature.to_string(), &[], |context| {
+    let image = build(layout, "jdk", &format!("{feature}-2"), &[], |context| {
         let home = prerequisites::jdk_of(layout, feature)?;
-        copy_tree(&home, &context.join("jdk"))?;
-        fs::write(context.join("Containerfile"), format!("FROM {base}\nCOPY jdk/ /opt/jdk/\nENV PATH=/opt/jdk/bin\n"))?;
+        // Debian's JDK has links into /etc, and one to sources that are not there.
+        let mut tar = command("tar", ["--create", "--dereference", "--exclude=./lib/src.zip", "--directory"]);
+        shell::run(tar.arg(&home).arg("--file").arg(context.join("jdk.tar")).arg("."))?;
+        fs::write(context.join("Containerfile"), format!("FROM {base}\nADD jdk.tar /opt/jdk/\nENV PATH=/opt/jdk/bin\n"))?;
         Ok(())
     })?;
     in_store(layout, &image)
@@ -128,8 +137,8 @@ fn in_store(layout: &Layout, image: &Image) -> Result<String> {
 pub fn kafka(layout: &Layout, kafka: &str, feature: u32) -> Result<Image> {
     let jars = builds::kafka_jars(layout, kafka)?;
     let source = layout.repo.join("deploy/images/kafka");
-    let key = Inputs::default().text(kafka).text(&jars.to_string_lossy()).text(&feature.to_string()).path(&source)?.key();
-    let base = base(layout)?;
+    let base = base(layout, "base-java", &JAVA_BASE)?;
+    let key = Inputs::default().text(kafka).text(&base).text(&jars.to_string_lossy()).text(&feature.to_string()).path(&source)?.key();
     let jdk = jdk_base(layout, &base, feature)?;
     build(layout, "kafka", &format!("{kafka}-java{feature}-{key}"), &[("JDK_BASE", &jdk), ("RUNTIME_BASE", &base)], |context| {
         for entry in fs::read_dir(&source)? {
@@ -142,8 +151,8 @@ pub fn kafka(layout: &Layout, kafka: &str, feature: u32) -> Result<Image> {
 /// The image of the operator's release binary.
 pub fn operator(layout: &Layout, binary: &Path) -> Result<Image> {
     let source = layout.repo.join("deploy/images/operator/Containerfile");
-    let key = Inputs::default().path(binary)?.path(&source)?.key();
-    let base = base(layout)?;
+    let base = base(layout, "base", &OPERATOR_BASE)?;
+    let key = Inputs::default().text(&base).path(binary)?.path(&source)?.key();
     build(layout, "freehold", &key, &[("RUNTIME_BASE", &base)], |context| {
         copy_tree(&source, context)?;
         copy_tree(binary, context)

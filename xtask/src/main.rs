@@ -1,6 +1,7 @@
 //! `cargo xtask …`: the tasks of this repository. Each subcommand can be run again, also after a kill.
 #![allow(clippy::print_stdout, reason = "a task talks to the person who started it")]
 
+mod bench;
 mod builds;
 mod cache;
 mod generate;
@@ -41,6 +42,8 @@ enum Task {
     Test(test::Options),
     /// Write generated files: CRDs, charts' copies of them, rendered manifests, config lists, reference pages.
     Generate(generate::Options),
+    /// Measure, beside a floor in the same run.
+    Bench(bench::Options),
     /// kubectl for the local Kubernetes.
     #[command(trailing_var_arg = true, allow_hyphen_values = true, disable_help_flag = true)]
     Kubectl { args: Vec<String> },
@@ -76,6 +79,7 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Status => local::status(&layout),
         Task::Test(options) => test::test(&layout, &options),
+        Task::Bench(options) => bench::bench(&layout, &options),
         Task::Generate(options) => generate::generate(&layout, &options),
         Task::Kubectl { args } => {
             let kubectl = up::local_kubectl(&layout, &layout.bin());

@@ -32,6 +32,13 @@ pub fn test(layout: &Layout, options: &Options) -> Result<()> {
             cargo(&["test", "--locked", "--quiet", "--package", "freehold", "--package", "xtask"])
         })?;
     }
+    if options.only.is_none() {
+        step("dependencies", &|| {
+            let deny = builds::cargo_deny(layout)?;
+            let checks = ["--all-features", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"];
+            shell::show(command(&deny.to_string_lossy(), checks).current_dir(&layout.repo))
+        })?;
+    }
     if options.fast {
         return Ok(());
     }

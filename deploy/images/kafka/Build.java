@@ -38,9 +38,14 @@ public final class Build {
             // The archive is checked against whole seconds of modification times, which images keep.
             Files.setLastModifiedTime(jar, FileTime.fromMillis(1_700_000_000_000L));
         }
-        run(List.of(jdk + "/bin/jlink", "--add-modules", MODULES, "--strip-java-debug-attributes", "--no-header-files", "--no-man-pages",
-                "--output", "/opt/jre"));
         boolean aot = Runtime.version().feature() >= 25;
+        List<String> jlink = new ArrayList<>(List.of(jdk + "/bin/jlink", "--add-modules", MODULES, "--strip-java-debug-attributes",
+                "--no-header-files", "--no-man-pages", "--output", "/opt/jre"));
+        if (!aot) {
+            // The archive of applications' classes builds on the runtime's own.
+            jlink.add("--generate-cds-archive");
+        }
+        run(jlink);
         String classpath = list(libs).stream().map(Path::toString).collect(Collectors.joining(":"));
         String common = "-cp " + classpath + "\n-XX:+UseG1GC\n-XX:+ExitOnOutOfMemoryError\n-Djava.awt.headless=true\n"
                 + "-Dlog4j2.configurationFile=/opt/kafka/config/log4j2.properties\n"

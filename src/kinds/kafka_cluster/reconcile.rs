@@ -7,7 +7,7 @@ use super::plan::{self, Plan};
 use super::validate::{self, Invalid, ValidCluster};
 use super::{cleanup, status};
 use crate::certificates::CertificateError;
-use crate::conditions::{Condition, Reason, State};
+use crate::conditions::{Condition, ConditionType, Reason, State};
 use crate::kinds::reference::ClusterKey;
 use crate::kube_io::{self, KubeError, resource};
 use crate::names;
@@ -23,6 +23,9 @@ use std::time::Duration;
 
 /// A cluster that is not Ready is looked at so often beside its pods' changes: brokers announce nothing by themselves.
 const LOOK_SOON: Duration = Duration::from_millis(700);
+/// One that has not been Ready for [`PATIENCE`] waits for a person: then less often.
+const LOOK_LATER: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(600);
 /// A Ready cluster is looked at so often: a broker that falls out of sync is seen by then.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Plans in one reconcile; identity and CAs come first, then certificates, then objects.
@@ -89,8 +92,13 @@ impl Kind for KafkaClusterKind {
         }
         match look(&object, &context).await {
             Ok((status, state)) => {
-                let after = if state == State::Ready { LOOK_AGAIN } else { LOOK_SOON };
-                Outcome { status: Some(status::with_conditions(status, &object, &state, &now)), state, requeue: Requeue::After(after) }
+                let status = status::with_conditions(status, &object, &state, &now);
+                let after = match state {
+                    State::Ready => LOOK_AGAIN,
+                    _ if is_old(&status.conditions, &now) => LOOK_LATER,
+                    _ => LOOK_SOON,
+                };
+                Outcome { status: Some(status), state, requeue: Requeue::After(after) }
             }
             Err(error) => {
                 let (status, state) = status::failed(&object, &error);
@@ -103,9 +111,17 @@ impl Kind for KafkaClusterKind {
     }
 }
 
+/// True when the Ready condition has been as it is for longer than [`PATIENCE`].
+fn is_old(conditions: &[Condition], now: &Time) -> bool {
+    let ready = conditions.iter().find(|condition| condition.kind == ConditionType::Ready);
+    ready.is_some_and(|ready| now.0.duration_since(ready.last_transition_time.0).unsigned_abs() > PATIENCE)
+}
+
 async fn look(object: &KafkaCluster, context: &Context) -> Result<(KafkaClusterStatus, State), Error> {
     let mut round = 1;
+    let mut object = object.clone();
     loop {
+        let object = &mut object;
         let observed = observe::observe(context, object).await?;
         let cluster = validate::validate(object, &observed).map_err(Error::Invalid)?;
         let plan = plan::plan(object, &cluster, &observed);
@@ -114,6 +130,10 @@ async fn look(object: &KafkaCluster, context: &Context) -> Result<(KafkaClusterS
             for step in &plan.steps {
                 tracing::info!(cluster = %cluster.key, %step, "step");
                 apply::apply(&scope, step).await?;
+            }
+            if !kube_io::has_finalizer(object) {
+                // It was just added; the next round must not add it to the object as it was before.
+                object.metadata.finalizers.get_or_insert_default().push(labels::FINALIZER.into());
             }
             if plan.look_again && round < ROUNDS_MAX {
                 round += 1;

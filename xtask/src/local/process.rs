@@ -32,10 +32,27 @@ pub fn alive(layout: &Layout, name: &str) -> Option<u32> {
     (start_ticks(pid)? == ticks).then_some(pid)
 }
 
+/// A process that runs exactly this command (or what `nsenter` made of it): one that was started before a kill came
+/// between its start and the writing of its process id.
+fn orphan(command: &Command) -> Option<u32> {
+    let mut words = vec![command.get_program().to_string_lossy().into_owned()];
+    words.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
+    let entries = fs::read_dir("/proc").ok()?;
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(|pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        let found: Vec<&str> = line.trim_end_matches('\0').split('\0').collect();
+        found.len() > 1 && words.len() >= found.len() && words[words.len() - found.len()..].iter().zip(&found).all(|(ours, theirs)| ours == theirs)
+    })
+}
+
 /// Starts a daemon unless it runs. Its log is `logs/<name>.log`.
 pub fn start(layout: &Layout, name: &str, mut command: Command) -> Result<()> {
     if alive(layout, name).is_some() {
         return Ok(());
+    }
+    if let Some((pid, ticks)) = orphan(&command).and_then(|pid| Some((pid, start_ticks(pid)?))) {
+        return shell::write_file(&pid_file(layout, name), format!("{pid} {ticks}"));
     }
     let log = shell::log_file(&layout.logs().join(format!("{name}.log")))?;
     let child = command

@@ -1,7 +1,7 @@
 //! NetworkPolicies: brokers talk to the cluster's nodes, the operator and the listeners' clients; controllers to the
 //! cluster's nodes; nothing else, in either direction but DNS. Pure.
 
-use super::super::api::{AccessFrom, Role};
+use super::super::api::AccessFrom;
 use super::super::validate::ValidCluster;
 use super::{CONTROLLER_PORT, INTERNAL_PORT, metadata};
 use crate::labels;
@@ -12,23 +12,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use std::collections::BTreeMap;
 
+/// Policies add up: a combined node is under both.
 pub fn network_policies(cluster: &ValidCluster) -> Vec<NetworkPolicy> {
-    let mut controllers = vec![NetworkPolicyIngressRule { from: Some(vec![own_nodes(cluster)]), ports: Some(vec![tcp(CONTROLLER_PORT)]) }];
-    let mut brokers =
-        vec![NetworkPolicyIngressRule { from: Some(vec![own_nodes(cluster), operator(cluster)]), ports: Some(vec![tcp(INTERNAL_PORT)]) }];
+    let rule = |from, ports| NetworkPolicyIngressRule { from: Some(from), ports: Some(ports) };
+    let controllers = vec![rule(vec![own_nodes(cluster)], vec![tcp(CONTROLLER_PORT)])];
+    let mut brokers = vec![rule(vec![own_nodes(cluster), operator(cluster)], vec![tcp(INTERNAL_PORT)])];
     if !cluster.spec.listeners.is_empty() {
-        let ports = cluster.spec.listeners.iter().map(|listener| tcp(listener.port)).collect();
-        brokers.push(NetworkPolicyIngressRule { from: Some(clients(cluster)), ports: Some(ports) });
+        brokers.push(rule(clients(cluster), cluster.spec.listeners.iter().map(|listener| tcp(listener.port)).collect()));
     }
-    let combined = cluster.groups.iter().any(|group| group.is(Role::Broker) && group.is(Role::Controller));
-    if combined {
-        brokers.append(&mut controllers.clone());
-    }
-    let mut policies = vec![policy(cluster, "brokers", labels::BROKER, brokers)];
-    if !combined {
-        policies.push(policy(cluster, "controllers", labels::CONTROLLER, std::mem::take(&mut controllers)));
-    }
-    policies
+    vec![policy(cluster, "brokers", labels::BROKER, brokers), policy(cluster, "controllers", labels::CONTROLLER, controllers)]
 }
 
 fn policy(cluster: &ValidCluster, name: &str, role: &str, ingress: Vec<NetworkPolicyIngressRule>) -> NetworkPolicy {

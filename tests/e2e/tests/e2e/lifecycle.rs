@@ -1,8 +1,13 @@
 //! What people do to clusters, Topics and Users in their lives.
 
-use crate::world::{LONG, block_on, client, kubectl, secret, small_cluster, super_admin, topic, user};
+use crate::world::{LONG, block_on, client, endpoints, kubectl, secret, small_cluster, super_admin, topic, user};
+use freehold::certificates::new_authority;
+use freehold::kafka_admin::client::Client;
+use freehold::kafka_admin::tls::TlsSettings;
 use freehold::kafka_admin::{Admin, NewTopic};
 use ground::{flow, shell};
+use k8s_openapi::jiff::Timestamp;
+use serde_json::json;
 use std::collections::BTreeMap;
 
 #[test]
@@ -146,4 +151,29 @@ fn a_topic_that_somebody_else_made_is_left_alone() {
     let found = there();
     assert_eq!(found[0].partitions.len(), 1);
     block_on(super_admin(&kubectl, "kafka", "demo").delete_topic(found[0].id)).unwrap();
+}
+
+#[test]
+#[ignore = "needs the ground: cargo xtask test"]
+fn a_ca_that_a_secret_gives_signs_the_brokers() {
+    let kubectl = kubectl();
+    let authority = new_authority("given", Timestamp::now()).unwrap();
+    let given = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+        "metadata": {"name": "given-ca", "namespace": "kafka", "labels": {"freehold.dev/cluster": "given"}},
+        "stringData": {"tls.crt": authority.certificate, "tls.key": authority.key}});
+    kubectl.apply(&given.to_string()).unwrap();
+    let more = "  deletionPolicy: Delete\n  certificates: {issuer: Secret, secretRef: {name: given-ca}}\n";
+    kubectl.apply(&small_cluster("given", "kafka", "4.3.1", more)).unwrap();
+    kubectl.apply(&user("given", "given", "  authentication: {type: MutualTls}\n")).unwrap();
+    kubectl.wait_ready("kafkacluster", "kafka", "given", LONG).unwrap();
+    kubectl.wait_ready("user", "shop", "given", LONG).unwrap();
+    let credentials = secret(&kubectl, "shop", "given-kafka").unwrap();
+    assert_eq!(credentials["ca.crt"], authority.certificate, "clients trust the given CA");
+    let tls = TlsSettings::new(&authority.certificate, Some((&credentials["user.crt"], &credentials["user.key"]))).unwrap();
+    let admin = Client::new(endpoints(&kubectl, "kafka", "given", "broker", 9093), tls, None);
+    assert_eq!(block_on(admin.describe_cluster()).unwrap().brokers.len(), 1);
+    kubectl.delete("user", "shop", "given", LONG).unwrap();
+    kubectl.delete("kafkacluster", "kafka", "given", LONG).unwrap();
+    assert!(kubectl.get("secret", "kafka", "given-ca").unwrap().is_some(), "what somebody gave is not ours to delete");
+    kubectl.delete("secret", "kafka", "given-ca", LONG).unwrap();
 }

@@ -1,0 +1,253 @@
+//! `cargo xtask bench cluster`: how long from a KafkaCluster to Ready, beside a floor in the same run: the same three
+//! nodes by a StatefulSet written by hand, plaintext, on Java 17, formatted by Kafka's own tool. And the operator's size.
+
+use crate::install::NAMESPACE;
+use crate::layout::{Layout, version};
+use crate::{builds, images, prerequisites, up};
+use anyhow::{Context, Result, ensure};
+use ground::kubectl::{Kubectl, not_ready};
+use ground::shell;
+use serde_json::json;
+use std::fmt::Write;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+#[derive(clap::Args)]
+pub struct Options {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// From a KafkaCluster to Ready, beside the floor.
+    Cluster {
+        /// Pairs of runs.
+        #[arg(long, default_value_t = 5)]
+        runs: u32,
+        /// Write docs/benchmarks.md.
+        #[arg(long)]
+        write: bool,
+    },
+}
+
+const LIMIT: Duration = Duration::from_secs(300);
+
+pub fn bench(layout: &Layout, options: &Options) -> Result<()> {
+    let What::Cluster { runs, write } = options.what;
+    up::up(layout, &up::Options::default())?;
+    let bin = builds::go_programs(layout)?;
+    let kubectl = up::local_kubectl(layout, &bin);
+    let kafka = version(&layout.repo, "KAFKA")?;
+    let fallback: u32 = version(&layout.repo, "JAVA_FALLBACK")?.parse()?;
+    let floor_image = images::kafka(layout, &kafka, fallback)?;
+    images::load(layout, std::slice::from_ref(&floor_image))?;
+    let load_before = load()?;
+    let (mut ours, mut floors) = (Vec::new(), Vec::new());
+    for run in 1..=runs {
+        floors.push(floor(&kubectl, &floor_image.name)?);
+        ours.push(cluster(&kubectl, &kafka)?);
+        println!("run {run}: floor {:.1} s, Freehold {:.1} s", floors[floors.len() - 1], ours[ours.len() - 1]);
+    }
+    let load_after = load()?;
+    let rss = resident(&kubectl)?;
+    let first = first_reconcile(layout, &kubectl)?;
+    let java = prerequisites::java_feature(layout)?;
+    let kafka_image = images::kafka(layout, &kafka, java)?;
+    let operator_image = images::operator(layout, &builds::operator(layout)?)?;
+    let mib = |path: &std::path::Path| -> Result<f64> { Ok(std::fs::metadata(path)?.len() as f64 / (1024.0 * 1024.0)) };
+    let mut page = String::from(HEAD);
+    let row = |times: &[f64]| {
+        let list: Vec<_> = times.iter().map(|time| format!("{time:.1}")).collect();
+        (list.join(", "), median(times))
+    };
+    let (floor_list, floor_median) = row(&floors);
+    let (our_list, our_median) = row(&ours);
+    writeln!(page, "| | runs, s | median, s | ratio |\n| --- | --- | --- | --- |")?;
+    writeln!(page, "| floor: StatefulSet by hand, plaintext, Java {fallback} | {floor_list} | {floor_median:.1} | 1 |")?;
+    let ratio = our_median / floor_median;
+    writeln!(page, "| Freehold: TLS, SCRAM, authorizer, Java {java} with its archive | {our_list} | {our_median:.1} | {ratio:.2} |")?;
+    writeln!(page, "\n## The operator\n\n| what | seen | aim |\n| --- | --- | --- |")?;
+    writeln!(page, "| resident memory, idle, leader and standby | {} MB | ≤ 20 MB |", rss.join(" and "))?;
+    writeln!(page, "| start of the process to the first reconcile | {first:.2} s | ≤ 0.5 s |")?;
+    writeln!(page, "| image of the operator, uncompressed | {:.1} MiB | ≤ 20 MB |", mib(&operator_image.archive)?)?;
+    writeln!(page, "| image of Kafka {kafka}, uncompressed | {:.0} MiB | |", mib(&kafka_image.archive)?)?;
+    writeln!(
+        page,
+        "\nLoad of the machine (1, 5, 15 minutes) before: {load_before}; after: {load_after}; two cores, all of it on one machine."
+    )?;
+    println!("\n{page}");
+    if write {
+        shell::write_file(&layout.repo.join("docs/benchmarks.md"), page)?;
+    }
+    Ok(())
+}
+
+const HEAD: &str = "# Benchmarks
+
+Written by `cargo xtask bench cluster --write`. Figures are of one run on one machine, and compare only within it: ratios
+count. Both sides start from nothing (no object, no volume), one after the other, with the quickstart's cluster idle beside them.
+
+## From a KafkaCluster to Ready
+
+";
+
+fn median(times: &[f64]) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn load() -> Result<String> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    Ok(text.split_whitespace().take(3).collect::<Vec<_>>().join(" "))
+}
+
+fn cluster(kubectl: &Kubectl, kafka: &str) -> Result<f64> {
+    let spec = format!(
+        "apiVersion: freehold.dev/v1alpha1\nkind: KafkaCluster\nmetadata: {{name: bench, namespace: kafka}}\nspec:\n  version: {kafka}\n  \
+         deletionPolicy: Delete\n  nodePools:\n  - {{name: nodes, roles: [controller, broker], replicas: 3, zones: [zone-a, zone-b, zone-c], \
+         storage: {{size: 1Gi}}, jvm: {{heap: 384Mi}}}}\n  listeners:\n  - {{name: tls, port: 9093, authentication: MutualTls}}\n  \
+         - {{name: scram, port: 9094, authentication: ScramSha512}}\n"
+    );
+    let start = Instant::now();
+    kubectl.apply(&spec)?;
+    poll("the cluster", || Ok(kubectl.get("kafkacluster", "kafka", "bench")?.is_some_and(|object| not_ready(&object).is_none())))?;
+    let took = start.elapsed().as_secs_f64();
+    kubectl.delete("kafkacluster", "kafka", "bench", LIMIT)?;
+    settle(kubectl, "freehold.dev/cluster=bench")?;
+    Ok(took)
+}
+
+fn floor(kubectl: &Kubectl, image: &str) -> Result<f64> {
+    let voters: Vec<_> = (0..3).map(|id| format!("{id}@floor-{id}.floor.kafka.svc:9090")).collect();
+    let properties = format!(
+        "process.roles=controller,broker\nnode.id=${{env:NODE_ID}}\nconfig.providers=env\n\
+         config.providers.env.class=org.apache.kafka.common.config.provider.EnvVarConfigProvider\nlog.dirs=/data/log\n\
+         listeners=CONTROLLER://:9090,INTERNAL://:9091\nadvertised.listeners=INTERNAL://${{env:POD_NAME}}.floor.kafka.svc:9091\n\
+         listener.security.protocol.map=CONTROLLER:PLAINTEXT,INTERNAL:PLAINTEXT\ncontroller.listener.names=CONTROLLER\n\
+         inter.broker.listener.name=INTERNAL\ncontroller.quorum.voters={}\n",
+        voters.join(",")
+    );
+    let java = |args: &[&str]| {
+        let mut words = vec![
+            "/opt/jre/bin/java",
+            "-Xms384m",
+            "-Xmx384m",
+            "-Dlog4j2.configurationFile=/opt/kafka/config/log4j2.properties",
+            "-cp",
+            "/opt/kafka/libs/*",
+        ];
+        words.extend(args);
+        json!(words)
+    };
+    let environment = json!([
+        {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": "NODE_ID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['apps.kubernetes.io/pod-index']"}}}]);
+    let mounts =
+        json!([{"name": "data", "mountPath": "/data"}, {"name": "config", "mountPath": "/config"}, {"name": "tmp", "mountPath": "/tmp"}]);
+    let security = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+    let container = |name: &str, command: serde_json::Value| json!({"name": name, "image": image, "command": command, "env": environment, "volumeMounts": mounts, "securityContext": security});
+    let mut kafka = container("kafka", java(&["kafka.Kafka", "/config/server.properties"]));
+    kafka["readinessProbe"] = json!({"tcpSocket": {"port": 9091}, "periodSeconds": 1});
+    let format = java(&[
+        "kafka.tools.StorageTool",
+        "format",
+        "--ignore-formatted",
+        "--cluster-id",
+        "MkU3OEVBNTcwNTJENDM2Qg",
+        "--config",
+        "/config/server.properties",
+    ]);
+    let objects = json!({"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "floor", "namespace": "kafka"}, "data": {"server.properties": properties}},
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "floor", "namespace": "kafka"}, "spec": {
+            "clusterIP": "None", "publishNotReadyAddresses": true, "selector": {"app": "floor"}, "ports": [{"port": 9091}]}},
+        {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "floor", "namespace": "kafka"}, "spec": {
+            "serviceName": "floor", "replicas": 3, "podManagementPolicy": "Parallel", "selector": {"matchLabels": {"app": "floor"}},
+            "template": {"metadata": {"labels": {"app": "floor"}}, "spec": {
+                "securityContext": {"runAsNonRoot": true, "runAsUser": 10001, "fsGroup": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
+                "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule",
+                    "labelSelector": {"matchLabels": {"app": "floor"}}}],
+                "terminationGracePeriodSeconds": 1,
+                "initContainers": [container("format", format)], "containers": [kafka],
+                "volumes": [{"name": "config", "configMap": {"name": "floor"}}, {"name": "tmp", "emptyDir": {}}]}},
+            "volumeClaimTemplates": [{"metadata": {"name": "data", "labels": {"app": "floor"}}, "spec": {
+                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]}}
+    ]});
+    let start = Instant::now();
+    kubectl.apply(&objects.to_string())?;
+    poll("the floor", || Ok(kubectl.get("statefulset", "kafka", "floor")?.is_some_and(|set| set["status"]["readyReplicas"] == 3)))?;
+    let took = start.elapsed().as_secs_f64();
+    for kind in ["statefulset", "service", "configmap"] {
+        kubectl.delete(kind, "kafka", "floor", LIMIT)?;
+    }
+    kubectl.run(&["delete", "pvc", "--namespace", "kafka", "--selector", "app=floor", "--wait=false"])?;
+    settle(kubectl, "app=floor")?;
+    Ok(took)
+}
+
+/// Waits until all pods and volumes of a run are gone, and a moment more for what cleans up after them.
+fn settle(kubectl: &Kubectl, selector: &str) -> Result<()> {
+    poll("the end of the run before", || {
+        Ok(kubectl.run(&["get", "pods,pvc", "--namespace", "kafka", "--selector", selector, "-o", "name"])?.is_empty())
+    })?;
+    std::thread::sleep(Duration::from_secs(5));
+    Ok(())
+}
+
+fn poll(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    shell::wait_for(what, LIMIT, || Ok((!done()?).then(|| "not yet".to_owned())))
+}
+
+/// Resident memory of each operator in MB, from the kubelets.
+fn resident(kubectl: &Kubectl) -> Result<Vec<String>> {
+    // The kubelet samples every ten seconds or so.
+    std::thread::sleep(Duration::from_secs(30));
+    let mut found = Vec::new();
+    for node in ["node-a", "node-b", "node-c"] {
+        let summary: serde_json::Value =
+            serde_json::from_str(&kubectl.run(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/stats/summary")])?)?;
+        for pod in summary["pods"].as_array().into_iter().flatten().filter(|pod| pod["podRef"]["namespace"] == NAMESPACE) {
+            let bytes = pod["containers"][0]["memory"]["rssBytes"].as_f64().context("rssBytes")?;
+            found.push(format!("{:.1}", bytes / 1e6));
+        }
+    }
+    ensure!(!found.is_empty(), "no operator's memory was seen");
+    Ok(found)
+}
+
+/// Seconds from the start of an operator's process to the end of its first reconcile, as its log shows it.
+fn first_reconcile(layout: &Layout, kubectl: &Kubectl) -> Result<f64> {
+    let namespace = "bench-start";
+    let object = format!(
+        "apiVersion: freehold.dev/v1alpha1\nkind: KafkaCluster\nmetadata: {{name: paused, namespace: {namespace}}}\nspec:\n  version: {}\n  state: Paused\n  \
+         nodePools:\n  - {{name: all, roles: [controller, broker], replicas: 1, zones: [zone-a], storage: {{size: 1Gi}}}}\n",
+        version(&layout.repo, "KAFKA")?
+    );
+    kubectl.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}).to_string())?;
+    kubectl.apply(&object)?;
+    let log = layout.logs().join("operator-bench.log");
+    let _ = std::fs::remove_file(&log);
+    let start = Instant::now();
+    let mut operator = Command::new(layout.target().join("release/freehold"))
+        .args(["operator", "--watch-namespaces", namespace, "--namespace", namespace, "--identity", "bench", "--http", "127.0.0.1:0"])
+        .args(["--log", "debug", "--log-format", "human", "--images", "4.3.1=none"])
+        .env("KUBECONFIG", layout.kubeconfig())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(shell::log_file(&log)?)
+        .spawn()?;
+    let mut took = None;
+    while took.is_none() && start.elapsed() < Duration::from_secs(60) {
+        if std::fs::read_to_string(&log)?.contains("reconciled kind=KafkaCluster") {
+            took = Some(start.elapsed().as_secs_f64());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    operator.kill()?;
+    operator.wait()?;
+    kubectl.delete("kafkacluster", namespace, "paused", LIMIT)?;
+    kubectl.delete("namespace", "", namespace, LIMIT)?;
+    took.context("no reconcile was seen in the operator's log")
+}
