@@ -206,10 +206,14 @@ fn resident(kubectl: &Kubectl) -> Result<Vec<String>> {
     std::thread::sleep(Duration::from_secs(30));
     let mut found = Vec::new();
     for node in ["node-a", "node-b", "node-c"] {
-        let summary: serde_json::Value =
-            serde_json::from_str(&kubectl.run(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/stats/summary")])?)?;
-        for pod in summary["pods"].as_array().into_iter().flatten().filter(|pod| pod["podRef"]["namespace"] == NAMESPACE) {
-            let bytes = pod["containers"][0]["memory"]["rssBytes"].as_f64().context("rssBytes")?;
+        let metrics = kubectl.run(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/metrics/cadvisor")])?;
+        let ours = |line: &&str| {
+            line.starts_with("container_memory_rss{")
+                && line.contains(&format!("namespace=\"{NAMESPACE}\""))
+                && line.contains("container=\"operator\"")
+        };
+        for line in metrics.lines().filter(ours) {
+            let bytes: f64 = line.rsplit("} ").next().and_then(|value| value.split(' ').next()).context("a value")?.parse()?;
             found.push(format!("{:.1}", bytes / 1e6));
         }
     }

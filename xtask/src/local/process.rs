@@ -42,7 +42,9 @@ fn orphan(command: &Command) -> Option<u32> {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line);
         let found: Vec<&str> = line.trim_end_matches('\0').split('\0').collect();
-        found.len() > 1 && words.len() >= found.len() && words[words.len() - found.len()..].iter().zip(&found).all(|(ours, theirs)| ours == theirs)
+        found.len() > 1
+            && words.len() >= found.len()
+            && words[words.len() - found.len()..].iter().zip(&found).all(|(ours, theirs)| ours == theirs)
     })
 }
 

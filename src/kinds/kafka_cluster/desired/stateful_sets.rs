@@ -50,10 +50,11 @@ pub fn stateful_set(cluster: &ValidCluster, group: &NodeGroup, identity: &Identi
     }
 }
 
-/// Hash of what a node reads at its start and cannot change later.
-pub fn config_hash(config: &ConfigMap) -> String {
+/// Hash of what a node has from its start and cannot change later: its pod's template and its server.properties.
+fn config_hash(template: &PodTemplateSpec, config: &ConfigMap) -> String {
     let server = config.data.as_ref().and_then(|data| data.get(config_maps::SERVER)).map(String::as_str).unwrap_or_default();
-    Sha256::digest(server).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    let template = serde_json::to_string(template).expect("a pod template serializes");
+    Sha256::new().chain_update(template).chain_update(server).finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn template(cluster: &ValidCluster, group: &NodeGroup, config: &ConfigMap) -> PodTemplateSpec {
@@ -62,12 +63,11 @@ fn template(cluster: &ValidCluster, group: &NodeGroup, config: &ConfigMap) -> Po
     pod_labels.extend(pod_selector(cluster, group));
     pod_labels.insert(labels::BROKER.into(), group.is(Role::Broker).to_string());
     pod_labels.insert(labels::CONTROLLER.into(), group.is(Role::Controller).to_string());
-    let mut annotations = custom.annotations.clone();
-    annotations.insert(labels::CONFIG_HASH.into(), config_hash(config));
     let mut node_selector = custom.node_selector.clone();
     node_selector.insert("topology.kubernetes.io/zone".into(), group.zone.clone());
-    PodTemplateSpec {
-        metadata: Some(ObjectMeta { labels: Some(pod_labels), annotations: Some(annotations), ..Default::default() }),
+    let metadata = ObjectMeta { labels: Some(pod_labels), annotations: Some(custom.annotations.clone()), ..Default::default() };
+    let mut template = PodTemplateSpec {
+        metadata: Some(metadata),
         spec: Some(PodSpec {
             service_account_name: Some(cluster.key.name.clone()),
             automount_service_account_token: Some(false),
@@ -92,7 +92,10 @@ fn template(cluster: &ValidCluster, group: &NodeGroup, config: &ConfigMap) -> Po
             termination_grace_period_seconds: Some(GRACE_SECONDS),
             ..Default::default()
         }),
-    }
+    };
+    let hash = config_hash(&template, config);
+    template.metadata.get_or_insert_default().annotations.get_or_insert_default().insert(labels::CONFIG_HASH.into(), hash);
+    template
 }
 
 /// Nodes of a cluster on different machines, as far as there are enough.
