@@ -42,7 +42,7 @@ pub async fn apply(scope: &Scope<'_>, step: &Step) -> Result<(), Error> {
             let authority = certificates::new_authority(common_name, scope.observed.now)?;
             put(secret_object(scope.cluster, secret, keyed(&authority), false)).await?;
         }
-        Step::IssueOperatorCertificate { secret, .. } => {
+        Step::IssueOperatorCertificate { secret } => {
             let issued = issue(scope, OPERATOR_NAME, &Purpose::Client)?;
             put(secret_object(scope.cluster, secret, keyed(&issued), true)).await?;
         }

@@ -42,11 +42,9 @@ pub enum Step {
     },
     IssueOperatorCertificate {
         secret: String,
-        replaces: bool,
     },
     IssueNodeCertificates {
         secret: String,
-        stateful_set: String,
         nodes: BTreeMap<i32, Vec<String>>,
         trust: Trust,
     },
@@ -72,7 +70,7 @@ impl fmt::Display for Step {
             ),
             Self::UpdateIdentity(identity) => write!(f, "update the identity: quorum formed: {}", identity.formed),
             Self::CreateAuthority { secret, .. } => write!(f, "create the CA in Secret {secret}"),
-            Self::IssueOperatorCertificate { secret, .. } => write!(f, "issue the operator's certificate into Secret {secret}"),
+            Self::IssueOperatorCertificate { secret } => write!(f, "issue the operator's certificate into Secret {secret}"),
             Self::IssueNodeCertificates { secret, nodes, .. } => {
                 write!(f, "issue certificates of nodes {:?} into Secret {secret}", nodes.keys())
             }
@@ -217,7 +215,7 @@ fn plan_certificates(cluster: &ValidCluster, observed: &Observed, trust: &Trust,
     let secret = observed.secrets.get(&own);
     let certificate = secret.and_then(|secret| secret.data.get("tls.crt"));
     if !certificate.is_some_and(|certificate| is_current(cluster, observed, trust, certificate, &[])) {
-        plan.steps.push(Step::IssueOperatorCertificate { secret: own, replaces: secret.is_some() });
+        plan.steps.push(Step::IssueOperatorCertificate { secret: own });
     }
     for group in &cluster.groups {
         let nodes: BTreeMap<i32, Vec<String>> = group.node_ids().map(|id| (id, hosts(cluster, group, id))).collect();
@@ -232,8 +230,7 @@ fn plan_certificates(cluster: &ValidCluster, observed: &Observed, trust: &Trust,
         };
         let stale: BTreeMap<_, _> = nodes.into_iter().filter(|(id, hosts)| !same_trust || stale(id, hosts)).collect();
         if !stale.is_empty() {
-            let stateful_set = group.stateful_set.clone();
-            plan.steps.push(Step::IssueNodeCertificates { secret, stateful_set, nodes: stale, trust: trust.clone() });
+            plan.steps.push(Step::IssueNodeCertificates { secret, nodes: stale, trust: trust.clone() });
         }
     }
 }
