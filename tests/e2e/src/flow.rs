@@ -6,7 +6,7 @@ use crate::shell;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Who produces or consumes, where, and with what.
 #[derive(Clone, Debug)]
@@ -145,15 +145,35 @@ pub fn check(acknowledged: &BTreeMap<i64, (i64, i64)>, read: &[(i64, i64, i64)])
     Ok(())
 }
 
+/// What a topic held before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// Nothing: then what is read must be what was acknowledged, and no record more.
+    Nothing,
+    /// Perhaps records of an earlier run.
+    Anything,
+}
+
 /// Produces `count` records and reads each back.
-pub fn prove(kubectl: &Kubectl, client: &Client, name: &str, count: usize, limit: Duration) -> Result<()> {
+pub fn prove(kubectl: &Kubectl, client: &Client, name: &str, count: usize, before: Before, limit: Duration) -> Result<()> {
     let producer = format!("{name}-produce");
     start_producer(kubectl, client, &producer, count, -1)?;
     let good = finished(kubectl, client, &producer, limit)?;
     let acknowledged = acknowledged(&events(kubectl, client, &producer)?);
     ensure!(good, "the producer failed: {:?}", log(kubectl, client, &producer)?.lines().rev().take(5).collect::<Vec<_>>());
     ensure!(acknowledged.len() == count, "{} of {count} records were acknowledged", acknowledged.len());
-    let read = consume(kubectl, client, &format!("{name}-consume"), &format!("shop-{name}"), count, limit)?;
+    let mut ends: BTreeMap<i64, i64> = BTreeMap::new();
+    for (partition, offset) in acknowledged.values() {
+        let end = ends.entry(*partition).or_default();
+        *end = (*end).max(offset + 1);
+    }
+    let held = usize::try_from(ends.values().sum::<i64>())?;
+    ensure!(before == Before::Anything || held == count, "the topic holds {held} records, {count} were acknowledged");
+    // A group of its own: one of an earlier run has its own offsets.
+    let group = format!("shop-{name}-{}", SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs());
+    let mut read = consume(kubectl, client, &format!("{name}-consume"), &group, held, limit)?;
+    let places: BTreeSet<(i64, i64)> = acknowledged.values().copied().collect();
+    read.retain(|(partition, offset, _)| places.contains(&(*partition, *offset)));
     ensure!(read.len() == count, "{} of {count} records were read", read.len());
     check(&acknowledged, &read)
 }

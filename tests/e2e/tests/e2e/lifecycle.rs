@@ -24,7 +24,7 @@ fn a_retained_cluster_comes_back_with_its_records_and_identity_and_a_deleted_one
         kubectl.wait_ready(kind, namespace, name, LONG).unwrap();
     }
     let client = client(&kubectl, "kept", "kept");
-    flow::prove(&kubectl, &client, "kept", 100, LONG).unwrap();
+    flow::prove(&kubectl, &client, "kept", 100, flow::Before::Nothing, LONG).unwrap();
     let before = kubectl.get("kafkacluster", "kafka", "keep").unwrap().unwrap();
     let ca = secret(&kubectl, "kafka", "keep-cluster-ca").unwrap();
     kubectl.delete("kafkacluster", "kafka", "keep", LONG).unwrap();

@@ -20,7 +20,7 @@ fn a_hundred_thousand_records_flow_through_the_quickstart() {
     kubectl.apply(&user("proof", "demo", rights)).unwrap();
     kubectl.wait_ready("topic", "shop", "proof", LONG).unwrap();
     kubectl.wait_ready("user", "shop", "proof", LONG).unwrap();
-    flow::prove(&kubectl, &client(&kubectl, "proof", "proof"), "proof", RECORDS, LONG).unwrap();
+    flow::prove(&kubectl, &client(&kubectl, "proof", "proof"), "proof", RECORDS, flow::Before::Nothing, LONG).unwrap();
     kubectl.run(&["annotate", "--overwrite", "topic", "proof", "--namespace", "shop", "freehold.dev/confirm-delete=proof"]).unwrap();
     kubectl.delete("topic", "shop", "proof", LONG).unwrap();
     kubectl.delete("user", "shop", "proof", LONG).unwrap();
