@@ -1,7 +1,6 @@
 //! `cargo xtask bench cluster`: how long from a KafkaCluster to Ready, beside a floor in the same run: the same three
 //! nodes by a StatefulSet written by hand, plaintext, on Java 17, formatted by Kafka's own tool. And the operator's size.
 
-use crate::install::NAMESPACE;
 use crate::layout::{Layout, version};
 use crate::{builds, images, prerequisites, up};
 use anyhow::{Context, Result, ensure};
@@ -42,6 +41,9 @@ pub fn bench(layout: &Layout, options: &Options) -> Result<()> {
     let fallback: u32 = version(&layout.repo, "JAVA_FALLBACK")?.parse()?;
     let floor_image = images::kafka(layout, &kafka, fallback)?;
     images::load(layout, std::slice::from_ref(&floor_image))?;
+    let rss = resident()?;
+    let first = first_reconcile(layout, &kubectl)?;
+    println!("operators: {} MB resident; first reconcile after {first:.2} s", rss.join(" and "));
     let load_before = load()?;
     let (mut ours, mut floors) = (Vec::new(), Vec::new());
     for run in 1..=runs {
@@ -50,8 +52,6 @@ pub fn bench(layout: &Layout, options: &Options) -> Result<()> {
         println!("run {run}: floor {:.1} s, Freehold {:.1} s", floors[floors.len() - 1], ours[ours.len() - 1]);
     }
     let load_after = load()?;
-    let rss = resident(&kubectl)?;
-    let first = first_reconcile(layout, &kubectl)?;
     let java = prerequisites::java_feature(layout)?;
     let kafka_image = images::kafka(layout, &kafka, java)?;
     let operator_image = images::operator(layout, &builds::operator(layout)?)?;
@@ -200,24 +200,19 @@ fn poll(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     shell::wait_for(what, LIMIT, || Ok((!done()?).then(|| "not yet".to_owned())))
 }
 
-/// Resident memory of each operator in MB, from the kubelets.
-fn resident(kubectl: &Kubectl) -> Result<Vec<String>> {
-    // The kubelet samples every ten seconds or so.
-    std::thread::sleep(Duration::from_secs(30));
+/// Resident memory in MB of each operator that runs in a pod on this machine.
+fn resident() -> Result<Vec<String>> {
     let mut found = Vec::new();
-    for node in ["node-a", "node-b", "node-c"] {
-        let metrics = kubectl.run(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/metrics/cadvisor")])?;
-        let ours = |line: &&str| {
-            line.starts_with("container_memory_rss{")
-                && line.contains(&format!("namespace=\"{NAMESPACE}\""))
-                && line.contains("container=\"operator\"")
-        };
-        for line in metrics.lines().filter(ours) {
-            let bytes: f64 = line.rsplit("} ").next().and_then(|value| value.split(' ').next()).context("a value")?.parse()?;
-            found.push(format!("{:.1}", bytes / 1e6));
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if line.starts_with(b"/usr/local/bin/freehold\0operator") {
+            let status = std::fs::read_to_string(entry.path().join("status"))?;
+            let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+            let kibibytes: f64 = resident.trim().trim_end_matches(" kB").parse()?;
+            found.push(format!("{:.1}", kibibytes * 1024.0 / 1e6));
         }
     }
-    ensure!(!found.is_empty(), "no operator's memory was seen");
+    ensure!(!found.is_empty(), "no operator runs in a pod on this machine");
     Ok(found)
 }
 
