@@ -276,12 +276,13 @@ fn plan_objects(cluster: &ValidCluster, observed: &Observed, identity: &Identity
 }
 
 fn plan_pods(cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
+    let in_sync = InSync::of(&observed.kafka);
     for group in &cluster.groups {
         for id in group.node_ids() {
             let name = names::pod(&group.stateful_set, id);
             match observed.pods.iter().find(|pod| pod.name == name) {
                 None => plan.waiting_on.push(WaitingOn::PodMissing { pod: name }),
-                Some(pod) => plan_pod(pod, observed, plan),
+                Some(pod) => plan_pod(pod, &in_sync, plan),
             }
         }
     }
@@ -297,7 +298,7 @@ fn plan_pods(cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
     }
 }
 
-fn plan_pod(pod: &PodFacts, observed: &Observed, plan: &mut Plan) {
+fn plan_pod(pod: &PodFacts, in_sync: &InSync, plan: &mut Plan) {
     let pod_name = || pod.name.clone();
     if pod.deleting {
         plan.waiting_on.push(WaitingOn::PodEnding { pod: pod_name() });
@@ -306,7 +307,7 @@ fn plan_pod(pod: &PodFacts, observed: &Observed, plan: &mut Plan) {
     } else if !pod.containers_ready {
         plan.waiting_on.push(WaitingOn::PodStarting { pod: pod_name() });
     }
-    let is = in_sync(pod, &observed.kafka);
+    let is = in_sync.says(pod);
     // Where the brokers cannot be asked, the gate stays as it is: not knowing is no reason to change it.
     if let Some(is) = is.or((!pod.containers_ready).then_some(false)).filter(|is| *is != pod.in_sync) {
         plan.steps.push(Step::SetInSync { pod: pod.clone(), in_sync: is });
@@ -316,10 +317,25 @@ fn plan_pod(pod: &PodFacts, observed: &Observed, plan: &mut Plan) {
     }
 }
 
-/// Whether a node is in sync in each of its roles; `None` while nobody can say.
-pub fn in_sync(pod: &PodFacts, kafka: &KafkaFacts) -> Option<bool> {
-    let KafkaFacts::Answered { cluster, quorum, topics } = kafka else { return None };
-    let broker = !pod.broker || in_sync::brokers(cluster, topics).contains(&pod.node_id);
-    let controller = !pod.controller || in_sync::voters(quorum).contains(&pod.node_id);
-    Some(pod.containers_ready && broker && controller)
+/// Who is in sync by what the brokers said, worked out once for all pods.
+pub struct InSync(Option<(BTreeSet<i32>, BTreeSet<i32>)>);
+
+impl InSync {
+    pub fn of(kafka: &KafkaFacts) -> Self {
+        let KafkaFacts::Answered { cluster, quorum, topics } = kafka else { return Self(None) };
+        Self(Some((in_sync::brokers(cluster, topics), in_sync::voters(quorum))))
+    }
+
+    /// Whether a node is in sync in each of its roles; `None` while nobody can say.
+    pub fn says(&self, pod: &PodFacts) -> Option<bool> {
+        let (brokers, voters) = self.0.as_ref()?;
+        let broker = !pod.broker || brokers.contains(&pod.node_id);
+        let controller = !pod.controller || voters.contains(&pod.node_id);
+        Some(pod.containers_ready && broker && controller)
+    }
+
+    /// What a status counts: where nobody can say, what the gate said last.
+    pub fn counts(&self, pod: &PodFacts) -> bool {
+        pod.containers_ready && self.says(pod).unwrap_or(pod.in_sync)
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::api::{KafkaCluster, KafkaClusterStatus, ListenerStatus, NodePoolStatus, QuorumStatus, Role, VoterStatus, ZoneStatus};
 use super::observe::{KafkaFacts, Observed};
-use super::plan::{Plan, in_sync};
+use super::plan::{InSync, Plan};
 use super::reconcile::Error;
 use super::validate::{ValidCluster, is_paused};
 use crate::conditions::{Reason, State, conditions, is_ready};
@@ -43,16 +43,17 @@ fn waiting_on(plan: &Plan) -> Vec<String> {
 pub fn learned(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, plan: &Plan, state: &State) -> KafkaClusterStatus {
     let old = object.status.clone().unwrap_or_default();
     let ready = matches!(state, State::Ready);
+    let nodes = InSync::of(&observed.kafka);
     let in_sync = |role: Role| {
         let pods = observed.pods.iter().filter(|pod| if role == Role::Broker { pod.broker } else { pod.controller });
-        pods.filter(|pod| pod.containers_ready && in_sync(pod, &observed.kafka).unwrap_or(pod.in_sync)).count()
+        pods.filter(|pod| nodes.counts(pod)).count()
     };
     KafkaClusterStatus {
         bootstrap: bootstrap(cluster),
         cluster_id: observed.identity.as_ref().map(|identity| identity.cluster_id.clone()).or(old.cluster_id.clone()),
         kafka_version: if ready { Some(cluster.spec.version.clone()) } else { old.kafka_version.clone() },
         brokers: format!("{}/{}", in_sync(Role::Broker), cluster.count(Role::Broker)),
-        node_pools: node_pools(cluster, observed),
+        node_pools: node_pools(cluster, observed, &nodes),
         quorum: quorum(&observed.kafka).or(old.quorum.clone()),
         waiting_on: waiting_on(plan),
         warnings: cluster.warnings.iter().cloned().chain(outdated(cluster, observed)).collect(),
@@ -105,16 +106,14 @@ fn bootstrap(cluster: &ValidCluster) -> Vec<ListenerStatus> {
     listeners.map(|listener| ListenerStatus { name: listener.name.clone(), address: format!("{host}:{}", listener.port) }).collect()
 }
 
-fn node_pools(cluster: &ValidCluster, observed: &Observed) -> Vec<NodePoolStatus> {
+fn node_pools(cluster: &ValidCluster, observed: &Observed, in_sync: &InSync) -> Vec<NodePoolStatus> {
     let mut pools: BTreeMap<&str, NodePoolStatus> = BTreeMap::new();
     let mut counts: BTreeMap<&str, (usize, i32)> = BTreeMap::new();
     for group in &cluster.groups {
         let name = group.pool.name.as_str();
         let pool = pools.entry(name).or_insert_with(|| NodePoolStatus { name: name.to_owned(), ..Default::default() });
         pool.zones.push(ZoneStatus { zone: group.zone.clone(), node_ids: group.node_ids().collect() });
-        let ready = observed.pods.iter().filter(|pod| {
-            pod.stateful_set == group.stateful_set && pod.containers_ready && in_sync(pod, &observed.kafka).unwrap_or(pod.in_sync)
-        });
+        let ready = observed.pods.iter().filter(|pod| pod.stateful_set == group.stateful_set && in_sync.counts(pod));
         let count = counts.entry(name).or_default();
         count.0 += ready.count();
         count.1 += group.replicas;
