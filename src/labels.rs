@@ -24,6 +24,17 @@ pub const CONFIG_HASH: &str = "freehold.dev/config-hash";
 pub const CONFIRM_DELETE: &str = "freehold.dev/confirm-delete";
 /// Readiness gate: every replica of this node is in sync.
 pub const IN_SYNC: &str = "freehold.dev/in-sync";
+/// On a User: each new value asks for a new credential.
+pub const ROTATE: &str = "freehold.dev/rotate";
+/// On a User's Secret: what it was made from, what is in it, and which credential it holds.
+pub const SECRET_INPUTS: &str = "freehold.dev/inputs";
+pub const SECRET_CONTENT: &str = "freehold.dev/content";
+pub const SECRET_CREDENTIAL: &str = "freehold.dev/credential";
+pub const SECRET_SINCE: &str = "freehold.dev/credential-since";
+pub const SECRET_NOT_AFTER: &str = "freehold.dev/not-after";
+pub const SECRET_ROTATED: &str = "freehold.dev/rotated";
+/// Version of the Secret that gave the password.
+pub const SECRET_GIVEN: &str = "freehold.dev/given";
 pub const FINALIZER: &str = "freehold.dev/finalizer";
 /// Selects every object that Freehold made.
 pub const SELECTOR: &str = "app.kubernetes.io/managed-by=freehold";

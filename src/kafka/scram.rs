@@ -23,10 +23,15 @@ fn hmac(key: &[u8], text: &[u8]) -> Hash {
     mac.finalize().into_bytes().into()
 }
 
+/// `StoredKey` of RFC 5802: what the server keeps to verify a client.
+pub fn stored_key(salted: &[u8]) -> Hash {
+    Sha512::digest(hmac(salted, b"Client Key")).into()
+}
+
 /// `ClientProof` of RFC 5802.
 pub fn client_proof(salted: &Hash, auth_message: &str) -> Hash {
     let client_key = hmac(salted, b"Client Key");
-    let stored_key: Hash = Sha512::digest(client_key).into();
+    let stored_key = stored_key(salted);
     let mut proof = hmac(&stored_key, auth_message.as_bytes());
     proof.iter_mut().zip(client_key).for_each(|(byte, key)| *byte ^= key);
     proof

@@ -1,14 +1,24 @@
 //! What must change in Kafka to make a topic as a spec says. Pure.
 
-use crate::kafka_admin::TopicDescription;
+use super::metadata_image::TopicImage;
+use super::replication::{self, Brokers, Move};
 use std::collections::BTreeMap;
+use std::fmt;
+
+/// While partitions move, these configs of the topic put the cluster's throttle on them (KIP-73). Kafka holds back only
+/// replicas that are not in sync.
+const THROTTLED: [&str; 2] = ["leader.replication.throttled.replicas", "follower.replication.throttled.replicas"];
+/// The throttle itself, in bytes per second and broker.
+pub const THROTTLE_RATES: [&str; 2] = ["leader.replication.throttled.rate", "follower.replication.throttled.rate"];
+/// Partitions of a topic that move at the same time.
+const MOVES_MAX: usize = 50;
 
 /// A topic as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedTopic {
     pub name: String,
     pub partitions: i32,
-    /// -1: the cluster's default.
+    /// -1: the cluster's default for a new topic, and whatever it is for one that is there.
     pub replicas: i16,
     pub config: BTreeMap<String, String>,
 }
@@ -22,6 +32,25 @@ pub enum TopicChange {
     },
     /// `Some`: set; `None`: back to the default.
     AlterConfig(BTreeMap<String, Option<String>>),
+    /// Partitions and where their replicas should be; `None` takes a move back.
+    Reassign(Vec<(i32, Option<Vec<i32>>)>),
+}
+
+impl fmt::Display for TopicChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create(wanted) => write!(f, "create it with {} partitions", wanted.partitions),
+            Self::AddPartitions { count } => write!(f, "add partitions up to {count}"),
+            Self::AlterConfig(changes) => {
+                let words = changes.iter().map(|(key, value)| match value {
+                    Some(value) => format!("set {key} to {value}"),
+                    None => format!("put {key} back to its default"),
+                });
+                f.write_str(&words.collect::<Vec<_>>().join(", "))
+            }
+            Self::Reassign(moves) => write!(f, "reassign {} partitions", moves.len()),
+        }
+    }
 }
 
 /// Why a topic cannot become what it should be.
@@ -31,75 +60,186 @@ pub struct TopicRefusal {
     pub why: String,
 }
 
-/// The changes from what is found (with the configs set on the topic itself) to what is wanted.
+/// How far a change of the replication factor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub replicas: i32,
+    pub partitions_done: i32,
+    pub partitions: i32,
+}
+
+/// The changes from what is found to what is wanted.
 ///
 /// # Errors
-/// More partitions than wanted, or another replication factor than the one asked for: neither is changed here.
-pub fn changes(
-    wanted: &WantedTopic,
-    found: Option<(&TopicDescription, &BTreeMap<String, String>)>,
-) -> Result<Vec<TopicChange>, TopicRefusal> {
-    let Some((topic, config)) = found else { return Ok(vec![TopicChange::Create(wanted.clone())]) };
-    let partitions = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+/// More partitions than wanted: a topic cannot lose any.
+pub fn changes(wanted: &WantedTopic, found: Option<&TopicImage>, brokers: &Brokers) -> Result<Vec<TopicChange>, TopicRefusal> {
+    let Some(topic) = found else { return Ok(vec![TopicChange::Create(wanted.clone())]) };
+    let partitions = count(topic.partitions.len());
     if partitions > wanted.partitions {
         let why = format!("the topic has {partitions} partitions, and a topic cannot lose any; set {partitions} or more");
         return Err(TopicRefusal { field: "spec.partitions", why });
-    }
-    let replicas = topic.partitions.first().map_or(0, |partition| partition.replicas.len());
-    if wanted.replicas > 0 && replicas != usize::try_from(wanted.replicas).unwrap_or(0) {
-        let why =
-            format!("the topic has {replicas} replicas; changing them is not supported in this version: set {replicas}, or leave it out");
-        return Err(TopicRefusal { field: "spec.replicas", why });
     }
     let mut changes = Vec::new();
     if partitions < wanted.partitions {
         changes.push(TopicChange::AddPartitions { count: wanted.partitions });
     }
-    let set =
-        wanted.config.iter().filter(|(key, value)| config.get(*key) != Some(value)).map(|(key, value)| (key.clone(), Some(value.clone())));
-    let removed = config.keys().filter(|key| !wanted.config.contains_key(*key)).map(|key| (key.clone(), None));
-    let altered: BTreeMap<_, _> = set.chain(removed).collect();
+    let moves = moves(wanted, topic, brokers);
+    let moving = !moves.is_empty() || topic.partitions.iter().any(|partition| partition.is_moving());
+    let mut config = wanted.config.clone();
+    if moving {
+        for key in THROTTLED {
+            config.entry(key.to_owned()).or_insert_with(|| "*".to_owned());
+        }
+    }
+    let altered = config_changes(&config, &topic.config);
     if !altered.is_empty() {
         changes.push(TopicChange::AlterConfig(altered));
+    }
+    if !moves.is_empty() {
+        changes.push(TopicChange::Reassign(moves));
     }
     Ok(changes)
 }
 
+fn count(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+fn config_changes(wanted: &BTreeMap<String, String>, found: &BTreeMap<String, String>) -> BTreeMap<String, Option<String>> {
+    let set = wanted.iter().filter(|(key, value)| found.get(*key) != Some(value)).map(|(key, value)| (key.clone(), Some(value.clone())));
+    let removed = found.keys().filter(|key| !wanted.contains_key(*key)).map(|key| (key.clone(), None));
+    set.chain(removed).collect()
+}
+
+/// The next moves towards the replication factor.
+fn moves(wanted: &WantedTopic, topic: &TopicImage, brokers: &Brokers) -> Vec<(i32, Option<Vec<i32>>)> {
+    let Some(factor) = factor(wanted) else { return Vec::new() };
+    let under_way = topic.partitions.iter().filter(|partition| partition.is_moving() && partition.target().len() == factor).count();
+    let mut brokers = brokers.clone();
+    let all = topic.partitions.iter().enumerate().filter_map(|(index, partition)| {
+        let replicas = match replication::to_factor(partition, factor, &mut brokers)? {
+            Move::To(replicas) => Some(replicas),
+            Move::Back => None,
+        };
+        Some((count(index), replicas))
+    });
+    all.take(MOVES_MAX.saturating_sub(under_way)).collect()
+}
+
+fn factor(wanted: &WantedTopic) -> Option<usize> {
+    usize::try_from(wanted.replicas).ok().filter(|factor| *factor > 0)
+}
+
+/// True when the topic's replication factor is another than wanted, or on its way: then brokers must be known.
+pub fn moves_needed(wanted: &WantedTopic, topic: &TopicImage) -> bool {
+    factor(wanted).is_some_and(|factor| topic.partitions.iter().any(|partition| partition.target().len() != factor))
+}
+
+/// How far the replication factor is; `None` when nothing is under way.
+pub fn progress(wanted: &WantedTopic, topic: &TopicImage) -> Option<Progress> {
+    let factor = factor(wanted)?;
+    let done = topic.partitions.iter().filter(|partition| !partition.is_moving() && partition.replicas.len() == factor).count();
+    (done < topic.partitions.len()).then(|| Progress {
+        replicas: count(factor),
+        partitions_done: count(done),
+        partitions: count(topic.partitions.len()),
+    })
+}
+
+/// What differs between a topic that is there and what is wanted, in words.
+pub fn differences(wanted: &WantedTopic, found: &TopicImage) -> Vec<String> {
+    let mut words = Vec::new();
+    let partitions = count(found.partitions.len());
+    if partitions != wanted.partitions {
+        words.push(format!("partitions is {partitions}, not {}", wanted.partitions));
+    }
+    let replicas = found.partitions.first().map_or(0, |partition| partition.target().len());
+    if factor(wanted).is_some_and(|factor| factor != replicas) {
+        words.push(format!("replicas is {replicas}, not {}", wanted.replicas));
+    }
+    for (key, value) in config_changes(&wanted.config, &found.config) {
+        if THROTTLED.contains(&key.as_str()) {
+            continue;
+        }
+        let show = |value: Option<&String>| value.map_or_else(|| "not set".to_owned(), Clone::clone);
+        words.push(format!("config {key} is {}, not {}", show(found.config.get(&key)), value.as_deref().unwrap_or("the default")));
+    }
+    words
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::metadata_image::PartitionImage;
     use super::*;
-    use crate::kafka_admin::PartitionDescription;
 
     fn wanted() -> WantedTopic {
         let config = BTreeMap::from([("retention.ms".to_owned(), "1000".to_owned())]);
         WantedTopic { name: "t".into(), partitions: 3, replicas: 2, config }
     }
 
-    fn found(partitions: i32) -> TopicDescription {
-        let partitions = (0..partitions).map(|index| PartitionDescription { index, leader: 1, replicas: vec![1, 2], in_sync: vec![1, 2] });
-        TopicDescription { name: "t".into(), id: uuid::Uuid::nil(), internal: false, partitions: partitions.collect() }
+    fn found(partitions: usize) -> TopicImage {
+        let partitions = vec![PartitionImage::new(&[1, 2]); partitions];
+        TopicImage { id: uuid::Uuid::from_u128(1), partitions, config: wanted().config }
+    }
+
+    fn brokers() -> Brokers {
+        Brokers { racks: (1..=3).map(|id| (id, format!("r{id}"))).collect(), replicas: BTreeMap::new() }
+    }
+
+    fn plan(wanted: &WantedTopic, found: &TopicImage) -> Vec<TopicChange> {
+        changes(wanted, Some(found), &brokers()).unwrap()
     }
 
     #[test]
     fn a_missing_topic_is_created_and_an_equal_one_left_alone() {
-        assert_eq!(changes(&wanted(), None), Ok(vec![TopicChange::Create(wanted())]));
-        assert_eq!(changes(&wanted(), Some((&found(3), &wanted().config))), Ok(vec![]));
+        assert_eq!(changes(&wanted(), None, &brokers()), Ok(vec![TopicChange::Create(wanted())]));
+        assert_eq!(plan(&wanted(), &found(3)), vec![]);
     }
 
     #[test]
     fn a_config_that_left_the_spec_goes_back_to_its_default() {
         let config = BTreeMap::from([("retention.ms".to_owned(), "5".to_owned()), ("max.message.bytes".to_owned(), "9".to_owned())]);
         let altered = BTreeMap::from([("retention.ms".to_owned(), Some("1000".to_owned())), ("max.message.bytes".to_owned(), None)]);
-        assert_eq!(
-            changes(&wanted(), Some((&found(2), &config))),
-            Ok(vec![TopicChange::AddPartitions { count: 3 }, TopicChange::AlterConfig(altered)])
-        );
+        let found = TopicImage { config, ..found(2) };
+        assert_eq!(plan(&wanted(), &found), vec![TopicChange::AddPartitions { count: 3 }, TopicChange::AlterConfig(altered)]);
+        let words = differences(&wanted(), &found);
+        assert_eq!(words[0], "partitions is 2, not 3");
+        assert_eq!(words[1], "config max.message.bytes is 9, not the default");
+        assert_eq!(words[2], "config retention.ms is 5, not 1000");
     }
 
     #[test]
-    fn fewer_partitions_and_other_replicas_are_refused_by_field() {
-        assert_eq!(changes(&wanted(), Some((&found(4), &wanted().config))).unwrap_err().field, "spec.partitions");
+    fn fewer_partitions_are_refused_by_field() {
+        assert_eq!(changes(&wanted(), Some(&found(4)), &brokers()).unwrap_err().field, "spec.partitions");
+    }
+
+    #[test]
+    fn another_replication_factor_is_reached_under_the_throttle_and_the_throttle_goes_with_the_last_move() {
         let three = WantedTopic { replicas: 3, ..wanted() };
-        assert_eq!(changes(&three, Some((&found(3), &wanted().config))).unwrap_err().field, "spec.replicas");
+        let [TopicChange::AlterConfig(throttle), TopicChange::Reassign(moves)] = &plan(&three, &found(3))[..] else { panic!() };
+        assert!(THROTTLED.iter().all(|key| throttle[*key].as_deref() == Some("*")));
+        assert_eq!(moves, &(0..3).map(|index| (index, Some(vec![1, 2, 3]))).collect::<Vec<_>>());
+        assert_eq!(progress(&three, &found(3)), Some(Progress { replicas: 3, partitions_done: 0, partitions: 3 }));
+
+        let mut moving = found(3);
+        moving.config.extend(THROTTLED.map(|key| (key.to_owned(), "*".to_owned())));
+        for partition in &mut moving.partitions {
+            (partition.replicas, partition.adding) = ([1, 2, 3].into(), [3].into());
+        }
+        assert_eq!(plan(&three, &moving), vec![], "under way");
+        let [TopicChange::Reassign(back)] = &plan(&wanted(), &moving)[..] else { panic!() };
+        assert!(back.iter().all(|(_, replicas)| replicas.is_none()), "the spec was changed back: what began is taken back");
+
+        moving.partitions = vec![PartitionImage::new(&[1, 2, 3]); 3];
+        let removed = THROTTLED.map(|key| (key.to_owned(), None)).into();
+        assert_eq!(plan(&three, &moving), vec![TopicChange::AlterConfig(removed)]);
+        assert_eq!(differences(&three, &moving), Vec::<String>::new(), "the throttle is no drift");
+    }
+
+    #[test]
+    fn only_so_many_partitions_move_at_once() {
+        let many = WantedTopic { partitions: 200, replicas: 3, ..wanted() };
+        let Some(TopicChange::Reassign(moves)) = plan(&many, &found(200)).pop() else { panic!() };
+        assert_eq!(moves.len(), MOVES_MAX);
     }
 }

@@ -22,7 +22,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(150);
 const REQUEST_LIMIT_MS: i32 = 10_000;
 const SCRAM_SHA_512: i8 = 2;
 const TOPIC_RESOURCE: i8 = 2;
-const SOURCE_TOPIC: i8 = 1;
+const BROKER_RESOURCE: i8 = 4;
 
 /// A client of one cluster. Cheap to share; connections open on demand.
 pub struct Client {
@@ -74,7 +74,10 @@ impl Client {
 
     /// Sends to one broker after another until one answers. Brokers forward what is the controller's (KIP-590), so
     /// that a change of controller is followed by trying again.
-    async fn send<R: Request>(&self, request: &R, version_max: i16) -> AdminResult<R::Response> {
+    ///
+    /// # Errors
+    /// No broker that answers, or an answer that cannot be read. What is in the answer is not looked at.
+    pub async fn send<R: Request>(&self, request: &R, version_max: i16) -> AdminResult<R::Response> {
         let mut last = AdminError::Unavailable("no broker has an address yet".into());
         for endpoint in &self.endpoints {
             match self.connection(endpoint).await {
@@ -109,24 +112,94 @@ impl Client {
         self.connection(endpoint).await?.send(request, version_max, REQUEST_LIMIT).await
     }
 
-    /// Sum of the partitions' offsets at a timestamp: -1 the end, -2 the start.
-    async fn offsets(&self, topic: &TopicDescription, timestamp: i64) -> AdminResult<i64> {
-        let mut sum = 0;
-        for partition in &topic.partitions {
-            let asked = m::list_offsets_request::ListOffsetsPartition::default()
-                .with_partition_index(partition.index)
-                .with_current_leader_epoch(-1)
-                .with_timestamp(timestamp);
-            let of = m::list_offsets_request::ListOffsetsTopic::default().with_name(topic_name(&topic.name)).with_partitions(vec![asked]);
-            // The default of replica_id is broker 0; a client is -1.
-            let request = m::ListOffsetsRequest::default().with_replica_id(m::BrokerId(-1)).with_topics(vec![of]);
-            let response = self.send_to(partition.leader, &request, 7).await?;
-            for found in response.topics.iter().flat_map(|topic| &topic.partitions) {
-                check("ListOffsets", found.error_code, None)?;
-                sum += found.offset;
+    /// Sum of each topic's offsets at a timestamp: -1 the end, -2 the start. One request to each leader.
+    async fn offsets(&self, topics: &[Leaders], timestamp: i64) -> Each<i64> {
+        use m::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+        let mut by_leader: BTreeMap<i32, BTreeMap<&str, Vec<ListOffsetsPartition>>> = BTreeMap::new();
+        for topic in topics {
+            for (partition, leader) in &topic.partitions {
+                let asked = ListOffsetsPartition::default()
+                    .with_partition_index(*partition)
+                    .with_current_leader_epoch(-1)
+                    .with_timestamp(timestamp);
+                by_leader.entry(*leader).or_default().entry(&topic.topic).or_default().push(asked);
             }
         }
-        Ok(sum)
+        let asked = by_leader.into_iter().map(|(leader, topics)| async move {
+            let names: Vec<&str> = topics.keys().copied().collect();
+            let topics = topics
+                .into_iter()
+                .map(|(name, partitions)| ListOffsetsTopic::default().with_name(topic_name(name)).with_partitions(partitions));
+            // The default of replica_id is broker 0; a client is -1.
+            let request = m::ListOffsetsRequest::default().with_replica_id(m::BrokerId(-1)).with_topics(topics.collect());
+            (names, self.send_to(leader, &request, 7).await)
+        });
+        let mut sums: HashMap<String, AdminResult<i64>> = HashMap::new();
+        for (names, answer) in futures::future::join_all(asked).await {
+            match answer {
+                Err(error) => sums.extend(names.into_iter().map(|name| (name.to_owned(), Err(error.clone())))),
+                Ok(response) => {
+                    for topic in response.topics {
+                        let sum = sums.entry(topic.name.0.to_string()).or_insert(Ok(0));
+                        for partition in &topic.partitions {
+                            match check("ListOffsets", partition.error_code, None) {
+                                Err(error) => *sum = Err(error),
+                                Ok(()) => *sum = sum.clone().map(|sum| sum + partition.offset),
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        let missing = || Err(AdminError::Protocol("ListOffsets without the topic".into()));
+        topics
+            .iter()
+            .map(|topic| if topic.partitions.is_empty() { Ok(0) } else { sums.remove(&topic.topic).unwrap_or_else(missing) })
+            .collect()
+    }
+
+    /// A call for many: repeated as a whole while no broker or controller takes it at all; what comes back is for each.
+    async fn each<R: Request, T>(
+        &self,
+        count: usize,
+        request: &R,
+        version_max: i16,
+        results: impl Fn(R::Response) -> AdminResult<Each<T>>,
+    ) -> Each<T> {
+        if count == 0 {
+            return Vec::new();
+        }
+        let answer = self.retry(|| async { results(self.send(request, version_max).await?) }).await;
+        match answer {
+            Ok(all) if all.len() == count => all,
+            Ok(all) => failed(count, &AdminError::Protocol(format!("{} results for {count}", all.len()))),
+            Err(error) => failed(count, &error),
+        }
+    }
+}
+
+fn failed<T>(count: usize, error: &AdminError) -> Each<T> {
+    (0..count).map(|_| Err(error.clone())).collect()
+}
+
+/// The results of a call by name, in the order in which they were asked.
+fn ordered<'a, T>(names: impl Iterator<Item = &'a str>, mut found: HashMap<String, AdminResult<T>>) -> Each<T> {
+    let missing = |name: &str| Err(AdminError::Protocol(format!("no result for {name}")));
+    names.map(|name| found.remove(name).unwrap_or_else(|| missing(name))).collect()
+}
+
+/// When nothing was done for any: the call as a whole failed, and may be repeated as one.
+fn not_controller<T>(all: Each<T>) -> AdminResult<Each<T>> {
+    match all.first() {
+        Some(Err(error)) if error.is("NotController") => Err(error.clone()),
+        _ => Ok(all),
+    }
+}
+
+fn gone_is_fine(result: AdminResult<()>, names: &[&str]) -> AdminResult<()> {
+    match result {
+        Err(error) if names.iter().any(|name| error.is(name)) => Ok(()),
+        other => other,
     }
 }
 
@@ -192,11 +265,8 @@ impl Admin for Client {
         })
     }
 
-    async fn describe_topics(&self, names: Option<&[String]>) -> AdminResult<Vec<TopicDescription>> {
-        let topics = names.map(|names| {
-            names.iter().map(|name| m::metadata_request::MetadataRequestTopic::default().with_name(Some(topic_name(name)))).collect()
-        });
-        let request = m::MetadataRequest::default().with_topics(topics).with_allow_auto_topic_creation(false);
+    async fn describe_topics(&self) -> AdminResult<Vec<TopicDescription>> {
+        let request = m::MetadataRequest::default().with_topics(None).with_allow_auto_topic_creation(false);
         let response = self.send(&request, 12).await?;
         let mut found = Vec::new();
         for topic in &response.topics {
@@ -224,184 +294,213 @@ impl Admin for Client {
         Ok(found)
     }
 
-    async fn create_topic(&self, topic: &NewTopic) -> AdminResult<()> {
+    async fn create_topics(&self, topics: &[NewTopic]) -> Each<()> {
         use m::create_topics_request::{CreatableTopic, CreatableTopicConfig};
-        let configs =
-            topic.config.iter().map(|(key, value)| CreatableTopicConfig::default().with_name(text(key)).with_value(Some(text(value))));
-        let creatable = CreatableTopic::default()
-            .with_name(topic_name(&topic.name))
-            .with_num_partitions(topic.partitions)
-            .with_replication_factor(topic.replicas)
-            .with_configs(configs.collect());
-        let request = m::CreateTopicsRequest::default().with_topics(vec![creatable]).with_timeout_ms(REQUEST_LIMIT_MS);
-        self.retry(|| async {
-            let response = self.send(&request, 7).await?;
-            response.topics.iter().try_for_each(|topic| check("CreateTopics", topic.error_code, topic.error_message.as_ref()))
-        })
-        .await
-    }
-
-    async fn create_partitions(&self, topic: &str, count: i32) -> AdminResult<()> {
-        // An empty list of assignments would mean that there are none to choose from; None lets Kafka choose.
-        let more = m::create_partitions_request::CreatePartitionsTopic::default()
-            .with_name(topic_name(topic))
-            .with_count(count)
-            .with_assignments(None);
-        let request = m::CreatePartitionsRequest::default().with_topics(vec![more]).with_timeout_ms(REQUEST_LIMIT_MS);
-        self.retry(|| async {
-            let response = self.send(&request, 3).await?;
-            response.results.iter().try_for_each(|result| check("CreatePartitions", result.error_code, result.error_message.as_ref()))
-        })
-        .await
-    }
-
-    async fn delete_topic(&self, id: uuid::Uuid) -> AdminResult<()> {
-        let state = m::delete_topics_request::DeleteTopicState::default().with_name(None).with_topic_id(id);
-        let request = m::DeleteTopicsRequest::default().with_topics(vec![state]).with_timeout_ms(REQUEST_LIMIT_MS);
-        self.retry(|| async {
-            let response = self.send(&request, 6).await?;
-            response.responses.iter().try_for_each(|result| match check("DeleteTopics", result.error_code, result.error_message.as_ref()) {
-                Err(error) if error.is("UnknownTopicId") || error.is("UnknownTopicOrPartition") => Ok(()),
-                other => other,
-            })
-        })
-        .await
-    }
-
-    async fn topic_config(&self, topic: &str) -> AdminResult<BTreeMap<String, String>> {
-        // None asks for all keys; an empty list for none.
-        let resource = m::describe_configs_request::DescribeConfigsResource::default()
-            .with_resource_type(TOPIC_RESOURCE)
-            .with_resource_name(text(topic))
-            .with_configuration_keys(None);
-        let response = self.send(&m::DescribeConfigsRequest::default().with_resources(vec![resource]), 4).await?;
-        let mut config = BTreeMap::new();
-        for result in &response.results {
-            check("DescribeConfigs", result.error_code, result.error_message.as_ref())?;
-            for entry in result.configs.iter().filter(|entry| entry.config_source == SOURCE_TOPIC) {
-                config.insert(entry.name.to_string(), entry.value.as_ref().map(|value| value.to_string()).unwrap_or_default());
-            }
-        }
-        Ok(config)
-    }
-
-    async fn alter_topic_config(&self, topic: &str, changes: &BTreeMap<String, Option<String>>) -> AdminResult<()> {
-        use m::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
-        // KIP-339: 0 sets, 1 deletes.
-        let configs = changes.iter().map(|(key, value)| {
-            AlterableConfig::default()
-                .with_name(text(key))
-                .with_config_operation(i8::from(value.is_none()))
-                .with_value(value.as_deref().map(text))
+        let creatable = topics.iter().map(|topic| {
+            let configs =
+                topic.config.iter().map(|(key, value)| CreatableTopicConfig::default().with_name(text(key)).with_value(Some(text(value))));
+            CreatableTopic::default()
+                .with_name(topic_name(&topic.name))
+                .with_num_partitions(topic.partitions)
+                .with_replication_factor(topic.replicas)
+                .with_configs(configs.collect())
         });
-        let resource = AlterConfigsResource::default()
-            .with_resource_type(TOPIC_RESOURCE)
-            .with_resource_name(text(topic))
-            .with_configs(configs.collect());
-        let request = m::IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
-        self.retry(|| async {
-            let response = self.send(&request, 1).await?;
-            response
-                .responses
-                .iter()
-                .try_for_each(|result| check("IncrementalAlterConfigs", result.error_code, result.error_message.as_ref()))
+        let request = m::CreateTopicsRequest::default().with_topics(creatable.collect()).with_timeout_ms(REQUEST_LIMIT_MS);
+        self.each(topics.len(), &request, 7, |response| {
+            let results = response.topics.iter();
+            let found = results
+                .map(|topic| (topic.name.0.to_string(), check("CreateTopics", topic.error_code, topic.error_message.as_ref())))
+                .collect();
+            not_controller(ordered(topics.iter().map(|topic| topic.name.as_str()), found))
         })
         .await
     }
 
-    async fn topic_holds_records(&self, topic: &TopicDescription) -> AdminResult<bool> {
-        Ok(self.offsets(topic, -1).await? > self.offsets(topic, -2).await?)
+    async fn create_partitions(&self, topics: &[(String, i32)]) -> Each<()> {
+        // An empty list of assignments would mean that there are none to choose from; None lets Kafka choose.
+        let more = topics.iter().map(|(topic, count)| {
+            m::create_partitions_request::CreatePartitionsTopic::default()
+                .with_name(topic_name(topic))
+                .with_count(*count)
+                .with_assignments(None)
+        });
+        let request = m::CreatePartitionsRequest::default().with_topics(more.collect()).with_timeout_ms(REQUEST_LIMIT_MS);
+        self.each(topics.len(), &request, 3, |response| {
+            let results = response.results.iter();
+            let found = results
+                .map(|result| (result.name.0.to_string(), check("CreatePartitions", result.error_code, result.error_message.as_ref())))
+                .collect();
+            not_controller(ordered(topics.iter().map(|(topic, _)| topic.as_str()), found))
+        })
+        .await
     }
 
-    async fn acls_of(&self, principal: &str) -> AdminResult<Vec<AclBinding>> {
-        // 1 is ANY of each kind.
-        let request = m::DescribeAclsRequest::default()
-            .with_resource_type_filter(1)
-            .with_resource_name_filter(None)
-            .with_pattern_type_filter(1)
-            .with_principal_filter(Some(text(principal)))
-            .with_host_filter(None)
-            .with_operation(1)
-            .with_permission_type(1);
-        let response = self.send(&request, 3).await?;
-        check("DescribeAcls", response.error_code, response.error_message.as_ref())?;
-        let mut acls = Vec::new();
-        for resource in &response.resources {
-            for acl in &resource.acls {
-                acls.push(AclBinding {
-                    resource_type: resource.resource_type,
-                    resource_name: resource.resource_name.to_string(),
-                    pattern_type: resource.pattern_type,
-                    principal: acl.principal.to_string(),
-                    host: acl.host.to_string(),
-                    operation: acl.operation,
-                    permission: acl.permission_type,
-                });
+    async fn delete_topics(&self, ids: &[uuid::Uuid]) -> Each<()> {
+        let states = ids.iter().map(|id| m::delete_topics_request::DeleteTopicState::default().with_name(None).with_topic_id(*id));
+        let request = m::DeleteTopicsRequest::default().with_topics(states.collect()).with_timeout_ms(REQUEST_LIMIT_MS);
+        let names: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        self.each(ids.len(), &request, 6, |response| {
+            let result = |result: &m::delete_topics_response::DeletableTopicResult| {
+                let checked = check("DeleteTopics", result.error_code, result.error_message.as_ref());
+                (result.topic_id.to_string(), gone_is_fine(checked, &["UnknownTopicId", "UnknownTopicOrPartition"]))
+            };
+            not_controller(ordered(names.iter().map(String::as_str), response.responses.iter().map(result).collect()))
+        })
+        .await
+    }
+
+    async fn alter_configs(&self, changes: &[(ConfigResource, ConfigChanges)]) -> Each<()> {
+        use m::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+        let name = |resource: &ConfigResource| match resource {
+            ConfigResource::Topic(topic) => (TOPIC_RESOURCE, topic.clone()),
+            ConfigResource::Brokers => (BROKER_RESOURCE, String::new()),
+        };
+        let resources = changes.iter().map(|(resource, changes)| {
+            // KIP-339: 0 sets, 1 deletes.
+            let configs = changes.iter().map(|(key, value)| {
+                AlterableConfig::default()
+                    .with_name(text(key))
+                    .with_config_operation(i8::from(value.is_none()))
+                    .with_value(value.as_deref().map(text))
+            });
+            let (kind, name) = name(resource);
+            AlterConfigsResource::default().with_resource_type(kind).with_resource_name(text(name)).with_configs(configs.collect())
+        });
+        let request = m::IncrementalAlterConfigsRequest::default().with_resources(resources.collect());
+        let names: Vec<String> = changes.iter().map(|(resource, _)| name(resource).1).collect();
+        self.each(changes.len(), &request, 1, |response| {
+            let results = response.responses.iter();
+            let found = results
+                .map(|result| {
+                    let checked = check("IncrementalAlterConfigs", result.error_code, result.error_message.as_ref());
+                    (result.resource_name.to_string(), checked)
+                })
+                .collect();
+            not_controller(ordered(names.iter().map(String::as_str), found))
+        })
+        .await
+    }
+
+    async fn reassign(&self, moves: &[Reassignment]) -> Each<()> {
+        use m::alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic};
+        let mut topics: BTreeMap<&str, Vec<ReassignablePartition>> = BTreeMap::new();
+        for one in moves {
+            let replicas = one.replicas.as_ref().map(|ids| ids.iter().map(|id| m::BrokerId(*id)).collect());
+            let partition = ReassignablePartition::default().with_partition_index(one.partition).with_replicas(replicas);
+            topics.entry(&one.topic).or_default().push(partition);
+        }
+        let topics = topics
+            .into_iter()
+            .map(|(name, partitions)| ReassignableTopic::default().with_name(topic_name(name)).with_partitions(partitions));
+        let request = m::AlterPartitionReassignmentsRequest::default().with_topics(topics.collect()).with_timeout_ms(REQUEST_LIMIT_MS);
+        let name = |topic: &str, partition: i32| format!("{topic} {partition}");
+        let names: Vec<String> = moves.iter().map(|one| name(&one.topic, one.partition)).collect();
+        self.each(moves.len(), &request, 0, |response| {
+            check("AlterPartitionReassignments", response.error_code, response.error_message.as_ref())?;
+            let mut found = HashMap::new();
+            for topic in &response.responses {
+                for partition in &topic.partitions {
+                    let checked = check("AlterPartitionReassignments", partition.error_code, partition.error_message.as_ref());
+                    // A move that is over cannot be taken back, and need not be.
+                    found.insert(name(&topic.name.0, partition.partition_index), gone_is_fine(checked, &["NoReassignmentInProgress"]));
+                }
+            }
+            Ok(ordered(names.iter().map(String::as_str), found))
+        })
+        .await
+    }
+
+    async fn count_records(&self, topics: &[Leaders]) -> Each<i64> {
+        let (ends, starts) = futures::join!(self.offsets(topics, -1), self.offsets(topics, -2));
+        ends.into_iter().zip(starts).map(|(end, start)| Ok(end? - start?)).collect()
+    }
+
+    async fn log_bytes(&self) -> AdminResult<BTreeMap<String, i64>> {
+        let request = m::DescribeLogDirsRequest::default().with_topics(None);
+        let asked = self.endpoints.iter().map(|endpoint| self.send_to(endpoint.node_id, &request, 4));
+        let mut bytes = BTreeMap::new();
+        for response in futures::future::try_join_all(asked).await? {
+            check("DescribeLogDirs", response.error_code, None)?;
+            for topic in response.results.iter().flat_map(|folder| &folder.topics) {
+                let size: i64 = topic.partitions.iter().map(|partition| partition.partition_size).sum();
+                *bytes.entry(topic.name.0.to_string()).or_insert(0) += size;
             }
         }
-        Ok(acls)
+        Ok(bytes)
     }
 
-    async fn create_acls(&self, acls: &[AclBinding]) -> AdminResult<()> {
+    async fn create_acls(&self, acls: &[AclBinding]) -> Each<()> {
         let request = m::CreateAclsRequest::default().with_creations(acls.iter().map(acl_creation).collect());
-        self.retry(|| async {
-            let response = self.send(&request, 3).await?;
-            response.results.iter().try_for_each(|result| check("CreateAcls", result.error_code, result.error_message.as_ref()))
+        self.each(acls.len(), &request, 3, |response| {
+            not_controller(
+                response.results.iter().map(|result| check("CreateAcls", result.error_code, result.error_message.as_ref())).collect(),
+            )
         })
         .await
     }
 
-    async fn delete_acls(&self, acls: &[AclBinding]) -> AdminResult<()> {
+    async fn delete_acls(&self, acls: &[AclBinding]) -> Each<()> {
         let request = m::DeleteAclsRequest::default().with_filters(acls.iter().map(acl_filter).collect());
-        self.retry(|| async {
-            let response = self.send(&request, 3).await?;
-            response.filter_results.iter().try_for_each(|result| check("DeleteAcls", result.error_code, result.error_message.as_ref()))
+        self.each(acls.len(), &request, 3, |response| {
+            let results = response.filter_results.iter();
+            not_controller(results.map(|result| check("DeleteAcls", result.error_code, result.error_message.as_ref())).collect())
         })
         .await
     }
 
-    async fn scram_iterations(&self, user: &str) -> AdminResult<Option<i32>> {
-        let name = m::describe_user_scram_credentials_request::UserName::default().with_name(text(user));
-        let response = self.send(&m::DescribeUserScramCredentialsRequest::default().with_users(Some(vec![name])), 0).await?;
-        check("DescribeUserScramCredentials", response.error_code, response.error_message.as_ref())?;
-        let Some(result) = response.results.first() else { return Ok(None) };
-        match check("DescribeUserScramCredentials", result.error_code, result.error_message.as_ref()) {
-            Err(error) if error.is("ResourceNotFound") => return Ok(None),
-            other => other?,
-        }
-        Ok(result.credential_infos.iter().find(|info| info.mechanism == SCRAM_SHA_512).map(|info| info.iterations))
-    }
-
-    async fn upsert_scram(&self, credential: &ScramUpsertion) -> AdminResult<()> {
-        let upsertion = m::alter_user_scram_credentials_request::ScramCredentialUpsertion::default()
-            .with_name(text(&credential.user))
-            .with_mechanism(SCRAM_SHA_512)
-            .with_iterations(credential.iterations)
-            .with_salt(Bytes::copy_from_slice(&credential.salt))
-            .with_salted_password(Bytes::copy_from_slice(&credential.salted_password));
-        let request = m::AlterUserScramCredentialsRequest::default().with_upsertions(vec![upsertion]);
-        self.retry(|| async {
-            let response = self.send(&request, 0).await?;
-            response
-                .results
-                .iter()
-                .try_for_each(|result| check("AlterUserScramCredentials", result.error_code, result.error_message.as_ref()))
-        })
-        .await
-    }
-
-    async fn delete_scram(&self, user: &str) -> AdminResult<()> {
-        let deletion =
-            m::alter_user_scram_credentials_request::ScramCredentialDeletion::default().with_name(text(user)).with_mechanism(SCRAM_SHA_512);
-        let request = m::AlterUserScramCredentialsRequest::default().with_deletions(vec![deletion]);
-        self.retry(|| async {
-            let response = self.send(&request, 0).await?;
-            response.results.iter().try_for_each(|result| {
-                match check("AlterUserScramCredentials", result.error_code, result.error_message.as_ref()) {
-                    Err(error) if error.is("ResourceNotFound") => Ok(()),
-                    other => other,
+    async fn alter_scram(&self, changes: &[ScramChange]) -> Each<()> {
+        use m::alter_user_scram_credentials_request::{ScramCredentialDeletion, ScramCredentialUpsertion};
+        let (mut upsertions, mut deletions, mut names) = (Vec::new(), Vec::new(), Vec::new());
+        for change in changes {
+            match change {
+                ScramChange::Upsert { user, iterations, salt, salted_password } => {
+                    names.push(user.as_str());
+                    upsertions.push(
+                        ScramCredentialUpsertion::default()
+                            .with_name(text(user))
+                            .with_mechanism(SCRAM_SHA_512)
+                            .with_iterations(i32::try_from(*iterations).unwrap_or(i32::MAX))
+                            .with_salt(Bytes::copy_from_slice(salt))
+                            .with_salted_password(Bytes::copy_from_slice(salted_password)),
+                    );
                 }
-            })
+                ScramChange::Delete { user } => {
+                    names.push(user.as_str());
+                    deletions.push(ScramCredentialDeletion::default().with_name(text(user)).with_mechanism(SCRAM_SHA_512));
+                }
+            }
+        }
+        let request = m::AlterUserScramCredentialsRequest::default().with_upsertions(upsertions).with_deletions(deletions);
+        self.each(changes.len(), &request, 0, |response| {
+            let results = response.results.iter();
+            let found = results
+                .map(|result| {
+                    let checked = check("AlterUserScramCredentials", result.error_code, result.error_message.as_ref());
+                    (result.user.to_string(), gone_is_fine(checked, &["ResourceNotFound"]))
+                })
+                .collect();
+            not_controller(ordered(names.iter().copied(), found))
+        })
+        .await
+    }
+
+    async fn alter_quotas(&self, changes: &[QuotaChange]) -> Each<()> {
+        use m::alter_client_quotas_request::{EntityData, EntryData, OpData};
+        let entries = changes.iter().map(|change| {
+            let entity = EntityData::default().with_entity_type(text("user")).with_entity_name(Some(text(&change.user)));
+            let ops = change.quotas.iter().map(|(key, value)| {
+                OpData::default().with_key(text(key)).with_value(value.unwrap_or_default()).with_remove(value.is_none())
+            });
+            EntryData::default().with_entity(vec![entity]).with_ops(ops.collect())
+        });
+        let request = m::AlterClientQuotasRequest::default().with_entries(entries.collect());
+        self.each(changes.len(), &request, 1, |response| {
+            let mut found = HashMap::new();
+            for entry in &response.entries {
+                let user = entry.entity.first().and_then(|entity| entity.entity_name.as_ref()).map(ToString::to_string);
+                found.insert(user.unwrap_or_default(), check("AlterClientQuotas", entry.error_code, entry.error_message.as_ref()));
+            }
+            not_controller(ordered(changes.iter().map(|change| change.user.as_str()), found))
         })
         .await
     }

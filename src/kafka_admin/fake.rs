@@ -1,7 +1,11 @@
-//! A cluster in memory, for tests of what talks to one.
+//! A cluster in memory, for tests of what talks to one: what it does becomes metadata records, as in Kafka.
 
+use super::mirror::Mirror;
 use super::*;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use crate::kafka::metadata_image::{MetadataImage, PartitionImage, TopicImage};
+use crate::kafka::metadata_record::{Fingerprint, MetadataRecord, PartitionFields, SCRAM_SHA_512};
+use crate::kafka::scram;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[derive(Default)]
 pub struct FakeCluster {
@@ -9,16 +13,47 @@ pub struct FakeCluster {
 }
 
 /// What the fake holds; tests look and change.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct FakeState {
     pub cluster: ClusterDescription,
     pub quorum: QuorumDescription,
-    pub topics: BTreeMap<String, (TopicDescription, BTreeMap<String, String>)>,
-    pub acls: Vec<AclBinding>,
-    pub scram: BTreeMap<String, ScramUpsertion>,
+    pub image: MetadataImage,
+    /// Follows the image.
+    pub mirror: Arc<Mirror>,
     /// Topics that hold records.
     pub records: Vec<String>,
+    /// Calls of CreateTopics.
+    pub calls: u32,
+    acls: Vec<(uuid::Uuid, AclBinding)>,
     created: u128,
+    offset: i64,
+}
+
+impl FakeState {
+    fn write(&mut self, record: MetadataRecord) {
+        self.image.apply(record.clone(), &mut Vec::new());
+        self.offset += 1;
+        self.mirror.advance(vec![record], self.offset);
+    }
+
+    fn next_id(&mut self) -> uuid::Uuid {
+        self.created += 1;
+        uuid::Uuid::from_u128(self.created)
+    }
+
+    fn create_topic(&mut self, topic: &NewTopic) -> AdminResult<()> {
+        if self.image.topic(&topic.name).is_some() {
+            return Err(AdminError::Refused { api: "CreateTopics", error: "TopicAlreadyExists".into(), retriable: false, message: None });
+        }
+        let id = self.next_id();
+        self.write(MetadataRecord::Topic { name: topic.name.clone(), id });
+        for (key, value) in topic.config.clone() {
+            self.write(MetadataRecord::Config { resource_type: 2, resource: topic.name.clone(), key, value: Some(value) });
+        }
+        let replicas: Vec<i32> = (1..=i32::from(topic.replicas.max(1))).collect();
+        (0..topic.partitions).for_each(|index| self.write(partition(id, index, &replicas)));
+        Ok(())
+    }
 }
 
 impl FakeCluster {
@@ -39,75 +74,127 @@ impl Admin for FakeCluster {
     async fn describe_quorum(&self) -> AdminResult<QuorumDescription> {
         Ok(self.state().quorum.clone())
     }
-    async fn describe_topics(&self, names: Option<&[String]>) -> AdminResult<Vec<TopicDescription>> {
-        let wanted = |name: &String| names.is_none_or(|names| names.contains(name));
-        Ok(self.state().topics.iter().filter(|(name, _)| wanted(name)).map(|(_, (topic, _))| topic.clone()).collect())
-    }
-    async fn create_topic(&self, topic: &NewTopic) -> AdminResult<()> {
-        let mut state = self.state();
-        if state.topics.contains_key(&topic.name) {
-            return Err(AdminError::Refused { api: "CreateTopics", error: "TopicAlreadyExists".into(), retriable: false, message: None });
-        }
-        state.created += 1;
-        let replicas: Vec<i32> = (1..=i32::from(topic.replicas.max(1))).collect();
-        let partition = |index| PartitionDescription { index, leader: 1, replicas: replicas.clone(), in_sync: replicas.clone() };
-        let description = TopicDescription {
-            name: topic.name.clone(),
-            id: uuid::Uuid::from_u128(state.created),
+    async fn describe_topics(&self) -> AdminResult<Vec<TopicDescription>> {
+        let state = self.state();
+        let describe = |(name, topic): (&Arc<str>, &TopicImage)| TopicDescription {
+            name: name.to_string(),
+            id: topic.id,
             internal: false,
-            partitions: (0..topic.partitions).map(partition).collect(),
+            partitions: topic.partitions.iter().enumerate().map(describe_partition).collect(),
         };
-        state.topics.insert(topic.name.clone(), (description, topic.config.clone()));
-        Ok(())
+        Ok(state.image.topics().map(describe).collect())
     }
-    async fn create_partitions(&self, topic: &str, count: i32) -> AdminResult<()> {
+    async fn create_topics(&self, topics: &[NewTopic]) -> Each<()> {
         let mut state = self.state();
-        let (found, _) = state.topics.get_mut(topic).ok_or_else(|| unknown("CreatePartitions"))?;
-        let first = found.partitions.first().cloned().ok_or_else(|| unknown("CreatePartitions"))?;
-        found.partitions = (0..count).map(|index| PartitionDescription { index, ..first.clone() }).collect();
-        Ok(())
+        state.calls += 1;
+        topics.iter().map(|topic| state.create_topic(topic)).collect()
     }
-    async fn delete_topic(&self, id: uuid::Uuid) -> AdminResult<()> {
-        self.state().topics.retain(|_, (topic, _)| topic.id != id);
-        Ok(())
-    }
-    async fn topic_config(&self, topic: &str) -> AdminResult<BTreeMap<String, String>> {
-        self.state().topics.get(topic).map(|(_, config)| config.clone()).ok_or_else(|| unknown("DescribeConfigs"))
-    }
-    async fn alter_topic_config(&self, topic: &str, changes: &BTreeMap<String, Option<String>>) -> AdminResult<()> {
+    async fn create_partitions(&self, topics: &[(String, i32)]) -> Each<()> {
         let mut state = self.state();
-        let (_, config) = state.topics.get_mut(topic).ok_or_else(|| unknown("IncrementalAlterConfigs"))?;
-        for (key, value) in changes {
-            match value {
-                Some(value) => config.insert(key.clone(), value.clone()),
-                None => config.remove(key),
+        let each = topics.iter().map(|(name, count)| {
+            let topic = state.image.topic(name).ok_or_else(|| unknown("CreatePartitions"))?;
+            let (id, first, replicas) = (topic.id, topic.partitions.len(), topic.partitions[0].replicas.to_vec());
+            let first = i32::try_from(first).unwrap_or(i32::MAX);
+            (first..*count).for_each(|index| state.write(partition(id, index, &replicas)));
+            Ok(())
+        });
+        each.collect()
+    }
+    async fn delete_topics(&self, ids: &[uuid::Uuid]) -> Each<()> {
+        let mut state = self.state();
+        ids.iter().for_each(|id| state.write(MetadataRecord::RemoveTopic { id: *id }));
+        ids.iter().map(|_| Ok(())).collect()
+    }
+    async fn alter_configs(&self, changes: &[(ConfigResource, ConfigChanges)]) -> Each<()> {
+        let mut state = self.state();
+        for (resource, changes) in changes {
+            let (resource_type, resource) = match resource {
+                ConfigResource::Topic(topic) => (2, topic.clone()),
+                ConfigResource::Brokers => (4, String::new()),
             };
+            for (key, value) in changes {
+                state.write(MetadataRecord::Config { resource_type, resource: resource.clone(), key: key.clone(), value: value.clone() });
+            }
         }
-        Ok(())
+        changes.iter().map(|_| Ok(())).collect()
     }
-    async fn topic_holds_records(&self, topic: &TopicDescription) -> AdminResult<bool> {
-        Ok(self.state().records.contains(&topic.name))
+    async fn reassign(&self, moves: &[Reassignment]) -> Each<()> {
+        let mut state = self.state();
+        let each = moves.iter().map(|one| {
+            let id = state.image.topic(&one.topic).ok_or_else(|| unknown("AlterPartitionReassignments"))?.id;
+            // A move is over at once.
+            if let Some(replicas) = &one.replicas {
+                state.write(partition(id, one.partition, replicas));
+            }
+            Ok(())
+        });
+        each.collect()
     }
-    async fn acls_of(&self, principal: &str) -> AdminResult<Vec<AclBinding>> {
-        Ok(self.state().acls.iter().filter(|acl| acl.principal == principal).cloned().collect())
+    async fn count_records(&self, topics: &[Leaders]) -> Each<i64> {
+        let state = self.state();
+        topics.iter().map(|topic| Ok(i64::from(state.records.contains(&topic.topic)))).collect()
     }
-    async fn create_acls(&self, acls: &[AclBinding]) -> AdminResult<()> {
-        self.state().acls.extend_from_slice(acls);
-        Ok(())
+    async fn log_bytes(&self) -> AdminResult<BTreeMap<String, i64>> {
+        Ok(BTreeMap::new())
     }
-    async fn delete_acls(&self, acls: &[AclBinding]) -> AdminResult<()> {
-        self.state().acls.retain(|acl| !acls.contains(acl));
-        Ok(())
+    async fn create_acls(&self, acls: &[AclBinding]) -> Each<()> {
+        let mut state = self.state();
+        for acl in acls {
+            let id = state.next_id();
+            state.write(MetadataRecord::Acl { id, acl: acl.clone() });
+            state.acls.push((id, acl.clone()));
+        }
+        acls.iter().map(|_| Ok(())).collect()
     }
-    async fn scram_iterations(&self, user: &str) -> AdminResult<Option<i32>> {
-        Ok(self.state().scram.get(user).map(|credential| credential.iterations))
+    async fn delete_acls(&self, acls: &[AclBinding]) -> Each<()> {
+        let mut state = self.state();
+        let (gone, left) = std::mem::take(&mut state.acls).into_iter().partition(|(_, acl)| acls.contains(acl));
+        state.acls = left;
+        let gone: Vec<(uuid::Uuid, AclBinding)> = gone;
+        gone.into_iter().for_each(|(id, _)| state.write(MetadataRecord::RemoveAcl { id }));
+        acls.iter().map(|_| Ok(())).collect()
     }
-    async fn upsert_scram(&self, credential: &ScramUpsertion) -> AdminResult<()> {
-        self.state().scram.insert(credential.user.clone(), credential.clone());
-        Ok(())
+    async fn alter_scram(&self, changes: &[ScramChange]) -> Each<()> {
+        let mut state = self.state();
+        for change in changes {
+            state.write(match change {
+                ScramChange::Upsert { user, salted_password, .. } => MetadataRecord::Scram {
+                    user: user.clone(),
+                    mechanism: SCRAM_SHA_512,
+                    fingerprint: Fingerprint::of(&scram::stored_key(salted_password)),
+                },
+                ScramChange::Delete { user } => MetadataRecord::RemoveScram { user: user.clone(), mechanism: SCRAM_SHA_512 },
+            });
+        }
+        changes.iter().map(|_| Ok(())).collect()
     }
-    async fn delete_scram(&self, user: &str) -> AdminResult<()> {
-        self.state().scram.remove(user);
-        Ok(())
+    async fn alter_quotas(&self, changes: &[QuotaChange]) -> Each<()> {
+        let mut state = self.state();
+        for change in changes {
+            for (key, value) in &change.quotas {
+                let entity = vec![("user".to_owned(), Some(change.user.clone()))];
+                state.write(MetadataRecord::Quota { entity, key: key.clone(), value: *value });
+            }
+        }
+        changes.iter().map(|_| Ok(())).collect()
+    }
+}
+
+fn partition(topic: uuid::Uuid, index: i32, replicas: &[i32]) -> MetadataRecord {
+    let state = PartitionFields {
+        replicas: Some(replicas.to_vec()),
+        in_sync: Some(replicas.to_vec()),
+        leader: replicas.first().copied(),
+        ..PartitionFields::default()
+    };
+    MetadataRecord::Partition { topic, index, state }
+}
+
+fn describe_partition((index, partition): (usize, &PartitionImage)) -> PartitionDescription {
+    PartitionDescription {
+        index: i32::try_from(index).unwrap_or(i32::MAX),
+        leader: partition.leader,
+        replicas: partition.replicas.to_vec(),
+        in_sync: partition.in_sync().to_vec(),
     }
 }

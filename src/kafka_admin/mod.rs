@@ -1,11 +1,15 @@
 //! Talking to brokers: the trait that the rest of Freehold sees, its client over TCP, TLS and SASL, and a fake.
 //!
-//! Answers are not read-your-writes: the controller answers creations, a broker's cache answers reads. Callers poll
-//! with a deadline and never take one negative read for the truth.
+//! What exists is read from the metadata log ([`mirror`], [`follower`]); changes are asked for in batches ([`batch`]).
+//! Answers are not read-your-writes: the controller answers a change, the log tells of it within milliseconds.
 
+pub mod batch;
 pub mod client;
 pub mod connection;
 pub mod fake;
+pub mod figures;
+pub mod follower;
+pub mod mirror;
 pub mod sasl;
 pub mod tls;
 
@@ -14,7 +18,7 @@ use async_trait::async_trait;
 use std::collections::BTreeMap;
 
 /// What can go wrong while talking to Kafka.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum AdminError {
     #[error("no broker answered: {0}")]
     Unavailable(String),
@@ -104,36 +108,79 @@ pub struct NewTopic {
     pub config: BTreeMap<String, String>,
 }
 
-/// A SCRAM-SHA-512 credential to set: what Kafka stores, never the password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ScramUpsertion {
-    pub user: String,
-    pub iterations: i32,
-    pub salt: Vec<u8>,
-    pub salted_password: Vec<u8>,
+/// Whose configs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigResource {
+    Topic(String),
+    /// Every broker (KIP-226's cluster-wide default).
+    Brokers,
 }
 
-/// Everything that Freehold asks of a cluster.
+/// Configs to set (`Some`) and to remove (`None`).
+pub type ConfigChanges = BTreeMap<String, Option<String>>;
+
+/// Where a partition's replicas should be; `None` takes a move back (KIP-455).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reassignment {
+    pub topic: String,
+    pub partition: i32,
+    pub replicas: Option<Vec<i32>>,
+}
+
+/// A change of a user's SCRAM-SHA-512 credential. No `Debug`: a salted password is as good as one.
+#[derive(Clone, PartialEq, Eq)]
+pub enum ScramChange {
+    /// What Kafka stores, never the password.
+    Upsert {
+        user: String,
+        iterations: u32,
+        salt: Vec<u8>,
+        salted_password: Vec<u8>,
+    },
+    Delete {
+        user: String,
+    },
+}
+
+/// A change of a user's quotas: set (`Some`) or removed (`None`), by Kafka's names of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuotaChange {
+    pub user: String,
+    pub quotas: BTreeMap<String, Option<f64>>,
+}
+
+/// A topic's partitions by the brokers that lead them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaders {
+    pub topic: String,
+    /// Partition and leader.
+    pub partitions: Vec<(i32, i32)>,
+}
+
+/// Results of a call for many things, one for each, in the order in which they were asked.
+pub type Each<T> = Vec<AdminResult<T>>;
+
+/// Everything that Freehold asks of a cluster, beside the metadata that it follows ([`mirror`]).
 #[async_trait]
 pub trait Admin: Send + Sync {
     async fn describe_cluster(&self) -> AdminResult<ClusterDescription>;
     async fn describe_quorum(&self) -> AdminResult<QuorumDescription>;
-    /// All topics, or those named; a name that is not there is left out.
-    async fn describe_topics(&self, names: Option<&[String]>) -> AdminResult<Vec<TopicDescription>>;
-    async fn create_topic(&self, topic: &NewTopic) -> AdminResult<()>;
-    async fn create_partitions(&self, topic: &str, count: i32) -> AdminResult<()>;
-    async fn delete_topic(&self, id: uuid::Uuid) -> AdminResult<()>;
-    /// The configs set on the topic itself (not defaults).
-    async fn topic_config(&self, topic: &str) -> AdminResult<BTreeMap<String, String>>;
-    /// Sets (`Some`) and removes (`None`) configs of a topic.
-    async fn alter_topic_config(&self, topic: &str, changes: &BTreeMap<String, Option<String>>) -> AdminResult<()>;
-    /// True when any partition holds a record (log end above log start).
-    async fn topic_holds_records(&self, topic: &TopicDescription) -> AdminResult<bool>;
-    async fn acls_of(&self, principal: &str) -> AdminResult<Vec<AclBinding>>;
-    async fn create_acls(&self, acls: &[AclBinding]) -> AdminResult<()>;
-    async fn delete_acls(&self, acls: &[AclBinding]) -> AdminResult<()>;
-    /// Iterations of a user's SCRAM-SHA-512 credential; `None` when it has none.
-    async fn scram_iterations(&self, user: &str) -> AdminResult<Option<i32>>;
-    async fn upsert_scram(&self, credential: &ScramUpsertion) -> AdminResult<()>;
-    async fn delete_scram(&self, user: &str) -> AdminResult<()>;
+    async fn describe_topics(&self) -> AdminResult<Vec<TopicDescription>>;
+    async fn create_topics(&self, topics: &[NewTopic]) -> Each<()>;
+    /// Topics and the partitions that they should have.
+    async fn create_partitions(&self, topics: &[(String, i32)]) -> Each<()>;
+    /// By id; one that is gone is deleted.
+    async fn delete_topics(&self, ids: &[uuid::Uuid]) -> Each<()>;
+    async fn alter_configs(&self, changes: &[(ConfigResource, ConfigChanges)]) -> Each<()>;
+    async fn reassign(&self, moves: &[Reassignment]) -> Each<()>;
+    /// Records between the start and the end of each topic's log; compaction makes it an upper bound.
+    async fn count_records(&self, topics: &[Leaders]) -> Each<i64>;
+    /// Bytes of each topic's logs on all brokers together.
+    async fn log_bytes(&self) -> AdminResult<BTreeMap<String, i64>>;
+    async fn create_acls(&self, acls: &[AclBinding]) -> Each<()>;
+    async fn delete_acls(&self, acls: &[AclBinding]) -> Each<()>;
+    /// At most one change of a user.
+    async fn alter_scram(&self, changes: &[ScramChange]) -> Each<()>;
+    /// At most one change of a user.
+    async fn alter_quotas(&self, changes: &[QuotaChange]) -> Each<()>;
 }

@@ -1,6 +1,7 @@
-//! Whose Topics and Users may refer to a cluster. Pure.
+//! Whose Topics and Users may refer to a cluster, and what they may be named. Pure.
 
-use crate::kinds::kafka_cluster::api::{AccessFrom, NamespaceAccess};
+use crate::kinds::kafka_cluster::api::{AccessFrom, NamespaceAccess, TopicNames};
+use regex::Regex;
 use std::collections::BTreeMap;
 
 /// True when objects of `namespace` (with `labels`) may refer to a cluster of `cluster_namespace`.
@@ -19,6 +20,29 @@ pub fn allowed(access: &NamespaceAccess, cluster_namespace: &str, namespace: &st
             !access.selector.match_labels.is_empty() && selector.clone().all(|(key, value)| labels.get(key) == Some(value))
         }
     }
+}
+
+/// Why a naming policy does not allow a name in a namespace; `None` when it does. With `prefix` the name stands for all
+/// that begin with it.
+pub fn refuse_name(policy: &TopicNames, namespace: &str, name: &str, prefix: bool) -> Option<String> {
+    let fill = |text: &str| text.replace("{namespace}", namespace);
+    if let Some(wanted) = policy.prefix.as_deref().map(fill) {
+        return (!name.starts_with(&wanted)).then(|| format!("the cluster wants names of this namespace to begin with {wanted:?}"));
+    }
+    let pattern = policy.pattern.as_deref().map(|pattern| pattern.replace("{namespace}", &regex::escape(namespace)))?;
+    if prefix {
+        return Some("the cluster's policy is a pattern, which no prefix can be checked against; name each".into());
+    }
+    match name_pattern(&pattern) {
+        Ok(regex) if regex.is_match(name) => None,
+        Ok(_) => Some(format!("the cluster wants names of this namespace to match {pattern:?}")),
+        Err(why) => Some(format!("the cluster's policy cannot be read ({why})")),
+    }
+}
+
+/// The whole of a name must match.
+pub fn name_pattern(pattern: &str) -> Result<Regex, String> {
+    Regex::new(&format!("^(?:{})$", pattern.replace("{namespace}", "x"))).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -45,5 +69,17 @@ mod tests {
         assert!(!allowed(&access(AccessFrom::Selector, &[("team", "x")]), "kafka", "a", &team));
         assert!(!allowed(&access(AccessFrom::Selector, &[]), "kafka", "a", &team));
         assert!(allowed(&access(AccessFrom::Selector, &[("kubernetes.io/metadata.name", "a")]), "kafka", "a", &BTreeMap::new()));
+    }
+
+    #[test]
+    fn names_follow_the_policy_of_the_cluster() {
+        let prefix = TopicNames { prefix: Some("{namespace}.".into()), pattern: None };
+        assert_eq!(refuse_name(&prefix, "shop", "shop.orders", false), None);
+        assert_eq!(refuse_name(&prefix, "shop", "shop.", true), None);
+        assert!(refuse_name(&prefix, "shop", "shopping", false).unwrap().contains("\"shop.\""));
+        let pattern = TopicNames { prefix: None, pattern: Some("{namespace}[.][a-z]+".into()) };
+        assert_eq!(refuse_name(&pattern, "a-b", "a-b.orders", false), None);
+        assert!(refuse_name(&pattern, "a-b", "x.a-b.orders", false).is_some());
+        assert!(refuse_name(&pattern, "a-b", "a-b.", true).is_some());
     }
 }

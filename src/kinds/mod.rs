@@ -2,6 +2,8 @@
 
 pub mod access;
 pub mod dependence;
+pub mod drift;
+pub mod error;
 pub mod kafka_cluster;
 pub mod reference;
 pub mod topic;

@@ -181,8 +181,9 @@ pub async fn delete(client: &Client, namespace: &str, live: &Live) -> KubeResult
     }
 }
 
-/// Adds or removes Freehold's finalizer, only on the object that was seen.
-pub async fn set_finalizer<K>(client: &Client, object: &K, present: bool) -> KubeResult<()>
+/// Adds or removes Freehold's finalizer, only on the object that was seen. Gives the object as it is then; `None` where
+/// it is gone.
+pub async fn set_finalizer<K>(client: &Client, object: &K, present: bool) -> KubeResult<Option<K>>
 where
     K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
@@ -196,8 +197,9 @@ where
     let patch = json!({"metadata": {"finalizers": finalizers, "uid": meta.uid, "resourceVersion": meta.resource_version}});
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
     match api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-        Err(kube::Error::Api(status)) if status.code == 404 && !present => Ok(()),
-        other => other.map(|_| ()).map_err(KubeError::request("set the finalizer of", &K::kind(&()), name)),
+        Ok(changed) => Ok(Some(changed)),
+        Err(kube::Error::Api(status)) if status.code == 404 && !present => Ok(None),
+        Err(error) => Err(KubeError::request("set the finalizer of", &K::kind(&()), name)(error)),
     }
 }
 

@@ -1,13 +1,20 @@
 //! The clusters that can be asked: what a KafkaCluster's reconcile learned, for the Topics and Users of the cluster.
-//! They share one admin client.
+//! They share one admin client and one copy of the metadata.
 
 use crate::certificates::KeyedCertificate;
-use crate::kafka_admin::Admin;
-use crate::kinds::kafka_cluster::api::{Authentication, NamespaceAccess};
+use crate::kafka::metadata_image::Concerned;
+use crate::kafka_admin::batch::BatchedAdmin;
+use crate::kafka_admin::figures::Figures;
+use crate::kafka_admin::mirror::{Change, Mirror};
+use crate::kinds::kafka_cluster::api::{Access, Authentication};
 use crate::kinds::reference::ClusterKey;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::broadcast;
+use tokio::task::AbortHandle;
+
+/// Events that a kind may lag behind; then it looks at everything.
+const EVENTS_MAX: usize = 8 * 1024;
 
 /// A listener that clients can use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,67 +26,122 @@ pub struct ClientListener {
 }
 
 /// What others may know of a cluster. No `Debug`: it holds a private key.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct ClusterFacts {
     pub version: String,
     /// Brokers in the spec.
     pub brokers: u32,
+    /// Racks of the brokers that serve.
+    pub racks: BTreeMap<i32, String>,
+    /// `min.insync.replicas` of topics that set none.
+    pub min_in_sync: i16,
+    /// Bytes per second and broker for replicas that move.
+    pub throttle_bytes: i64,
     pub listeners: Vec<ClientListener>,
     /// PEM of the CA that clients trust.
     pub trust_bundle: String,
     /// The CA that signs clients' certificates.
     pub clients_ca: KeyedCertificate,
-    pub access: NamespaceAccess,
+    pub access: Access,
+    /// Names of principals that may do everything.
+    pub super_users: Vec<String>,
 }
 
-impl PartialEq for ClusterFacts {
-    fn eq(&self, other: &Self) -> bool {
-        let Self { version, brokers, listeners, trust_bundle, clients_ca, access } = self;
-        (version, brokers, listeners, trust_bundle, clients_ca, access)
-            == (&other.version, &other.brokers, &other.listeners, &other.trust_bundle, &other.clients_ca, &other.access)
-    }
-}
-
-/// A cluster with its client.
+/// A cluster with its client and the copy of its metadata.
 #[derive(Clone)]
 pub struct Cluster {
     pub facts: Arc<ClusterFacts>,
-    pub admin: Arc<dyn Admin>,
+    pub admin: Arc<BatchedAdmin>,
+    pub mirror: Arc<Mirror>,
+    pub figures: Arc<Figures>,
+}
+
+/// What happened in a cluster, for the objects that refer to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClusterEvent {
+    /// It is new, gone, or another than it was: all are concerned.
+    Changed(ClusterKey),
+    /// Something in its metadata.
+    Metadata(ClusterKey, Concerned),
+}
+
+struct Known {
+    cluster: Cluster,
+    /// Passes the metadata's changes on.
+    forwarder: AbortHandle,
 }
 
 /// All clusters that can be asked at present.
 pub struct Clusters {
-    known: RwLock<BTreeMap<ClusterKey, Cluster>>,
-    changed: broadcast::Sender<ClusterKey>,
+    known: RwLock<BTreeMap<ClusterKey, Known>>,
+    events: broadcast::Sender<ClusterEvent>,
 }
 
 impl Default for Clusters {
     fn default() -> Self {
-        Self { known: RwLock::default(), changed: broadcast::channel(64).0 }
+        Self { known: RwLock::default(), events: broadcast::channel(EVENTS_MAX).0 }
     }
 }
 
 impl Clusters {
     pub fn get(&self, key: &ClusterKey) -> Option<Cluster> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        self.known.read().unwrap_or_else(PoisonError::into_inner).get(key).map(|known| known.cluster.clone())
+    }
+
+    pub fn all(&self) -> Vec<(ClusterKey, Cluster)> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|(key, known)| (key.clone(), known.cluster.clone())).collect()
     }
 
     /// Says what is known; who waits for the cluster hears of it when that is new.
     pub fn publish(&self, key: &ClusterKey, cluster: Cluster) {
-        let before = self.known.write().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), cluster.clone());
-        if before.is_none_or(|before| before.facts != cluster.facts) {
-            // Nobody listens before the first Topic: then there is nobody to tell.
-            let _ = self.changed.send(key.clone());
+        let mut all = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let before = all.remove(key);
+        let same_mirror = before.as_ref().is_some_and(|known| Arc::ptr_eq(&known.cluster.mirror, &cluster.mirror));
+        let same_facts = before.as_ref().is_some_and(|known| known.cluster.facts == cluster.facts);
+        let forwarder = match before {
+            Some(known) if same_mirror => known.forwarder,
+            other => {
+                if let Some(known) = other {
+                    known.forwarder.abort();
+                }
+                tokio::spawn(forward(key.clone(), cluster.mirror.subscribe(), self.events.clone())).abort_handle()
+            }
+        };
+        all.insert(key.clone(), Known { cluster, forwarder });
+        drop(all);
+        if !(same_mirror && same_facts) {
+            self.tell(ClusterEvent::Changed(key.clone()));
         }
     }
 
     pub fn remove(&self, key: &ClusterKey) {
-        if self.known.write().unwrap_or_else(PoisonError::into_inner).remove(key).is_some() {
-            let _ = self.changed.send(key.clone());
+        let known = self.known.write().unwrap_or_else(PoisonError::into_inner).remove(key);
+        if let Some(known) = known {
+            known.forwarder.abort();
+            self.tell(ClusterEvent::Changed(key.clone()));
         }
     }
 
-    pub fn subscribe(&self) -> broadcast::Receiver<ClusterKey> {
-        self.changed.subscribe()
+    /// Wakes the objects that an event concerns.
+    pub fn tell(&self, event: ClusterEvent) {
+        // Nobody listens before the first Topic: then there is nobody to tell.
+        let _ = self.events.send(event);
+    }
+
+    pub fn subscribe(&self) -> broadcast::Receiver<ClusterEvent> {
+        self.events.subscribe()
+    }
+}
+
+async fn forward(key: ClusterKey, mut changes: broadcast::Receiver<Change>, events: broadcast::Sender<ClusterEvent>) {
+    use broadcast::error::RecvError;
+    loop {
+        let event = match changes.recv().await {
+            Ok(Change::One(concerned)) => ClusterEvent::Metadata(key.clone(), concerned),
+            Ok(Change::All) | Err(RecvError::Lagged(_)) => ClusterEvent::Changed(key.clone()),
+            Err(RecvError::Closed) => return,
+        };
+        let _ = events.send(event);
     }
 }

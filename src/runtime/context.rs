@@ -1,12 +1,15 @@
 //! What every reconcile is given.
 
+use super::claims::Claims;
 use super::clusters::Clusters;
-use super::kind::Kind;
 use super::metrics::Metrics;
+use super::namespaces::Namespaces;
+use crate::kinds::kafka_cluster::api::KafkaCluster;
 use crate::kinds::kafka_cluster::clients::ClientCache;
-use crate::kinds::{topic::api::Topic, user::api::User};
+use crate::kinds::user::secrets::UserSecrets;
+use futures::FutureExt;
 use kube::Client;
-use kube::runtime::reflector::Store;
+use kube::runtime::reflector::{ObjectRef, Store};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -21,6 +24,12 @@ pub struct Settings {
     pub images: BTreeMap<String, String>,
 }
 
+impl Settings {
+    pub fn watches(&self, namespace: &str) -> bool {
+        self.watch_namespaces.is_empty() || self.watch_namespaces.iter().any(|watched| watched == namespace)
+    }
+}
+
 /// Shared by all reconciles.
 pub struct Context {
     pub client: Client,
@@ -28,8 +37,12 @@ pub struct Context {
     pub clusters: Clusters,
     pub clients: ClientCache,
     pub metrics: Metrics,
-    pub topics: Stores<Topic>,
-    pub users: Stores<User>,
+    pub namespaces: Namespaces,
+    pub kafka_clusters: Stores<KafkaCluster>,
+    /// Claims of Topics on topics, and of Users on principals.
+    pub topics: Claims,
+    pub users: Claims,
+    pub user_secrets: UserSecrets,
 }
 
 /// The caches of a kind, one for each watched namespace.
@@ -46,9 +59,15 @@ impl<O: kube::Resource<DynamicType = ()> + Clone + 'static> Stores<O> {
         self.0.write().unwrap_or_else(PoisonError::into_inner).push(store);
     }
 
-    /// Every object of the kind that the operator watches.
-    pub fn all(&self) -> Vec<Arc<O>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).iter().flat_map(Store::state).collect()
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<O>> {
+        let key = ObjectRef::new(name).within(namespace);
+        self.0.read().unwrap_or_else(PoisonError::into_inner).iter().find_map(|store| store.get(&key))
+    }
+
+    /// True once every watched namespace has been listed.
+    pub fn are_ready(&self) -> bool {
+        let stores = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        !stores.is_empty() && stores.iter().all(|store| store.wait_until_ready().now_or_never().is_some())
     }
 }
 
@@ -60,13 +79,11 @@ impl Context {
             clusters: Clusters::default(),
             clients: ClientCache::default(),
             metrics: Metrics::default(),
-            topics: Stores::default(),
-            users: Stores::default(),
+            namespaces: Namespaces::default(),
+            kafka_clusters: Stores::default(),
+            topics: Claims::default(),
+            users: Claims::default(),
+            user_secrets: UserSecrets::default(),
         }
-    }
-
-    /// Remembers a kind's cache where another object's reconcile asks for it.
-    pub fn remember<K: Kind>(&self, store: &Store<K::Object>) {
-        K::remember(self, store.clone());
     }
 }

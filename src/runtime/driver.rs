@@ -1,11 +1,14 @@
 //! Runs a kind: watches, reconciles, writes status and events, counts, waits.
 
+use super::claims::Claim;
+use super::clusters::ClusterEvent;
 use super::context::Context;
 use super::health::Health;
-use super::kind::{Kind, Outcome, Requeue};
+use super::kind::{Kind, Notice, Outcome, Requeue, Woken, woken};
 use super::{backoff, events};
 use crate::conditions::{Condition, ConditionStatus, ConditionType, State};
-use crate::{kinds, labels};
+use crate::kinds::reference::ClusterKey;
+use crate::labels;
 use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt, Stream, StreamExt};
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
@@ -23,15 +26,56 @@ use tokio::sync::watch;
 
 /// A watch is renewed at least so often: a dead connection is noticed by then (the default is 290 s).
 const WATCH_TIMEOUT_SECS: u32 = 60;
-/// Changes that come together are looked at together.
-const DEBOUNCE: Duration = Duration::from_millis(50);
-/// Objects of one kind and namespace that are looked at side by side.
-const CONCURRENCY: u16 = 16;
-
 struct Driver<K: Kind> {
     context: Arc<Context>,
     failures: Mutex<HashMap<String, u32>>,
-    kind: std::marker::PhantomData<K>,
+    /// Objects as they were after our own last write, until the watch has caught up with it.
+    written: Written<K::Object>,
+}
+
+/// By namespace and name. Without it a reconcile that comes right after another would see the world before that one.
+struct Written<O>(Mutex<HashMap<(String, String), Arc<O>>>);
+
+impl<O: Resource> Written<O> {
+    fn key(object: &O) -> (String, String) {
+        (object.namespace().unwrap_or_default(), object.name_any())
+    }
+
+    /// Versions of one resource are numbers that grow (KEP-5504); what is none counts as oldest.
+    fn version(object: &O) -> u64 {
+        object.meta().resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
+    }
+
+    fn put(&self, object: O) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(Self::key(&object), Arc::new(object));
+    }
+
+    /// The newer of what the watch and what a write of ours told.
+    fn newest(&self, watched: Arc<O>) -> Arc<O> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = Self::key(&watched);
+        match all.get(&key) {
+            Some(known) if known.meta().uid == watched.meta().uid && Self::version(known) > Self::version(&watched) => Arc::clone(known),
+            _ => {
+                all.remove(&key);
+                watched
+            }
+        }
+    }
+
+    /// The watch told of the object as it is now.
+    fn saw(&self, watched: &O) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = Self::key(watched);
+        if all.get(&key).is_some_and(|known| Self::version(known) <= Self::version(watched)) {
+            all.remove(&key);
+        }
+    }
+
+    fn forget(&self, gone: &O) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&Self::key(gone));
+    }
 }
 
 /// Runs the kind in one namespace (`None`: all) until `stop` says so; what is under way is finished.
@@ -43,18 +87,24 @@ pub async fn run<K: Kind>(context: Arc<Context>, namespace: Option<String>, heal
         None => Api::all(client),
     };
     let (reader, writer) = store();
-    context.remember::<K>(&reader);
+    K::remember(&context, &reader);
     let changed = Predicate::<K::Object>::combine(predicates::generation, predicates::annotations).combine(predicates::finalizers);
+    let written = Written(Mutex::default());
+    let driver = Arc::new(Driver::<K> { context: Arc::clone(&context), failures: Mutex::default(), written });
+    let noting = Arc::clone(&driver);
     let objects = watcher(api, watcher::Config::default().timeout(WATCH_TIMEOUT_SECS))
         .default_backoff()
+        .modify(forget_what_nothing_depends_on)
+        .inspect(move |event| event.iter().for_each(|event| note::<K>(&noting, event)))
         .reflect(writer)
         .inspect(beat(health.clone(), format!("{kind} in {namespace:?}")))
         .applied_objects()
         .predicate_filter(changed, kube::runtime::PredicateConfig::default());
-    let triggers = SelectAll::from_iter([children::<K>(&context, namespace.as_deref(), &health), clusters::<K>(&context, reader.clone())]);
-    let driver = Arc::new(Driver::<K> { context, failures: Mutex::default(), kind: std::marker::PhantomData });
+    let mut triggers =
+        SelectAll::from_iter([children::<K>(&context, namespace.as_deref(), &health), clusters::<K>(&context, reader.clone())]);
+    triggers.extend(K::wakes(&context, namespace.as_deref()));
     Controller::for_stream(objects, reader)
-        .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
+        .with_config(Config::default().concurrency(K::CONCURRENCY).debounce(K::DEBOUNCE))
         .reconcile_on(triggers)
         .graceful_shutdown_on(async move {
             // An error means that the sender is gone, which is an end as well.
@@ -63,6 +113,36 @@ pub async fn run<K: Kind>(context: Arc<Context>, namespace: Option<String>, heal
         .run(reconcile::<K>, |_, error: &Infallible, _| match *error {}, driver)
         .for_each(|_| futures::future::ready(()))
         .await;
+}
+
+/// Field managers and kubectl's own copy are half of an object's size.
+fn forget_what_nothing_depends_on<O: Resource>(object: &mut O) {
+    let meta = object.meta_mut();
+    meta.managed_fields = None;
+    if let Some(annotations) = &mut meta.annotations {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
+}
+
+/// Keeps what is known beside the cache in step with the watch, before anything is reconciled.
+fn note<K: Kind>(driver: &Driver<K>, event: &watcher::Event<K::Object>) {
+    let context = &driver.context;
+    match event {
+        watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
+            driver.written.saw(object);
+            if let Some((claims, claim)) = K::claims(context).zip(K::claim(object)) {
+                claims.set(object, claim);
+            }
+        }
+        watcher::Event::Delete(object) => {
+            driver.written.forget(object);
+            if let Some(Claim { cluster, name }) = K::claims(context).and_then(|claims| claims.remove(object)) {
+                // Another object may hold the claim now.
+                context.clusters.tell(ClusterEvent::Metadata(cluster, K::concern(&name)));
+            }
+        }
+        watcher::Event::Init | watcher::Event::InitDone => {}
+    }
 }
 
 fn beat<T>(health: Health, name: String) -> impl FnMut(&Result<T, watcher::Error>) {
@@ -96,30 +176,36 @@ fn children<K: Kind>(context: &Arc<Context>, namespace: Option<&str>, health: &H
     SelectAll::from_iter(streams).chain(futures::stream::pending()).boxed()
 }
 
-/// Changes of the cluster that objects refer to.
+/// Changes of the cluster that objects refer to, and of what it holds.
 fn clusters<K: Kind>(context: &Arc<Context>, reader: Store<K::Object>) -> BoxStream<'static, ObjectRef<K::Object>> {
-    let changes = receive(context.clusters.subscribe());
-    changes
-        .flat_map(move |cluster| {
-            let concerned: Vec<_> = reader
-                .state()
-                .into_iter()
-                .filter(|object| cluster.is_none() || K::cluster(object) == cluster)
-                .map(|object| ObjectRef::from_obj(&*object))
-                .collect();
+    if K::claims(context).is_none() {
+        return futures::stream::pending().boxed();
+    }
+    let context = Arc::clone(context);
+    receive(context.clusters.subscribe())
+        .flat_map(move |event| {
+            let all = |cluster: Option<ClusterKey>| {
+                let concerned = |object: &Arc<K::Object>| {
+                    cluster.as_ref().is_none_or(|cluster| K::claim(object).is_some_and(|claim| claim.cluster == *cluster))
+                };
+                reader.state().into_iter().filter(concerned).map(|object| ObjectRef::from_obj(&*object)).collect()
+            };
+            let concerned: Vec<_> = match event.map(|event| woken::<K>(&context, event)) {
+                Some(Woken::These(objects)) => objects.into_iter().filter(|object| reader.get(object).is_some()).collect(),
+                Some(Woken::AllOf(cluster)) => all(Some(cluster)),
+                None => all(None),
+            };
             futures::stream::iter(concerned)
         })
         .boxed()
 }
 
 /// `None` when some messages were lost: then every object is concerned.
-fn receive(
-    receiver: tokio::sync::broadcast::Receiver<kinds::reference::ClusterKey>,
-) -> impl Stream<Item = Option<kinds::reference::ClusterKey>> {
+fn receive(receiver: tokio::sync::broadcast::Receiver<ClusterEvent>) -> impl Stream<Item = Option<ClusterEvent>> {
     use tokio::sync::broadcast::error::RecvError;
     futures::stream::unfold(receiver, |mut receiver| async move {
         match receiver.recv().await {
-            Ok(cluster) => Some((Some(cluster), receiver)),
+            Ok(event) => Some((Some(event), receiver)),
             Err(RecvError::Lagged(_)) => Some((None, receiver)),
             Err(RecvError::Closed) => futures::future::pending().await,
         }
@@ -128,12 +214,13 @@ fn receive(
 
 async fn reconcile<K: Kind>(object: Arc<K::Object>, driver: Arc<Driver<K>>) -> Result<Action, Infallible> {
     let start = Instant::now();
+    let object = driver.written.newest(object);
     let context = Arc::clone(&driver.context);
     let kind = K::Object::kind(&());
     let name = format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
     // A defect in one object's reconcile must not stop the others.
     let outcome = std::panic::AssertUnwindSafe(K::reconcile(Arc::clone(&object), Arc::clone(&context))).catch_unwind().await;
-    let Ok(Outcome { status, state, requeue }) = outcome else {
+    let Ok(Outcome { status, state, notices, requeue }) = outcome else {
         tracing::error!(%kind, name, "a reconcile panicked: this is a defect");
         return Ok(Action::requeue(backoff::LAST));
     };
@@ -144,26 +231,35 @@ async fn reconcile<K: Kind>(object: Arc<K::Object>, driver: Arc<Driver<K>>) -> R
     if let Some(status) = status
         && K::status(&object) != Some(&status)
     {
-        written = write_status::<K>(&context, &object, &status).await;
+        written = write_status::<K>(&driver, &object, &status).await;
         let before = K::status(&object).map(K::conditions).unwrap_or_default();
         if written && announces(before, &state) {
             tracing::info!(%kind, name, %reason, why = message, "state changed");
-            events::changed::<K>(&context.client, &object, &state).await;
+            let warns = matches!(state, State::Stalled { .. });
+            events::publish::<K>(&context.client, &object, &Notice { reason, message: message.to_owned() }, warns).await;
         }
+    }
+    for notice in notices {
+        tracing::info!(%kind, name, reason = %notice.reason, what = notice.message, "notice");
+        events::publish::<K>(&context.client, &object, &notice, true).await;
     }
     let requeue = if written { requeue } else { Requeue::Backoff };
     Ok(Action::requeue(driver.delay(&name, requeue)))
 }
 
-/// True when the reason of the Ready condition is another than before.
+/// True when the reason of the Ready condition is another than before. An object that is Ready at first sight is no news:
+/// ten thousand of them would be ten thousand events.
 fn announces(before: &[Condition], state: &State) -> bool {
+    if before.is_empty() && *state == State::Ready {
+        return false;
+    }
     let ready = before.iter().find(|condition| condition.kind == ConditionType::Ready);
     let same_status = ready.is_some_and(|ready| (ready.status == ConditionStatus::True) == matches!(state, State::Ready));
     !same_status || ready.is_some_and(|ready| ready.reason != state.words().0.name())
 }
 
-async fn write_status<K: Kind>(context: &Context, object: &K::Object, status: &K::Status) -> bool {
-    let api: Api<K::Object> = Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
+async fn write_status<K: Kind>(driver: &Driver<K>, object: &K::Object, status: &K::Status) -> bool {
+    let api: Api<K::Object> = Api::namespaced(driver.context.client.clone(), &object.namespace().unwrap_or_default());
     // The uid makes the write fail where the object was replaced by another of its name.
     let patch = json!({
         "apiVersion": K::Object::api_version(&()), "kind": K::Object::kind(&()),
@@ -171,7 +267,11 @@ async fn write_status<K: Kind>(context: &Context, object: &K::Object, status: &K
     });
     let params = PatchParams::apply(labels::FIELD_MANAGER).force();
     match api.patch_status(&object.name_any(), &params, &Patch::Apply(&patch)).await {
-        Ok(_) => true,
+        Ok(mut written) => {
+            forget_what_nothing_depends_on(&mut written);
+            driver.written.put(written);
+            true
+        }
         Err(kube::Error::Api(answer)) if answer.code == 404 => true,
         Err(error) => {
             tracing::warn!(name = object.name_any(), %error, "cannot write the status");

@@ -1,17 +1,15 @@
-//! Events: one when an object's state changes, with the reason of its conditions.
+//! Events: when an object's state changes, and of what was put right.
 
-use super::kind::Kind;
-use crate::conditions::State;
+use super::kind::{Kind, Notice};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 
-/// Publishes a change of state. An event that cannot be written is only logged: nothing depends on it.
-pub async fn changed<K: Kind>(client: &Client, object: &K::Object, state: &State) {
-    let (reason, message) = state.words();
+/// Publishes a notice. An event that cannot be written is only logged: nothing depends on it.
+pub async fn publish<K: Kind>(client: &Client, object: &K::Object, notice: &Notice, warns: bool) {
     let event = Event {
-        type_: if matches!(state, State::Stalled { .. }) { EventType::Warning } else { EventType::Normal },
-        reason: reason.name().to_owned(),
-        note: Some(message.chars().take(1000).collect()),
+        type_: if warns { EventType::Warning } else { EventType::Normal },
+        reason: notice.reason.name().to_owned(),
+        note: Some(notice.message.chars().take(1000).collect()),
         action: "Reconcile".to_owned(),
         secondary: None,
     };

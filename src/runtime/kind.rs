@@ -1,12 +1,16 @@
 //! What a kind must say of itself for the driver to run it.
 
+use super::claims::{Claim, Claims};
+use super::clusters::ClusterEvent;
 use super::context::Context;
 use crate::conditions::{Condition, Reason, State};
+use crate::kafka::metadata_image::Concerned;
 use crate::kinds::reference::ClusterKey;
+use futures::stream::BoxStream;
 use k8s_openapi::NamespaceResourceScope;
 use kube::Resource;
 use kube::api::ApiResource;
-use kube::runtime::reflector::Store;
+use kube::runtime::reflector::{ObjectRef, Store};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
@@ -21,12 +25,20 @@ pub enum Requeue {
     Backoff,
 }
 
+/// Something that a person should hear of although the state stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    pub reason: Reason,
+    pub message: String,
+}
+
 /// What a reconcile learned.
 #[derive(Debug)]
 pub struct Outcome<S> {
     /// `None` when the object is on its way out and has no status to keep.
     pub status: Option<S>,
     pub state: State,
+    pub notices: Vec<Notice>,
     pub requeue: Requeue,
 }
 
@@ -43,15 +55,56 @@ pub trait Kind: Send + Sync + 'static {
     type Object: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize + Send + Sync;
     type Status: Serialize + PartialEq + Clone + Debug + Send + Sync;
 
+    /// Objects of one watched namespace that are looked at side by side.
+    const CONCURRENCY: u16;
+    /// Changes of an object within this time are looked at together.
+    const DEBOUNCE: Duration;
+
     fn status(object: &Self::Object) -> Option<&Self::Status>;
     fn conditions(status: &Self::Status) -> &[Condition];
-    fn watches() -> Vec<Watch>;
-    /// The cluster whose changes wake the object.
-    fn cluster(object: &Self::Object) -> Option<ClusterKey>;
-    fn remember(_context: &Context, _store: Store<Self::Object>) {}
+    fn watches() -> Vec<Watch> {
+        Vec::new()
+    }
+    /// Other things that wake objects, in a namespace (`None`: in all).
+    fn wakes(_context: &Arc<Context>, _namespace: Option<&str>) -> Option<BoxStream<'static, ObjectRef<Self::Object>>> {
+        None
+    }
+    fn remember(_context: &Context, _store: &Store<Self::Object>) {}
+    /// The kind's claims, where its objects claim something in Kafka.
+    fn claims(_context: &Context) -> Option<&Claims> {
+        None
+    }
+    /// What an object claims in its cluster.
+    fn claim(_object: &Self::Object) -> Option<Claim> {
+        None
+    }
+    /// The name of the claim that a change of metadata concerns, and the other way round.
+    fn concerned(_concerned: &Concerned) -> Option<&str> {
+        None
+    }
+    fn concern(name: &str) -> Concerned {
+        Concerned::Topic(name.into())
+    }
 
     /// observe -> validate -> desired -> plan -> apply -> status, once.
     fn reconcile(object: Arc<Self::Object>, context: Arc<Context>) -> impl Future<Output = Outcome<Self::Status>> + Send;
+}
+
+/// Whom an event of a cluster concerns.
+pub enum Woken<O: Resource<DynamicType = ()> + 'static> {
+    AllOf(ClusterKey),
+    These(Vec<ObjectRef<O>>),
+}
+
+/// The objects of a kind that an event wakes.
+pub fn woken<K: Kind>(context: &Context, event: ClusterEvent) -> Woken<K::Object> {
+    match event {
+        ClusterEvent::Changed(cluster) => Woken::AllOf(cluster),
+        ClusterEvent::Metadata(cluster, concerned) => {
+            let claim = K::concerned(&concerned).map(|name| Claim { cluster, name: name.to_owned() });
+            Woken::These(claim.zip(K::claims(context)).map(|(claim, claims)| claims.objects(&claim)).unwrap_or_default())
+        }
+    }
 }
 
 /// An error of a kind: what the driver and the status need to know of it.

@@ -1,6 +1,7 @@
 //! The driver: everything around a kind's reconcile that is the same for every kind.
 
 pub mod backoff;
+pub mod claims;
 pub mod clusters;
 pub mod context;
 pub mod driver;
@@ -10,3 +11,4 @@ pub mod health;
 pub mod kind;
 pub mod lease;
 pub mod metrics;
+pub mod namespaces;

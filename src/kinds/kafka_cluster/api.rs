@@ -68,9 +68,12 @@ pub struct KafkaClusterSpec {
     /// Authorization beside the Users' ACLs. Everything else is denied.
     #[serde(default)]
     pub authorization: Authorization,
-    /// Whose Topics and Users may refer to this cluster.
+    /// Whose Topics and Users may refer to this cluster, and what they may be named.
     #[serde(default)]
     pub access: Access,
+    /// How replicas are moved.
+    #[serde(default)]
+    pub rebalance: Rebalance,
     /// What deleting this object leaves.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
@@ -297,6 +300,59 @@ pub struct Access {
     /// Namespaces of Topics and Users, and of the pods that connect.
     #[serde(default)]
     pub namespaces: NamespaceAccess,
+    /// What topics of other namespaces may be named. Default: anything that Kafka takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_names: Option<TopicNames>,
+    /// What Users of other namespaces may be given rights on.
+    #[serde(default)]
+    pub rights: RightsPolicy,
+}
+
+/// A naming policy. `{namespace}` stands for the namespace of the Topic. The cluster's own namespace is free of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("has(self.prefix) != has(self.pattern)").message("topicNames: give either prefix or pattern"))]
+pub struct TopicNames {
+    /// What names must begin with, for example `{namespace}.`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 200))]
+    pub prefix: Option<String>,
+    /// Regular expression that whole names must match, for example `{namespace}\.[a-z.]+`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 200))]
+    pub pattern: Option<String>,
+}
+
+/// What Users of other namespaces may be given rights on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RightsPolicy {
+    /// Anything that they name.
+    #[default]
+    Any,
+    /// Topics, groups and transactional ids that `topicNames` allows in their namespace; nothing on the cluster itself.
+    OwnNames,
+}
+
+/// How replicas are moved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rebalance {
+    /// Bytes per second and broker for replicas that move, for example 50Mi.
+    #[serde(default = "Rebalance::default_throttle")]
+    #[schemars(with = "String", regex(pattern = r"^[0-9]+(Ki|Mi|Gi|k|M|G)?$"), length(max = 12))]
+    pub throttle: Quantity,
+}
+
+impl Rebalance {
+    fn default_throttle() -> Quantity {
+        Quantity("50Mi".into())
+    }
+}
+
+impl Default for Rebalance {
+    fn default() -> Self {
+        Self { throttle: Self::default_throttle() }
+    }
 }
 
 /// Namespaces that may refer to a cluster, as in the Gateway API.

@@ -31,7 +31,7 @@ pub async fn apply(scope: &Scope<'_>, step: &Step) -> Result<(), Error> {
     let namespace = &scope.cluster.key.namespace;
     let put = |object: Object| async move { kube_io::apply(client, namespace, &object, labels::CLUSTER).await };
     match step {
-        Step::AddFinalizer => kube_io::set_finalizer(client, scope.object, true).await?,
+        Step::AddFinalizer => drop(kube_io::set_finalizer(client, scope.object, true).await?),
         Step::CreateIdentity { cluster_id, blocks, controllers, formed } => {
             let controllers = controllers.iter().map(|(id, directory)| (*id, directory.clone().unwrap_or_else(random_id))).collect();
             let cluster_id = cluster_id.clone().unwrap_or_else(random_id);

@@ -200,11 +200,11 @@ async fn ask_kafka(
     given_ca: Option<&SecretFacts>,
 ) -> KafkaFacts {
     let admin = match context.clients.get(object, pods, secrets, given_ca) {
-        Ok(Some(admin)) => admin,
+        Ok(Some(connected)) => connected.client,
         Ok(None) => return KafkaFacts::NotAsked,
         Err(error) => return KafkaFacts::Unavailable(error.to_string()),
     };
-    let asked = async { futures::try_join!(admin.describe_cluster(), admin.describe_quorum(), admin.describe_topics(None)) };
+    let asked = async { futures::try_join!(admin.describe_cluster(), admin.describe_quorum(), admin.describe_topics()) };
     let answer = match tokio::time::timeout(clients::ASK_LIMIT, asked).await {
         Ok(answer) => answer,
         Err(_) => Err(AdminError::Deadline(clients::ASK_LIMIT.as_secs())),

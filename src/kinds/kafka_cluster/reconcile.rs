@@ -2,14 +2,15 @@
 
 use super::api::{DeletionPolicy, KafkaCluster, KafkaClusterStatus, Role};
 use super::apply::{self, Scope};
+use super::clients::Connected;
 use super::observe::{self, KafkaFacts, Observed};
 use super::plan::{self, Plan};
-use super::validate::{self, Invalid, ValidCluster};
-use super::{cleanup, status};
-use crate::certificates::CertificateError;
+use super::validate::{self, ValidCluster};
+use super::{cleanup, desired, status};
 use crate::conditions::{Condition, ConditionType, Reason, State};
+pub use crate::kinds::error::Error;
 use crate::kinds::reference::ClusterKey;
-use crate::kube_io::{self, KubeError, resource};
+use crate::kube_io::{self, resource};
 use crate::names;
 use crate::runtime::clusters::{ClientListener, Cluster, ClusterFacts};
 use crate::runtime::context::Context;
@@ -18,6 +19,7 @@ use crate::{kinds::kafka_cluster::api, labels};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use kube::runtime::reflector::Store;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,44 +33,15 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Plans in one reconcile; identity and CAs come first, then certificates, then objects.
 const ROUNDS_MAX: u32 = 4;
 
-/// What can go wrong.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(transparent)]
-    Kube(#[from] KubeError),
-    #[error(transparent)]
-    Certificate(#[from] CertificateError),
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Invalid(Vec<Invalid>),
-}
-
-impl Failure for Error {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::Kube(KubeError::NotOurs { .. }) => Reason::NotOurs,
-            Self::Kube(error) if error.is_transient() => Reason::KubernetesUnavailable,
-            Self::Kube(_) => Reason::KubernetesRefused,
-            Self::Certificate(_) => Reason::InternalError,
-            Self::Invalid(_) => Reason::InvalidSpec,
-        }
-    }
-    fn is_transient(&self) -> bool {
-        matches!(self, Self::Kube(error) if error.is_transient())
-    }
-    fn words(&self) -> String {
-        match self {
-            Self::Kube(error) => error.words(),
-            other => other.to_string(),
-        }
-    }
-}
-
 /// The kind, for the driver.
 pub struct KafkaClusterKind;
 
 impl Kind for KafkaClusterKind {
     type Object = KafkaCluster;
     type Status = KafkaClusterStatus;
+
+    const CONCURRENCY: u16 = 16;
+    const DEBOUNCE: Duration = Duration::from_millis(50);
 
     fn status(object: &KafkaCluster) -> Option<&KafkaClusterStatus> {
         object.status.as_ref()
@@ -81,8 +54,8 @@ impl Kind for KafkaClusterKind {
         types.extend([resource::<Secret>(), resource::<PersistentVolumeClaim>(), resource::<Pod>()]);
         types.into_iter().map(|resource| Watch { resource, label: labels::CLUSTER }).collect()
     }
-    fn cluster(_: &KafkaCluster) -> Option<ClusterKey> {
-        None
+    fn remember(context: &Context, store: &Store<KafkaCluster>) {
+        context.kafka_clusters.add(store.clone());
     }
 
     async fn reconcile(object: Arc<KafkaCluster>, context: Arc<Context>) -> Outcome<KafkaClusterStatus> {
@@ -98,14 +71,14 @@ impl Kind for KafkaClusterKind {
                     _ if is_old(&status.conditions, &now) => LOOK_LATER,
                     _ => LOOK_SOON,
                 };
-                Outcome { status: Some(status), state, requeue: Requeue::After(after) }
+                Outcome { status: Some(status), state, notices: Vec::new(), requeue: Requeue::After(after) }
             }
             Err(error) => {
                 let (status, state) = status::failed(&object, &error);
                 let status = Some(status::with_conditions(status, &object, &state, &now));
                 // A spec that is wrong may become right by what it refers to: a Secret that is created, for example.
                 let requeue = if error.is_transient() { Requeue::Backoff } else { Requeue::After(LOOK_AGAIN) };
-                Outcome { status, state, requeue }
+                Outcome { status, state, notices: Vec::new(), requeue }
             }
         }
     }
@@ -154,10 +127,10 @@ fn conclude(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, 
 
 /// Lets Topics and Users of the cluster at its admin client, once brokers answer.
 fn publish(object: &KafkaCluster, context: &Context, cluster: &ValidCluster, observed: &Observed) {
-    let KafkaFacts::Answered { .. } = observed.kafka else { return };
-    let client = context.clients.get(object, &observed.pods, &observed.secrets, observed.given_ca.as_ref());
-    let (Ok(Some(admin)), Some(authority), Some(clients_ca)) =
-        (client, plan::cluster_authority(cluster, observed), plan::clients_authority(cluster, observed))
+    let KafkaFacts::Answered { cluster: described, .. } = &observed.kafka else { return };
+    let connected = context.clients.get(object, &observed.pods, &observed.secrets, observed.given_ca.as_ref());
+    let (Ok(Some(connected)), Some(authority), Some(clients_ca)) =
+        (connected, plan::cluster_authority(cluster, observed), plan::clients_authority(cluster, observed))
     else {
         return;
     };
@@ -170,12 +143,22 @@ fn publish(object: &KafkaCluster, context: &Context, cluster: &ValidCluster, obs
     let facts = ClusterFacts {
         version: cluster.spec.version.clone(),
         brokers: u32::try_from(cluster.count(Role::Broker)).unwrap_or(0),
+        racks: described
+            .brokers
+            .iter()
+            .filter(|broker| !broker.fenced)
+            .map(|broker| (broker.id, broker.rack.clone().unwrap_or_default()))
+            .collect(),
+        min_in_sync: desired::server_properties::min_in_sync(cluster),
+        throttle_bytes: validate::quantity_bytes(&cluster.spec.rebalance.throttle).unwrap_or(0).try_into().unwrap_or(i64::MAX),
         listeners: cluster.spec.listeners.iter().map(listener).collect(),
         trust_bundle: authority.certificate,
         clients_ca,
-        access: cluster.spec.access.namespaces.clone(),
+        access: cluster.spec.access.clone(),
+        super_users: cluster.spec.authorization.super_users.clone(),
     };
-    context.clusters.publish(&cluster.key, Cluster { facts: Arc::new(facts), admin });
+    let Connected { admin, mirror, figures, .. } = connected;
+    context.clusters.publish(&cluster.key, Cluster { facts: Arc::new(facts), admin, mirror, figures });
 }
 
 /// The end: needs no valid spec, and takes what is gone as done.
@@ -187,22 +170,32 @@ async fn end(object: &KafkaCluster, context: &Context, now: &Time) -> Outcome<Ka
     context.clusters.remove(&key);
     context.clients.forget(object.metadata.uid.as_deref().unwrap_or_default());
     if !kube_io::has_finalizer(object) {
-        return Outcome { status: None, state: State::Ready, requeue: Requeue::After(LOOK_AGAIN) };
+        return Outcome { status: None, state: State::Ready, notices: Vec::new(), requeue: Requeue::After(LOOK_AGAIN) };
     }
     let keep = object.spec.deletion_policy == DeletionPolicy::Retain;
     match cleanup::step(&context.client, object, &key, keep).await {
-        Ok(None) => Outcome { status: None, state: State::Ready, requeue: Requeue::After(LOOK_AGAIN) },
+        Ok(None) => Outcome { status: None, state: State::Ready, notices: Vec::new(), requeue: Requeue::After(LOOK_AGAIN) },
         Ok(Some(waiting)) => {
             let state = State::reconciling(Reason::Deleting, format!("waiting for {waiting}"));
             let (old, generation) = (object.status.clone().unwrap_or_default(), object.metadata.generation);
             let status = KafkaClusterStatus { observed_generation: generation, reason: format!("Deleting: waiting for {waiting}"), ..old };
-            Outcome { status: Some(status::with_conditions(status, object, &state, now)), state, requeue: Requeue::After(LOOK_SOON) }
+            Outcome {
+                status: Some(status::with_conditions(status, object, &state, now)),
+                state,
+                notices: Vec::new(),
+                requeue: Requeue::After(LOOK_SOON),
+            }
         }
         Err(error) => {
             let error = Error::Kube(error);
             let state = State::reconciling(error.reason(), error.words());
             let (status, _) = status::failed(object, &error);
-            Outcome { status: Some(status::with_conditions(status, object, &state, now)), state, requeue: Requeue::Backoff }
+            Outcome {
+                status: Some(status::with_conditions(status, object, &state, now)),
+                state,
+                notices: Vec::new(),
+                requeue: Requeue::Backoff,
+            }
         }
     }
 }

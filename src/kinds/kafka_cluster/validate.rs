@@ -5,24 +5,11 @@ use super::observe::{Observed, SecretFacts};
 use crate::certificates;
 use crate::kafka::config::{self, Definitions};
 use crate::kafka::node_ids::{BLOCK, Blocks, Slot, allocate};
+use crate::kinds::error::Invalid;
 use crate::kinds::reference::ClusterKey;
 use crate::{kube_io, names};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use std::fmt;
-
-/// A field that cannot be as it is, and the way out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Invalid {
-    pub field: String,
-    pub why: String,
-}
-
-impl fmt::Display for Invalid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.field, self.why)
-    }
-}
 
 /// A cluster whose every child can be made.
 #[derive(Clone, Debug)]
@@ -97,7 +84,7 @@ pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidClust
         namespace: object.metadata.namespace.clone().unwrap_or_default(),
         name: object.metadata.name.clone().unwrap_or_default(),
     };
-    let mut invalid = |field: &str, why: String| invalids.push(Invalid { field: field.into(), why });
+    let mut invalid = |field: &str, why: String| invalids.push(Invalid::new(field, why));
     match (config::definitions(&spec.version), &observed.image) {
         (None, _) => invalid("spec.version", format!("{:?} is not known; use one of {}", spec.version, config::VERSIONS.join(", "))),
         (Some(_), None) => invalid("spec.version", format!("no image is configured for {}; set images.kafka in the chart", spec.version)),
@@ -252,7 +239,7 @@ fn check_pools(spec: &KafkaClusterSpec, observed: &Observed, invalid: &mut impl 
     }
 }
 
-fn quantity_bytes(quantity: &Quantity) -> Option<u64> {
+pub fn quantity_bytes(quantity: &Quantity) -> Option<u64> {
     let text = quantity.0.trim();
     let digits = text.find(|character: char| !(character.is_ascii_digit() || character == '.')).unwrap_or(text.len());
     let number: f64 = text[..digits].parse().ok()?;

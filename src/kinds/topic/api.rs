@@ -2,6 +2,7 @@
 #![allow(clippy::duplicated_attributes, reason = "printer columns have types and sources in common")]
 
 use crate::conditions::Condition;
+use crate::kinds::drift::DriftStatus;
 use crate::kinds::reference::ClusterRef;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -48,16 +49,32 @@ pub struct TopicSpec {
     /// Number of partitions; may grow.
     #[schemars(range(min = 1, max = 10000))]
     pub partitions: i32,
-    /// Copies of each partition; default: the cluster's default.replication.factor. Not above the number of brokers.
+    /// Copies of each partition; default: the cluster's default.replication.factor. Not above the number of brokers. A change
+    /// moves replicas, at the pace of the cluster's `rebalance.throttle`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 30))]
     pub replicas: Option<i16>,
     /// Topic configs, checked against the version's own list.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub config: BTreeMap<String, String>,
+    /// What becomes of a topic of this name that exists already.
+    #[serde(default)]
+    pub adoption: Adoption,
     /// What deleting this object does to the topic.
     #[serde(default)]
     pub deletion_policy: TopicDeletionPolicy,
+}
+
+/// What becomes of a topic that exists already and that this object did not make.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Adoption {
+    /// It is left alone.
+    Never,
+    /// It is taken over where it is as the spec says; else its differences are told.
+    #[default]
+    IfIdentical,
+    /// It is taken over and made as the spec says.
+    Always,
 }
 
 /// What deleting the object does to the topic.
@@ -91,4 +108,29 @@ pub struct TopicStatus {
     pub partitions: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
+    /// Partitions with a replica out of sync, as of the last minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub under_replicated: Option<i32>,
+    /// Bytes of all replicas together, rounded down to 1, 2 or 5 times a power of ten.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<i64>,
+    /// Records between the start and the end of its partitions, rounded down likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub records: Option<i64>,
+    /// A change of the replication factor that is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reassignment: Option<ReassignmentStatus>,
+    /// What was last put right that somebody else had changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drift: Option<DriftStatus>,
+}
+
+/// How far a change of the replication factor is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReassignmentStatus {
+    /// The replication factor that is being reached.
+    pub replicas: i32,
+    /// Partitions that have reached it / all.
+    pub partitions: String,
 }

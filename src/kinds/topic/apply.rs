@@ -2,74 +2,87 @@
 
 use super::api::Topic;
 use super::plan::Step;
-use super::reconcile::Error;
-use crate::kafka::topic_plan::{TopicChange, WantedTopic};
-use crate::kafka_admin::{Admin, AdminResult, NewTopic};
+use crate::kafka::topic_plan::{THROTTLE_RATES, TopicChange, WantedTopic};
+use crate::kafka_admin::batch::BatchedAdmin;
+use crate::kafka_admin::{AdminResult, ConfigResource, NewTopic, Reassignment};
+use crate::kinds::error::Error;
 use crate::kube_io;
 use kube::Client;
 
-pub async fn apply(client: &Client, admin: &dyn Admin, object: &Topic, name: &str, step: &Step) -> Result<(), Error> {
+/// Does one step; gives the object as it is after a step that changed it.
+pub async fn apply(client: &Client, admin: &BatchedAdmin, object: &Topic, name: &str, step: &Step) -> Result<Option<Topic>, Error> {
     match step {
-        Step::AddFinalizer => kube_io::set_finalizer(client, object, true).await?,
+        Step::AddFinalizer => return Ok(kube_io::set_finalizer(client, object, true).await?),
+        Step::SetThrottle(rate) => {
+            let rates = THROTTLE_RATES.map(|key| (key.to_owned(), Some(rate.to_string()))).into();
+            admin.alter_config(ConfigResource::Brokers, rates).await?;
+        }
         Step::Change(step) => change(admin, name, step).await?,
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Does one change in Kafka.
-async fn change(admin: &dyn Admin, name: &str, step: &TopicChange) -> AdminResult<()> {
-    match step {
-        TopicChange::Create(wanted) => {
-            let WantedTopic { name, partitions, replicas, config } = wanted.clone();
-            match admin.create_topic(&NewTopic { name, partitions, replicas, config }).await {
-                // A broker's cache did not know it yet: the next look sees it.
+async fn change(admin: &BatchedAdmin, name: &str, step: &TopicChange) -> AdminResult<()> {
+    match step.clone() {
+        TopicChange::Create(WantedTopic { name, partitions, replicas, config }) => {
+            match admin.create_topic(NewTopic { name, partitions, replicas, config }).await {
+                // It was created by a call whose answer was lost; the metadata will tell.
                 Err(error) if error.is("TopicAlreadyExists") => Ok(()),
                 other => other,
             }
         }
-        TopicChange::AddPartitions { count } => admin.create_partitions(name, *count).await,
-        TopicChange::AlterConfig(changes) => admin.alter_topic_config(name, changes).await,
+        TopicChange::AddPartitions { count } => admin.create_partitions(name.to_owned(), count).await,
+        TopicChange::AlterConfig(changes) => admin.alter_config(ConfigResource::Topic(name.to_owned()), changes).await,
+        TopicChange::Reassign(moves) => {
+            let moves = moves.into_iter().map(|(partition, replicas)| Reassignment { topic: name.to_owned(), partition, replicas });
+            admin.reassign(moves.collect()).await
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kafka::replication::Brokers;
     use crate::kafka::topic_plan::changes;
+    use crate::kafka_admin::Admin;
     use crate::kafka_admin::fake::FakeCluster;
     use std::collections::BTreeMap;
+    use std::sync::Arc;
 
     /// Plans and applies until there is nothing to change; gives the number of changes.
-    async fn settle(cluster: &FakeCluster, wanted: &WantedTopic) -> usize {
+    async fn settle(cluster: &FakeCluster, admin: &BatchedAdmin, wanted: &WantedTopic) -> usize {
+        let brokers = Brokers { racks: (1..=3).map(|id| (id, format!("r{id}"))).collect(), replicas: BTreeMap::new() };
         let mut done = 0;
         loop {
-            let found = cluster.state().topics.get(&wanted.name).cloned();
-            let steps = changes(wanted, found.as_ref().map(|(topic, config)| (topic, config))).unwrap();
+            let steps = changes(wanted, cluster.state().image.topic(&wanted.name), &brokers).unwrap();
             if steps.is_empty() {
                 return done;
             }
             for step in &steps {
-                change(cluster, &wanted.name, step).await.unwrap();
+                change(admin, &wanted.name, step).await.unwrap();
                 done += 1;
             }
             assert!(done < 10, "it never settles");
         }
     }
 
-    #[test]
-    fn what_is_planned_and_applied_leaves_nothing_to_change() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(async {
-            let cluster = FakeCluster::default();
-            let config = |key: &str| BTreeMap::from([(key.to_owned(), "1".to_owned())]);
-            let wanted = WantedTopic { name: "t".into(), partitions: 2, replicas: 1, config: config("retention.ms") };
-            assert_eq!(settle(&cluster, &wanted).await, 1, "created once");
-            let grown = WantedTopic { partitions: 5, config: config("max.message.bytes"), ..wanted };
-            assert_eq!(settle(&cluster, &grown).await, 2, "partitions, and both configs in one");
-            assert_eq!(cluster.topic_config("t").await.unwrap(), grown.config);
-            // A second creation, as after a stale read, changes nothing.
-            change(&cluster, "t", &TopicChange::Create(grown.clone())).await.unwrap();
-            assert_eq!(settle(&cluster, &grown).await, 0);
-        });
+    #[tokio::test]
+    async fn what_is_planned_and_applied_leaves_nothing_to_change() {
+        let cluster = Arc::new(FakeCluster::default());
+        let admin = BatchedAdmin::new(Arc::clone(&cluster) as Arc<dyn Admin>);
+        let config = |key: &str| BTreeMap::from([(key.to_owned(), "1".to_owned())]);
+        let wanted = WantedTopic { name: "t".into(), partitions: 2, replicas: 1, config: config("retention.ms") };
+        assert_eq!(settle(&cluster, &admin, &wanted).await, 1, "created once");
+        let grown = WantedTopic { partitions: 5, config: config("max.message.bytes"), ..wanted };
+        assert_eq!(settle(&cluster, &admin, &grown).await, 2, "partitions, and both configs in one");
+        assert_eq!(cluster.state().image.topic("t").unwrap().config, grown.config);
+        // A second creation, as after a lost answer, changes nothing.
+        change(&admin, "t", &TopicChange::Create(grown.clone())).await.unwrap();
+        assert_eq!(settle(&cluster, &admin, &grown).await, 0);
+        let copied = WantedTopic { replicas: 3, ..grown };
+        assert_eq!(settle(&cluster, &admin, &copied).await, 3, "throttle, moves, and the throttle's end");
+        assert!(cluster.state().image.topic("t").unwrap().partitions.iter().all(|partition| partition.replicas.len() == 3));
     }
 }

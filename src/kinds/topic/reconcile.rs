@@ -1,82 +1,51 @@
 //! The sequence: observe, validate, desired, plan, apply, status; and the end of a Topic.
 
 use super::api::{Topic, TopicStatus};
-use super::plan::End;
+use super::plan::{End, Step};
+use super::status::Learned;
 use super::{apply, desired, observe, plan, status, validate};
 use crate::conditions::{Condition, Reason, State};
-use crate::kafka::topic_plan::TopicRefusal;
-use crate::kafka_admin::{AdminError, TopicDescription};
+use crate::kafka::metadata_image::{Concerned, MetadataImage};
+use crate::kafka::topic_plan;
 use crate::kinds::dependence::Dependence;
-use crate::kinds::kafka_cluster::validate::Invalid;
-use crate::kinds::reference::ClusterKey;
-use crate::kube_io::{self, KubeError};
+use crate::kinds::drift;
+use crate::kinds::error::Error;
+use crate::kube_io;
 use crate::labels;
+use crate::runtime::claims::{Claim, Claims};
 use crate::runtime::context::Context;
-use crate::runtime::kind::{Failure, Kind, Outcome, Requeue, Watch};
+use crate::runtime::kind::{Failure, Kind, Notice, Outcome, Requeue};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::runtime::reflector::Store;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A topic that was just changed is looked at again: brokers' caches follow the controller within a moment.
-const LOOK_SOON: Duration = Duration::from_millis(200);
-/// Drift is found by then.
+/// A change is in the metadata log within milliseconds of its answer; when it is not by then, it is looked at again.
+const SEEN_LIMIT: Duration = Duration::from_secs(3);
+const LOOK_SOON: Duration = Duration::from_millis(500);
+/// A refusal may end by something that nothing tells of: a Topic that holds records may be emptied.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-
-/// What can go wrong.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(transparent)]
-    Kube(#[from] KubeError),
-    #[error(transparent)]
-    Admin(#[from] AdminError),
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Invalid(Vec<Invalid>),
-    #[error("{}: {}", .0.field, .0.why)]
-    Refused(TopicRefusal),
-}
-
-impl Failure for Error {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::Kube(error) if error.is_transient() => Reason::KubernetesUnavailable,
-            Self::Kube(_) => Reason::KubernetesRefused,
-            Self::Admin(AdminError::Unavailable(_) | AdminError::Deadline(_)) => Reason::KafkaUnavailable,
-            Self::Admin(_) => Reason::KafkaRefused,
-            Self::Invalid(all) if all.iter().any(|invalid| invalid.field == "spec.topicName") => Reason::NameTaken,
-            Self::Refused(refusal) if refusal.field == "spec.topicName" => Reason::NotOurs,
-            Self::Invalid(_) | Self::Refused(_) => Reason::InvalidSpec,
-        }
-    }
-    fn is_transient(&self) -> bool {
-        match self {
-            Self::Kube(error) => error.is_transient(),
-            Self::Admin(error) => error.is_transient(),
-            Self::Invalid(_) | Self::Refused(_) => false,
-        }
-    }
-    fn words(&self) -> String {
-        match self {
-            Self::Kube(error) => error.words(),
-            other => other.to_string(),
-        }
-    }
-}
+/// Changes of Kafka are pushed; this is for what might have been missed all the same.
+const LOOK_ANYHOW: Duration = Duration::from_secs(600);
+/// Plans in one reconcile: a creation, a change of it, and the proof that nothing is left.
+const ROUNDS_MAX: u32 = 4;
 
 /// The kind, for the driver.
 pub struct TopicKind;
 
-/// What a look came to: the topic as seen, the state, and whether to look again soon.
+/// What a look came to: what was learned, the state, and when to look again.
 struct Look {
-    topic: Option<TopicDescription>,
+    learned: Learned,
     state: State,
-    soon: bool,
+    after: Duration,
 }
 
 impl Kind for TopicKind {
     type Object = Topic;
     type Status = TopicStatus;
+
+    const CONCURRENCY: u16 = 128;
+    const DEBOUNCE: Duration = Duration::from_millis(1);
 
     fn status(object: &Topic) -> Option<&TopicStatus> {
         object.status.as_ref()
@@ -84,14 +53,20 @@ impl Kind for TopicKind {
     fn conditions(status: &TopicStatus) -> &[Condition] {
         &status.conditions
     }
-    fn watches() -> Vec<Watch> {
-        Vec::new()
+    fn claims(context: &Context) -> Option<&Claims> {
+        Some(&context.topics)
     }
-    fn cluster(object: &Topic) -> Option<ClusterKey> {
-        Some(object.spec.cluster_ref.key(object.metadata.namespace.as_deref().unwrap_or_default()))
+    fn claim(object: &Topic) -> Option<Claim> {
+        Some(observe::claim(object))
     }
-    fn remember(context: &Context, store: Store<Topic>) {
-        context.topics.add(store);
+    fn concerned(concerned: &Concerned) -> Option<&str> {
+        match concerned {
+            Concerned::Topic(name) => Some(name),
+            Concerned::Principal(_) => None,
+        }
+    }
+    fn concern(name: &str) -> Concerned {
+        Concerned::Topic(name.into())
     }
 
     async fn reconcile(object: Arc<Topic>, context: Arc<Context>) -> Outcome<TopicStatus> {
@@ -99,39 +74,67 @@ impl Kind for TopicKind {
         let deleting = object.metadata.deletion_timestamp.is_some();
         let result = if deleting { end(&object, &context).await } else { look(&object, &context).await.map(Some) };
         match result {
-            Ok(None) => Outcome { status: None, state: State::Ready, requeue: Requeue::After(LOOK_AGAIN) },
-            Ok(Some(Look { topic, state, soon })) => {
-                let status = status::status(&object, topic.as_ref(), &state, &now);
-                Outcome { status: Some(status), state, requeue: Requeue::After(if soon { LOOK_SOON } else { LOOK_AGAIN }) }
+            Ok(None) => Outcome { status: None, state: State::Ready, notices: Vec::new(), requeue: Requeue::After(LOOK_ANYHOW) },
+            Ok(Some(Look { learned, state, after })) => {
+                let status = status::status(&object, &learned, &state, &now);
+                let notices: Vec<Notice> = drift::notices(&learned.drift);
+                Outcome { status: Some(status), state, notices, requeue: Requeue::After(after) }
             }
             Err(error) => {
                 let state = error.state();
-                let status = status::status(&object, None, &state, &now);
+                let status = status::status(&object, &Learned::default(), &state, &now);
                 let requeue = if error.is_transient() { Requeue::Backoff } else { Requeue::After(LOOK_AGAIN) };
-                Outcome { status: Some(status), state, requeue }
+                Outcome { status: Some(status), state, notices: Vec::new(), requeue }
             }
         }
     }
 }
 
-async fn look(object: &Topic, context: &Context) -> Result<Look, Error> {
-    let (observed, asked) = match observe::observe(context, object).await? {
-        Ok(observed) => observed,
-        Err(dependence) => return Ok(Look { topic: None, state: dependence.state_of::<TopicKind>(object), soon: false }),
-    };
-    let topic = validate::validate(object, &observed).map_err(Error::Invalid)?;
-    let wanted = desired::desired(&topic);
-    let steps = plan::plan(object, &wanted, &observed).map_err(Error::Refused)?;
-    for step in &steps {
-        tracing::info!(topic = topic.name, ?step, "step");
-        apply::apply(&context.client, asked.admin.as_ref(), object, &topic.name, step).await?;
+async fn look(object: &Arc<Topic>, context: &Context) -> Result<Look, Error> {
+    let mut object = Arc::clone(object);
+    let mut drift = Vec::new();
+    for _ in 0..ROUNDS_MAX {
+        let (observed, cluster) = match observe::observe(context, &object).await? {
+            Ok(observed) => observed,
+            Err(dependence) => {
+                let state = dependence.state_of::<TopicKind>(&object);
+                return Ok(Look { learned: Learned::default(), state, after: LOOK_AGAIN });
+            }
+        };
+        let topic = validate::validate(&object, &observed).map_err(Error::Invalid)?;
+        let wanted = desired::desired(&topic);
+        let plan = plan::plan(&object, &wanted, &observed).map_err(Error::Invalid)?;
+        if drift.is_empty() {
+            drift = plan.drift;
+        }
+        if plan.steps.is_empty() {
+            let progress = observed.topic.as_ref().and_then(|topic| topic_plan::progress(&wanted, topic));
+            let state = match progress {
+                None => State::Ready,
+                Some(progress) => State::reconciling(
+                    Reason::Reassigning,
+                    format!("{} of {} partitions have {} replicas", progress.partitions_done, progress.partitions, progress.replicas),
+                ),
+            };
+            let learned = Learned { topic: observed.topic, figure: observed.figure, progress, drift };
+            return Ok(Look { learned, state, after: LOOK_ANYHOW });
+        }
+        for step in &plan.steps {
+            tracing::debug!(topic = topic.name, %step, "step");
+            if let Some(changed) = apply::apply(&context.client, &cluster.admin, &object, &topic.name, step).await? {
+                object = Arc::new(changed);
+            }
+        }
+        if plan.steps.iter().any(|step| *step != Step::AddFinalizer) {
+            let done = |image: &MetadataImage| {
+                let left = topic_plan::changes(&wanted, image.topic(&wanted.name), &observed.brokers);
+                left.is_ok_and(|changes| changes.is_empty())
+            };
+            cluster.mirror.wait(SEEN_LIMIT, done).await;
+        }
     }
-    let seen = observed.topic.map(|(topic, _)| topic);
-    let changed = steps.iter().any(|step| *step != plan::Step::AddFinalizer);
-    if changed {
-        return Ok(Look { topic: seen, state: State::reconciling(Reason::Applying, "the topic is being changed"), soon: true });
-    }
-    Ok(Look { topic: seen, state: State::Ready, soon: false })
+    let state = State::reconciling(Reason::Applying, "the topic is being changed");
+    Ok(Look { learned: Learned { drift, ..Learned::default() }, state, after: LOOK_SOON })
 }
 
 /// `None`: the finalizer is gone.
@@ -142,18 +145,23 @@ async fn end(object: &Topic, context: &Context) -> Result<Option<Look>, Error> {
     match observe::observe(context, object).await? {
         // What is gone, or never let us in, cannot strand its Topics.
         Err(Dependence::Missing(_) | Dependence::Forbidden { .. }) => {}
-        Err(waiting) => return Ok(Some(Look { topic: None, state: waiting.state(), soon: false })),
-        Ok((observed, asked)) => match plan::end(object, &observed) {
+        Err(waiting) => return Ok(Some(Look { learned: Learned::default(), state: waiting.state(), after: LOOK_AGAIN })),
+        Ok((observed, cluster)) => match plan::end(object, &observed) {
             End::Release => {}
-            End::Delete(id) => asked.admin.delete_topic(id).await?,
+            End::Delete(id) => {
+                let name = validate::topic_name(object);
+                tracing::debug!(topic = name, %id, "delete the topic");
+                cluster.admin.delete_topic(id).await?;
+                cluster.mirror.wait(SEEN_LIMIT, |image| image.topic(name).is_none_or(|topic| topic.id != id)).await;
+            }
             End::Refuse => {
                 let name = validate::topic_name(object);
                 let why = format!(
                     "topic {name} holds records; to delete them with it, annotate this Topic with {}: {name}",
                     labels::CONFIRM_DELETE
                 );
-                let topic = observed.topic.map(|(topic, _)| topic);
-                return Ok(Some(Look { topic, state: State::stalled(Reason::TopicHoldsRecords, why), soon: false }));
+                let learned = Learned { topic: observed.topic, figure: observed.figure, ..Learned::default() };
+                return Ok(Some(Look { learned, state: State::stalled(Reason::TopicHoldsRecords, why), after: LOOK_AGAIN }));
             }
         },
     }

@@ -2,10 +2,14 @@
 #![allow(clippy::duplicated_attributes, reason = "printer columns have types and sources in common")]
 
 use crate::conditions::Condition;
+use crate::kinds::drift::DriftStatus;
 use crate::kinds::reference::ClusterRef;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A principal of a Kafka cluster with its credentials and rights.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -18,7 +22,7 @@ use serde::{Deserialize, Serialize};
     category = "freehold",
     namespaced,
     status = "UserStatus",
-    doc = "A principal of a Kafka cluster with its credentials and rights. Its name is metadata.name.",
+    doc = "A principal of a Kafka cluster with its credentials and rights. Its name is metadata.name, but for ExternalTls.",
     validation = Rule::new("size(self.metadata.name) <= 63").message("metadata.name: at most 63 characters, so that it fits a certificate's subject"),
     printcolumn(name = "Cluster", type_ = "string", json_path = ".spec.clusterRef.name"),
     printcolumn(name = "Authentication", type_ = "string", json_path = ".spec.authentication.type"),
@@ -36,10 +40,17 @@ pub struct UserSpec {
     pub cluster_ref: ClusterRef,
     /// How it proves who it is.
     pub authentication: UserAuthentication,
-    /// Rights; everything else is denied.
+    /// Rights in short; what they become is in status. Everything else is denied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    pub grants: Vec<Grant>,
+    /// Rights as Kafka's own rules, beside the grants.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 200))]
     pub acls: Vec<AclRule>,
+    /// Limits; none where a field is left out.
+    #[serde(default)]
+    pub quotas: Quotas,
     /// Where its credentials are written.
     #[serde(default)]
     pub secret: UserSecret,
@@ -48,21 +59,160 @@ pub struct UserSpec {
 /// How a user proves who it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.type == 'ExternalTls' || !has(self.subject)").message("subject: only ExternalTls has one"),
+    validation = Rule::new("self.type != 'ExternalTls' || has(self.subject)").message("subject: ExternalTls needs the certificate's common name"),
+    validation = Rule::new("self.type == 'ScramSha512' || !has(self.passwordSecretRef)")
+        .message("passwordSecretRef: only ScramSha512 has a password"),
+    validation = Rule::new("!has(self.rotation) || (self.type != 'ExternalTls' && !has(self.passwordSecretRef))")
+        .message("rotation: only credentials that Freehold makes can be replaced by it; remove rotation"),
+)]
 pub struct UserAuthentication {
     #[serde(rename = "type")]
     pub kind: UserAuthenticationType,
+    /// A password that you give, for ScramSha512; default: one is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_secret_ref: Option<PasswordRef>,
+    /// Common name of the certificate, for ExternalTls: the principal is `User:<subject>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[A-Za-z0-9._@/-]+$"), length(min = 1, max = 64))]
+    pub subject: Option<String>,
+    /// When the credential is replaced by a new one, beside the annotation `freehold.dev/rotate`, whose every new value asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<Rotation>,
 }
 
-/// The two ways.
+/// The ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum UserAuthenticationType {
-    /// A password that Freehold makes.
+    /// A password: one that Freehold makes, or that a Secret gives.
     ScramSha512,
     /// A certificate that Freehold issues.
     MutualTls,
+    /// A certificate that somebody else issues, of a CA that the listener trusts.
+    ExternalTls,
 }
 
-/// The Secret with its credentials.
+/// A password in a Secret of the User's namespace, which must carry the label `freehold.dev/user: <name of the User>`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PasswordRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Its key.
+    #[serde(default = "PasswordRef::default_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+impl PasswordRef {
+    fn default_key() -> String {
+        "password".to_owned()
+    }
+}
+
+/// When a credential is replaced.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rotation {
+    /// Days from one to the next.
+    #[schemars(range(min = 1, max = 3650))]
+    pub period_days: u32,
+}
+
+/// A right in short: one of its fields. A name that ends in `*` stands for all that begin so; `*` alone for all.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("[has(self.produce), has(self.consume), has(self.transactional), has(self.admin)].filter(x, x).size() == 1")
+        .message("give one of produce, consume, transactional, admin; make another grant for another"),
+)]
+pub struct Grant {
+    /// Write to topics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub produce: Option<TopicsGrant>,
+    /// Read topics in consumer groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consume: Option<ConsumeGrant>,
+    /// Use transactional ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transactional: Option<TransactionalGrant>,
+    /// Create, change and delete topics and groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin: Option<AdminGrant>,
+}
+
+/// Topics.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TopicsGrant {
+    #[schemars(length(min = 1, max = 100), inner(regex(pattern = r"^([a-zA-Z0-9._-]+\*?|\*)$"), length(max = 249)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub topics: Vec<String>,
+}
+
+/// Topics, and the groups in which they are read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ConsumeGrant {
+    #[schemars(length(min = 1, max = 100), inner(regex(pattern = r"^([a-zA-Z0-9._-]+\*?|\*)$"), length(max = 249)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub topics: Vec<String>,
+    /// None: consumers assign partitions by themselves and commit nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100), inner(length(min = 1, max = 249)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub groups: Vec<String>,
+}
+
+/// Transactional ids.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TransactionalGrant {
+    #[schemars(length(min = 1, max = 100), inner(length(min = 1, max = 249)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub ids: Vec<String>,
+}
+
+/// Topics and groups.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("has(self.topics) || has(self.groups)").message("admin: give topics or groups"))]
+pub struct AdminGrant {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100), inner(regex(pattern = r"^([a-zA-Z0-9._-]+\*?|\*)$"), length(max = 249)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub topics: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100), inner(length(min = 1, max = 249)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub groups: Vec<String>,
+}
+
+/// Limits of a user, on each broker (KIP-13, KIP-124, KIP-599).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Quotas {
+    /// Bytes per second produced, for example 10Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", regex(pattern = r"^[0-9]+(Ki|Mi|Gi|k|M|G)?$"), length(max = 12))]
+    pub producer_byte_rate: Option<Quantity>,
+    /// Bytes per second consumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", regex(pattern = r"^[0-9]+(Ki|Mi|Gi|k|M|G)?$"), length(max = 12))]
+    pub consumer_byte_rate: Option<Quantity>,
+    /// Percent of the time of request and network threads; 100 is one thread.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub request_percent: Option<u32>,
+    /// Partitions created or deleted per second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100000))]
+    pub controller_mutation_rate: Option<u32>,
+}
+
+/// The Secret with its credentials, by the Service Binding specification.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UserSecret {
@@ -70,6 +220,25 @@ pub struct UserSecret {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"), length(max = 253))]
     pub name: Option<String>,
+    /// Other names for its keys, for example `password: KAFKA_PASSWORD`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub keys: BTreeMap<String, String>,
+    /// Labels and annotations that it carries beside Freehold's own.
+    #[serde(default)]
+    pub metadata: SecretMetadata,
+    /// Also as PKCS#12: `truststore.p12` and, with a certificate, `keystore.p12`; their password is `pkcs12.password`.
+    #[serde(default)]
+    pub pkcs12: bool,
+}
+
+/// Labels and annotations.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretMetadata {
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// A rule: these operations on this resource.
@@ -167,7 +336,30 @@ pub struct UserStatus {
     /// The Secret with its credentials.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
+    /// The rules in force, in words: what grants and acls became.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<String>,
     /// Rules in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acls: Option<i32>,
+    /// The credential in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential: Option<CredentialStatus>,
+    /// What was last put right that somebody else had changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drift: Option<DriftStatus>,
+}
+
+/// The credential in force.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CredentialStatus {
+    /// Since when.
+    pub since: Time,
+    /// End of the certificate; it is replaced in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<Time>,
+    /// The last value of the annotation `freehold.dev/rotate` that was followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotated: Option<String>,
 }

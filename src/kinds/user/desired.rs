@@ -1,21 +1,23 @@
 //! Valid user -> its ACLs, and the Secret for a credential. Pure; cannot fail.
 
-use super::api::{AclOperation, AclPattern, AclPermission, AclResourceType, AclRule, User};
+use super::api::{AclOperation, AclPattern, AclPermission, AclResourceType, AclRule, Grant, User};
+use super::secrets::{self, Marks};
 use super::validate::{ValidUser, principal};
 use crate::certificates::KeyedCertificate;
 use crate::kafka::acl::AclBinding;
+use crate::kafka::grants::{
+    self, ALTER, ALTER_CONFIGS, CREATE, DELETE, DESCRIBE, DESCRIBE_CONFIGS, GROUP, READ, TOPIC, TRANSACTIONAL_ID, WRITE,
+};
 use crate::kafka::properties;
-use crate::kube_io::{self, Object};
+use crate::kube_io;
 use crate::labels;
 use crate::runtime::clusters::ClusterFacts;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
-pub const PASSWORD: &str = "password";
-pub const CERTIFICATE: &str = "user.crt";
-pub const KEY: &str = "user.key";
 /// Kafka's name of the one cluster resource.
 const CLUSTER_RESOURCE: &str = "kafka-cluster";
 
@@ -24,43 +26,76 @@ const CLUSTER_RESOURCE: &str = "kafka-cluster";
 pub enum Credential {
     Password(String),
     Certificate(KeyedCertificate),
+    /// Somebody else's business.
+    External,
+}
+
+/// The stores of a Secret that has them as PKCS#12, and their password. No `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Pkcs12 {
+    pub truststore: Vec<u8>,
+    pub keystore: Option<Vec<u8>>,
+    pub password: String,
 }
 
 /// Every rule as Kafka stores it.
 pub fn acls(object: &User, name: &str) -> Vec<AclBinding> {
-    let mut acls: Vec<_> =
-        object.spec.acls.iter().flat_map(|rule| rule.operations.iter().map(move |operation| acl(rule, *operation, name))).collect();
+    let rules = object.spec.acls.iter().flat_map(|rule| rule.operations.iter().map(move |operation| acl(rule, *operation, name)));
+    let mut acls: Vec<_> = rules.chain(object.spec.grants.iter().flat_map(|one| grant(one, name))).collect();
     acls.sort_unstable();
     acls.dedup();
+    acls
+}
+
+/// What a grant becomes. Writing implies being idempotent since Kafka 2.8 (KIP-679).
+fn grant(grant: &Grant, name: &str) -> Vec<AclBinding> {
+    let principal = principal(name);
+    let allow = |resource: i8, names: &[String], operations: &[i8]| grants::allow(&principal, resource, names, operations);
+    let Grant { produce, consume, transactional, admin } = grant;
+    let mut acls = Vec::new();
+    if let Some(produce) = produce {
+        acls.extend(allow(TOPIC, &produce.topics, &[WRITE, DESCRIBE]));
+    }
+    if let Some(consume) = consume {
+        acls.extend(allow(TOPIC, &consume.topics, &[READ, DESCRIBE]));
+        acls.extend(allow(GROUP, &consume.groups, &[READ, DESCRIBE]));
+    }
+    if let Some(transactional) = transactional {
+        acls.extend(allow(TRANSACTIONAL_ID, &transactional.ids, &[WRITE, DESCRIBE]));
+    }
+    if let Some(admin) = admin {
+        acls.extend(allow(TOPIC, &admin.topics, &[CREATE, DELETE, ALTER, DESCRIBE, DESCRIBE_CONFIGS, ALTER_CONFIGS]));
+        acls.extend(allow(GROUP, &admin.groups, &[READ, DELETE, DESCRIBE]));
+    }
     acls
 }
 
 fn acl(rule: &AclRule, operation: AclOperation, name: &str) -> AclBinding {
     AclBinding {
         resource_type: match rule.resource.kind {
-            AclResourceType::Topic => 2,
-            AclResourceType::Group => 3,
-            AclResourceType::Cluster => 4,
-            AclResourceType::TransactionalId => 5,
+            AclResourceType::Topic => TOPIC,
+            AclResourceType::Group => GROUP,
+            AclResourceType::Cluster => grants::CLUSTER,
+            AclResourceType::TransactionalId => TRANSACTIONAL_ID,
         },
         resource_name: rule.resource.name.clone().unwrap_or_else(|| CLUSTER_RESOURCE.into()),
         pattern_type: match rule.resource.pattern {
-            AclPattern::Literal => 3,
-            AclPattern::Prefixed => 4,
+            AclPattern::Literal => grants::LITERAL,
+            AclPattern::Prefixed => grants::PREFIXED,
         },
         principal: principal(name),
         host: rule.host.clone(),
         operation: match operation {
             AclOperation::All => 2,
-            AclOperation::Read => 3,
-            AclOperation::Write => 4,
-            AclOperation::Create => 5,
-            AclOperation::Delete => 6,
-            AclOperation::Alter => 7,
-            AclOperation::Describe => 8,
+            AclOperation::Read => READ,
+            AclOperation::Write => WRITE,
+            AclOperation::Create => CREATE,
+            AclOperation::Delete => DELETE,
+            AclOperation::Alter => ALTER,
+            AclOperation::Describe => DESCRIBE,
             AclOperation::ClusterAction => 9,
-            AclOperation::DescribeConfigs => 10,
-            AclOperation::AlterConfigs => 11,
+            AclOperation::DescribeConfigs => DESCRIBE_CONFIGS,
+            AclOperation::AlterConfigs => ALTER_CONFIGS,
             AclOperation::IdempotentWrite => 12,
         },
         permission: match rule.permission {
@@ -70,43 +105,105 @@ fn acl(rule: &AclRule, operation: AclOperation, name: &str) -> AclBinding {
     }
 }
 
-/// The Secret, by the Service Binding specification (<https://servicebinding.io/spec/core/1.1.0/>): everything that a
-/// client needs, and a client.properties that is ready to use.
-pub fn secret(object: &User, user: &ValidUser, cluster: &ClusterFacts, credential: &Credential) -> Object {
-    let mut data = BTreeMap::from([
-        ("type".to_owned(), "kafka".to_owned()),
-        ("bootstrapServers".to_owned(), user.listener.bootstrap.clone()),
-        ("ca.crt".to_owned(), cluster.trust_bundle.clone()),
-        ("username".to_owned(), user.name.clone()),
-        ("client.properties".to_owned(), properties::render(&client_properties(user, cluster, credential))),
-    ]);
-    match credential {
-        Credential::Password(password) => {
-            data.insert(PASSWORD.into(), password.clone());
-        }
-        Credential::Certificate(issued) => {
-            data.insert(CERTIFICATE.into(), issued.certificate.clone());
-            data.insert(KEY.into(), issued.key.clone());
-        }
+/// A hash of everything that a Secret is made from, but for the credential itself: another means that it is written anew.
+pub fn inputs(object: &User, user: &ValidUser, cluster: &ClusterFacts) -> String {
+    let authority = certificates_authority(user, cluster);
+    let template = serde_json::to_string(&object.spec.secret).expect("a spec serializes");
+    let parts =
+        ["1", &user.name, &format!("{:?}", user.authentication), &user.listener.bootstrap, &cluster.trust_bundle, authority, &template];
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(u64::try_from(part.len()).unwrap_or(0).to_be_bytes());
+        hash.update(part);
     }
-    let labels = [
-        ("app.kubernetes.io/name", "kafka-user"),
-        ("app.kubernetes.io/instance", &user.name),
-        (labels::MANAGED_BY, "freehold"),
-        (labels::USER, &user.name),
-    ];
-    Object::of(&Secret {
+    hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The CA whose certificate a user has: another one means another certificate.
+fn certificates_authority<'a>(user: &ValidUser, cluster: &'a ClusterFacts) -> &'a str {
+    match user.authentication {
+        super::api::UserAuthenticationType::MutualTls => &cluster.clients_ca.certificate,
+        _ => "",
+    }
+}
+
+/// The Secret, by the Service Binding specification (<https://servicebinding.io/spec/core/1.1.0/>): everything that a
+/// client needs, and a client.properties that is ready to use. `marks` say what the credential is; the rest of them is
+/// filled in.
+pub fn secret(
+    object: &User,
+    user: &ValidUser,
+    cluster: &ClusterFacts,
+    credential: &Credential,
+    stores: Option<&Pkcs12>,
+    marks: Marks,
+) -> Secret {
+    let mut data = BTreeMap::new();
+    let mut put = |key: &str, value: &[u8]| {
+        let name = object.spec.secret.keys.get(key).map_or(key, String::as_str);
+        data.insert(name.to_owned(), ByteString(value.to_vec()));
+    };
+    put("type", b"kafka");
+    put("bootstrapServers", user.listener.bootstrap.as_bytes());
+    put("ca.crt", cluster.trust_bundle.as_bytes());
+    put("username", user.name.as_bytes());
+    put("client.properties", properties::render(&client_properties(user, cluster, credential)).as_bytes());
+    match credential {
+        Credential::Password(password) => put("password", password.as_bytes()),
+        Credential::Certificate(issued) => {
+            put("user.crt", issued.certificate.as_bytes());
+            put("user.key", issued.key.as_bytes());
+        }
+        Credential::External => {}
+    }
+    if let Some(stores) = stores {
+        put("truststore.p12", &stores.truststore);
+        stores.keystore.iter().for_each(|keystore| put("keystore.p12", keystore));
+        put("pkcs12.password", stores.password.as_bytes());
+    }
+    let marks = Marks { inputs: inputs(object, user, cluster), content: secrets::content(data.iter()), ..marks };
+    Secret {
         metadata: ObjectMeta {
             name: Some(user.secret.clone()),
             namespace: object.metadata.namespace.clone(),
-            labels: Some(labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()),
+            labels: Some(secret_labels(object)),
+            annotations: Some(secret_annotations(object, marks)),
             owner_references: Some(vec![kube_io::owner(object)]),
             ..Default::default()
         },
         type_: Some("servicebinding.io/kafka".into()),
-        data: Some(data.into_iter().map(|(key, value)| (key, ByteString(value.into_bytes()))).collect()),
+        data: Some(data),
         ..Default::default()
-    })
+    }
+}
+
+fn secret_labels(object: &User) -> BTreeMap<String, String> {
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    let own = [
+        ("app.kubernetes.io/name", "kafka-user"),
+        ("app.kubernetes.io/instance", name),
+        (labels::MANAGED_BY, "freehold"),
+        (labels::USER, name),
+    ];
+    let mut all = object.spec.secret.metadata.labels.clone();
+    all.extend(own.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())));
+    all
+}
+
+fn secret_annotations(object: &User, marks: Marks) -> BTreeMap<String, String> {
+    let Marks { inputs, content, credential, since, not_after, rotated, given } = marks;
+    let own = [
+        (labels::SECRET_INPUTS, Some(inputs)),
+        (labels::SECRET_CONTENT, Some(content)),
+        (labels::SECRET_CREDENTIAL, (!credential.is_empty()).then_some(credential)),
+        (labels::SECRET_SINCE, since.map(|time| time.to_string())),
+        (labels::SECRET_NOT_AFTER, not_after.map(|time| time.to_string())),
+        (labels::SECRET_ROTATED, rotated),
+        (labels::SECRET_GIVEN, given),
+    ];
+    let mut all = object.spec.secret.metadata.annotations.clone();
+    all.extend(own.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
+    all
 }
 
 fn client_properties(user: &ValidUser, cluster: &ClusterFacts, credential: &Credential) -> BTreeMap<String, String> {
@@ -130,6 +227,7 @@ fn client_properties(user: &ValidUser, cluster: &ClusterFacts, credential: &Cred
             set("ssl.keystore.certificate.chain", issued.certificate.clone());
             set("ssl.keystore.key", issued.key.clone());
         }
+        Credential::External => set("security.protocol", "SSL".into()),
     }
     properties
 }

@@ -1,11 +1,14 @@
-//! User: a principal with its credential, its ACLs and the Secret that clients mount.
+//! User: a principal with its credential, its ACLs and quotas, and the Secret that clients mount.
 
 pub mod api;
 pub mod apply;
 pub mod desired;
 pub mod observe;
+pub mod passwords;
+pub mod pkcs12;
 pub mod plan;
 pub mod reconcile;
+pub mod secrets;
 pub mod status;
 pub mod validate;
 

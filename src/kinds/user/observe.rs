@@ -1,54 +1,70 @@
-//! Reads what a User's reconcile needs to know. Reads only.
+//! Reads what a User's reconcile needs to know. Reads only, and nearly all of it from memory.
 
 use super::api::User;
-use super::reconcile::Error;
-use super::validate::{principal, secret_name};
-use crate::kafka::acl::AclBinding;
-use crate::kinds::dependence::{self, Asked, Dependence};
-use crate::kinds::kafka_cluster::observe::{SecretFacts, secret_facts};
-use crate::kube_io::{self, resource};
-use crate::runtime::clusters::ClusterFacts;
+use super::secrets::{SecretFacts, texts};
+use super::validate::{principal_name, secret_name};
+use crate::kafka::metadata_image::PrincipalImage;
+use crate::kinds::dependence::{self, Dependence};
+use crate::kinds::error::Error;
+use crate::kube_io::KubeError;
+use crate::runtime::claims::Claim;
+use crate::runtime::clusters::{Cluster, ClusterFacts};
 use crate::runtime::context::Context;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
+use kube::Api;
 use std::sync::Arc;
 
-/// Everything that was seen, as plain data. No `Debug`: it holds credentials.
+/// Everything that was seen, as plain data.
 #[derive(Clone)]
 pub struct Observed {
     pub now: Timestamp,
     pub cluster: Arc<ClusterFacts>,
+    /// The object is in the cluster's own namespace.
+    pub at_home: bool,
     pub secret: Option<SecretFacts>,
-    pub acls: Vec<AclBinding>,
-    /// Kafka has a SCRAM-SHA-512 credential of the user.
-    pub has_scram: bool,
-    /// Another User, older, of the same cluster and name.
+    /// The Secret that `passwordSecretRef` names, where it may be read.
+    pub given: Option<SecretFacts>,
+    /// What Kafka holds of the principal.
+    pub principal: PrincipalImage,
+    /// Another User, older, of the same cluster and principal.
     pub older: Option<String>,
 }
 
+/// What an object claims.
+pub fn claim(object: &User) -> Claim {
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    Claim { cluster: object.spec.cluster_ref.key(namespace), name: principal_name(object).to_owned() }
+}
+
 /// Reads; `Err(Dependence)` while the cluster cannot be asked.
-pub async fn observe(context: &Context, object: &User) -> Result<Result<(Observed, Asked), Dependence>, Error> {
+pub async fn observe(context: &Context, object: &User) -> Result<Result<(Observed, Cluster), Dependence>, Error> {
     let namespace = object.metadata.namespace.clone().unwrap_or_default();
-    let key = object.spec.cluster_ref.key(&namespace);
-    let asked = match dependence::cluster(context, &key, &namespace).await? {
-        Ok(asked) => asked,
+    let claim = claim(object);
+    let cluster = match dependence::cluster(context, &claim.cluster, &namespace).await? {
+        Ok(cluster) => cluster,
         Err(dependence) => return Ok(Err(dependence)),
     };
-    let name = object.metadata.name.clone().unwrap_or_default();
-    let secret = kube_io::get(&context.client, &namespace, &resource::<Secret>(), &secret_name(object)).await?;
-    let older = dependence::older(&context.users.all(), object, |other| {
-        let other_key = other.spec.cluster_ref.key(other.metadata.namespace.as_deref().unwrap_or_default());
-        other_key == key && other.metadata.name == object.metadata.name
-    });
-    let principal = principal(&name);
-    let (acls, scram) = futures::try_join!(asked.admin.acls_of(&principal), asked.admin.scram_iterations(&name))?;
+    if !context.user_secrets.knows(&namespace) {
+        return Ok(Err(Dependence::NotReady(claim.cluster)));
+    }
+    let given = object.spec.authentication.password_secret_ref.as_ref();
     let observed = Observed {
         now: Timestamp::now(),
-        cluster: Arc::clone(&asked.facts),
-        secret: secret.map(secret_facts),
-        acls,
-        has_scram: scram.is_some(),
-        older,
+        cluster: Arc::clone(&cluster.facts),
+        at_home: claim.cluster.namespace == namespace,
+        secret: context.user_secrets.get(&namespace, &secret_name(object)),
+        given: given.and_then(|given| context.user_secrets.get(&namespace, &given.name)),
+        principal: cluster.mirror.read().principal(&claim.name).cloned().unwrap_or_default(),
+        older: context.users.held_by_other(&claim, object),
     };
-    Ok(Ok((observed, asked)))
+    Ok(Ok((observed, cluster)))
+}
+
+/// The password that a Secret gives; only asked for when it is set in Kafka.
+pub async fn given_password(context: &Context, object: &User) -> Result<Option<String>, Error> {
+    let Some(given) = &object.spec.authentication.password_secret_ref else { return Ok(None) };
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), object.metadata.namespace.as_deref().unwrap_or_default());
+    let secret = api.get_opt(&given.name).await.map_err(KubeError::request("get", "Secret", &given.name))?;
+    Ok(secret.and_then(|secret| texts(&secret).remove(&given.key)))
 }

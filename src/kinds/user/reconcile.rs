@@ -1,76 +1,56 @@
 //! The sequence: observe, validate, desired, plan, apply, status; and the end of a User.
 
-use super::api::{User, UserStatus};
+use super::api::{CredentialStatus, User, UserAuthenticationType, UserStatus};
 use super::apply::{self, Scope};
-use super::validate::principal;
-use super::{desired, observe, plan, status, validate};
-use crate::certificates::CertificateError;
+use super::plan::{Plan, Step, Why};
+use super::status::Learned;
+use super::validate::principal_name;
+use super::{desired, observe, plan, secrets, status, validate};
 use crate::conditions::{Condition, Reason, State};
-use crate::kafka_admin::AdminError;
+use crate::kafka::acl;
+use crate::kafka::metadata_image::{Concerned, MetadataImage};
+use crate::kafka_admin::{QuotaChange, ScramChange};
 use crate::kinds::dependence::Dependence;
-use crate::kinds::kafka_cluster::validate::Invalid;
-use crate::kinds::reference::ClusterKey;
-use crate::kube_io::{self, KubeError, resource};
-use crate::labels;
+use crate::kinds::drift;
+use crate::kinds::error::Error;
+use crate::kube_io;
+use crate::runtime::claims::{Claim, Claims};
+use crate::runtime::clusters::Cluster;
 use crate::runtime::context::Context;
-use crate::runtime::kind::{Failure, Kind, Outcome, Requeue, Watch};
-use k8s_openapi::api::core::v1::Secret;
+use crate::runtime::kind::{Failure, Kind, Notice, Outcome, Requeue};
+use futures::stream::BoxStream;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::runtime::reflector::Store;
+use kube::runtime::reflector::ObjectRef;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Drift is found by then.
+/// A change is in the metadata log within milliseconds of its answer; when it is not by then, it is looked at again.
+const SEEN_LIMIT: Duration = Duration::from_secs(3);
+const LOOK_SOON: Duration = Duration::from_millis(500);
+/// A refusal may end by something that nothing tells of.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-
-/// What can go wrong.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(transparent)]
-    Kube(#[from] KubeError),
-    #[error(transparent)]
-    Admin(#[from] AdminError),
-    #[error(transparent)]
-    Certificate(#[from] CertificateError),
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Invalid(Vec<Invalid>),
-}
-
-impl Failure for Error {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::Kube(KubeError::NotOurs { .. }) => Reason::NotOurs,
-            Self::Kube(error) if error.is_transient() => Reason::KubernetesUnavailable,
-            Self::Kube(_) => Reason::KubernetesRefused,
-            Self::Admin(AdminError::Unavailable(_) | AdminError::Deadline(_)) => Reason::KafkaUnavailable,
-            Self::Admin(_) => Reason::KafkaRefused,
-            Self::Certificate(_) => Reason::InternalError,
-            Self::Invalid(all) if all.iter().any(|invalid| invalid.field == "metadata.name") => Reason::NameTaken,
-            Self::Invalid(_) => Reason::InvalidSpec,
-        }
-    }
-    fn is_transient(&self) -> bool {
-        match self {
-            Self::Kube(error) => error.is_transient(),
-            Self::Admin(error) => error.is_transient(),
-            Self::Certificate(_) | Self::Invalid(_) => false,
-        }
-    }
-    fn words(&self) -> String {
-        match self {
-            Self::Kube(error) => error.words(),
-            other => other.to_string(),
-        }
-    }
-}
+/// Changes of Kafka and of Secrets are pushed; this is for rotations that are due.
+const LOOK_ANYHOW: Duration = Duration::from_secs(600);
+const ROUNDS_MAX: u32 = 4;
 
 /// The kind, for the driver.
 pub struct UserKind;
 
+/// What a look came to.
+struct Look {
+    learned: Learned,
+    state: State,
+    notices: Vec<Notice>,
+    after: Duration,
+}
+
 impl Kind for UserKind {
     type Object = User;
     type Status = UserStatus;
+
+    const CONCURRENCY: u16 = 128;
+    const DEBOUNCE: Duration = Duration::from_millis(1);
 
     fn status(object: &User) -> Option<&UserStatus> {
         object.status.as_ref()
@@ -78,14 +58,23 @@ impl Kind for UserKind {
     fn conditions(status: &UserStatus) -> &[Condition] {
         &status.conditions
     }
-    fn watches() -> Vec<Watch> {
-        vec![Watch { resource: resource::<Secret>(), label: labels::USER }]
+    fn wakes(context: &Arc<Context>, namespace: Option<&str>) -> Option<BoxStream<'static, ObjectRef<User>>> {
+        Some(secrets::watch(context, namespace))
     }
-    fn cluster(object: &User) -> Option<ClusterKey> {
-        Some(object.spec.cluster_ref.key(object.metadata.namespace.as_deref().unwrap_or_default()))
+    fn claims(context: &Context) -> Option<&Claims> {
+        Some(&context.users)
     }
-    fn remember(context: &Context, store: Store<User>) {
-        context.users.add(store);
+    fn claim(object: &User) -> Option<Claim> {
+        Some(observe::claim(object))
+    }
+    fn concerned(concerned: &Concerned) -> Option<&str> {
+        match concerned {
+            Concerned::Principal(name) => Some(name),
+            Concerned::Topic(_) => None,
+        }
+    }
+    fn concern(name: &str) -> Concerned {
+        Concerned::Principal(name.into())
     }
 
     async fn reconcile(object: Arc<User>, context: Arc<Context>) -> Outcome<UserStatus> {
@@ -93,53 +82,148 @@ impl Kind for UserKind {
         let deleting = object.metadata.deletion_timestamp.is_some();
         let result = if deleting { end(&object, &context).await } else { look(&object, &context).await.map(Some) };
         match result {
-            Ok(None) => Outcome { status: None, state: State::Ready, requeue: Requeue::After(LOOK_AGAIN) },
-            Ok(Some((acls, state))) => {
-                let status = status::status(&object, acls, &state, &now);
-                Outcome { status: Some(status), state, requeue: Requeue::After(LOOK_AGAIN) }
+            Ok(None) => Outcome { status: None, state: State::Ready, notices: Vec::new(), requeue: Requeue::After(LOOK_ANYHOW) },
+            Ok(Some(Look { learned, state, notices, after })) => {
+                let status = status::status(&object, &learned, &state, &now);
+                Outcome { status: Some(status), state, notices, requeue: Requeue::After(after) }
             }
             Err(error) => {
                 let state = error.state();
-                let status = status::status(&object, None, &state, &now);
+                let status = status::status(&object, &Learned::default(), &state, &now);
                 let requeue = if error.is_transient() { Requeue::Backoff } else { Requeue::After(LOOK_AGAIN) };
-                Outcome { status: Some(status), state, requeue }
+                Outcome { status: Some(status), state, notices: Vec::new(), requeue }
             }
         }
     }
 }
 
-async fn look(object: &User, context: &Context) -> Result<(Option<usize>, State), Error> {
-    let (observed, asked) = match observe::observe(context, object).await? {
-        Ok(observed) => observed,
-        Err(dependence) => return Ok((None, dependence.state_of::<UserKind>(object))),
-    };
-    let user = validate::validate(object, &observed).map_err(Error::Invalid)?;
-    let scope = Scope { client: &context.client, admin: asked.admin.as_ref(), object, user: &user, cluster: &asked.facts };
-    for step in &plan::plan(object, &user, &observed) {
-        tracing::info!(user = user.name, %step, "step");
-        apply::apply(&scope, step).await?;
+fn waiting(state: State) -> Look {
+    // Secrets may not be listed yet: that is soon.
+    let after = if state == State::Ready { LOOK_AGAIN } else { LOOK_SOON };
+    Look { learned: Learned::default(), state, notices: Vec::new(), after }
+}
+
+async fn look(object: &Arc<User>, context: &Context) -> Result<Look, Error> {
+    let mut object = Arc::clone(object);
+    let (mut found, mut notices) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS_MAX {
+        let (observed, cluster) = match observe::observe(context, &object).await? {
+            Ok(observed) => observed,
+            Err(dependence) => return Ok(waiting(dependence.state_of::<UserKind>(&object))),
+        };
+        let user = validate::validate(&object, &observed).map_err(Error::Invalid)?;
+        let Plan { steps, drift } = plan::plan(&object, &user, &observed);
+        if found.is_empty() {
+            found = drift;
+        }
+        if steps.is_empty() {
+            notices.extend(drift::notices(&found));
+            let credential = observed.secret.and_then(|secret| {
+                let not_after = secret.marks.not_after.map(Time);
+                Some(CredentialStatus { since: Time(secret.marks.since?), not_after, rotated: secret.marks.rotated })
+            });
+            let learned = Learned { acls: Some(desired::acls(&object, &user.name)), credential, drift: found };
+            return Ok(Look { learned, state: State::Ready, notices, after: LOOK_ANYHOW });
+        }
+        let writes = steps.iter().any(|step| matches!(step, Step::WriteCredential(_)));
+        let given = if writes { observe::given_password(context, &object).await? } else { None };
+        if let (true, Some(reference)) = (writes, &object.spec.authentication.password_secret_ref) {
+            let field = format!("spec.authentication.passwordSecretRef (Secret {}, key {})", reference.name, reference.key);
+            if let Some(invalid) = validate::refuse_password(given.as_deref(), &field) {
+                return Err(Error::Invalid(vec![invalid]));
+            }
+        }
+        notices.extend(steps.iter().filter_map(|step| rotation(step, user.authentication)));
+        object = act(context, &cluster, &object, &user, &steps, given).await?;
     }
-    // Kafka's controller answered each step: brokers follow within milliseconds.
-    Ok((Some(desired::acls(object, &user.name).len()), State::Ready))
+    let state = State::reconciling(Reason::Applying, "the user is being changed");
+    Ok(Look { learned: Learned { drift: found, ..Learned::default() }, state, notices, after: LOOK_SOON })
+}
+
+/// Does the steps and waits until the metadata tells of them; gives the object as it is then.
+async fn act(
+    context: &Context,
+    cluster: &Cluster,
+    object: &Arc<User>,
+    user: &validate::ValidUser,
+    steps: &[Step],
+    given: Option<String>,
+) -> Result<Arc<User>, Error> {
+    let mut object = Arc::clone(object);
+    // The finalizer comes before anything that it guards.
+    for step in steps.iter().filter(|step| **step == Step::AddFinalizer) {
+        let scope = Scope { context, admin: &cluster.admin, object: &object, user, cluster: &cluster.facts, given: None };
+        if let Some(changed) = apply::apply(&scope, step).await?.object {
+            object = Arc::new(changed);
+        }
+    }
+    // Rights are taken away before others are given; credential and quotas depend on neither.
+    let scope = Scope { context, admin: &cluster.admin, object: &object, user, cluster: &cluster.facts, given };
+    let is_acl = |step: &&Step| matches!(step, Step::DeleteAcls(_) | Step::CreateAcls(_));
+    let acls = async {
+        for step in steps.iter().filter(is_acl) {
+            apply::apply(&scope, step).await?;
+        }
+        Ok::<_, Error>(())
+    };
+    let others = steps.iter().filter(|step| !is_acl(step) && **step != Step::AddFinalizer).map(|step| apply::apply(&scope, step));
+    let ((), done) = futures::try_join!(acls, futures::future::try_join_all(others))?;
+    steps.iter().for_each(|step| tracing::debug!(user = user.name, %step, "step"));
+    let scram = done.into_iter().find_map(|done| done.scram);
+    let wanted = desired::acls(&object, &user.name);
+    let seen = |image: &MetadataImage| {
+        let Some(principal) = image.principal(&user.name) else { return wanted.is_empty() && user.quotas.is_empty() && scram.is_none() };
+        let acls: Vec<_> = principal.acls().cloned().collect();
+        let keeps_scram = user.authentication == UserAuthenticationType::ScramSha512;
+        acl::changes(&wanted, &acls).is_empty()
+            && principal.quotas == user.quotas
+            && scram.is_none_or(|scram| principal.scram == Some(scram))
+            && (keeps_scram || principal.scram.is_none())
+    };
+    cluster.mirror.wait(SEEN_LIMIT, seen).await;
+    Ok(object)
+}
+
+/// What a rotation means for clients.
+fn rotation(step: &Step, authentication: UserAuthenticationType) -> Option<Notice> {
+    let Step::WriteCredential(written) = step else { return None };
+    let message = match authentication {
+        _ if written.why != Why::Rotated => return None,
+        UserAuthenticationType::ScramSha512 => {
+            "the password was replaced; Kafka keeps one SCRAM-SHA-512 credential of a user, so that the old password opens no new connection; connections that are open stay"
+        }
+        UserAuthenticationType::MutualTls => "a new certificate was issued; the old one stays valid until its end",
+        UserAuthenticationType::ExternalTls => return None,
+    };
+    Some(Notice { reason: Reason::Rotated, message: message.into() })
 }
 
 /// `None`: the finalizer is gone.
-async fn end(object: &User, context: &Context) -> Result<Option<(Option<usize>, State)>, Error> {
+async fn end(object: &User, context: &Context) -> Result<Option<Look>, Error> {
     if !kube_io::has_finalizer(object) {
         return Ok(None);
     }
-    let name = object.metadata.name.clone().unwrap_or_default();
     match observe::observe(context, object).await? {
         // What is gone, or never let us in, cannot strand its Users.
         Err(Dependence::Missing(_) | Dependence::Forbidden { .. }) => {}
-        Err(waiting) => return Ok(Some((None, waiting.state()))),
+        Err(dependence) => return Ok(Some(waiting(dependence.state()))),
         // The name is another User's: its rights stay.
         Ok((observed, _)) if observed.older.is_some() => {}
-        Ok((_, asked)) => {
-            asked.admin.delete_scram(&name).await?;
-            let acls = asked.admin.acls_of(&principal(&name)).await?;
+        Ok((observed, cluster)) => {
+            let name = principal_name(object).to_owned();
+            let acls: Vec<_> = observed.principal.acls().cloned().collect();
+            let quotas: std::collections::BTreeMap<_, _> = observed.principal.quotas.keys().map(|key| (key.clone(), None)).collect();
             if !acls.is_empty() {
-                asked.admin.delete_acls(&acls).await?;
+                cluster.admin.delete_acls(acls).await?;
+            }
+            if observed.principal.scram.is_some() {
+                cluster.admin.alter_scram(ScramChange::Delete { user: name.clone() }).await?;
+            }
+            if !quotas.is_empty() {
+                cluster.admin.alter_quotas(QuotaChange { user: name.clone(), quotas }).await?;
+            }
+            if !cluster.mirror.wait(SEEN_LIMIT, |image| image.principal(&name).is_none()).await {
+                return Ok(Some(waiting(State::reconciling(Reason::Deleting, "waiting for Kafka to tell that the rights are gone"))));
             }
         }
     }

@@ -1,20 +1,37 @@
 //! What was learned, or the error -> a User's new status. Pure.
 
-use super::api::{User, UserStatus};
-use super::validate::{principal, secret_name};
+use super::api::{CredentialStatus, User, UserStatus};
+use super::validate::{principal, principal_name, secret_name};
 use crate::conditions::{State, conditions};
+use crate::kafka::acl::AclBinding;
+use crate::kafka::grants;
+use crate::kinds::drift;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-/// The status with a state; `acls` where Kafka was seen.
-pub fn status(object: &User, acls: Option<usize>, state: &State, now: &Time) -> UserStatus {
+/// What a look came to.
+#[derive(Clone, Debug, Default)]
+pub struct Learned {
+    /// The rules in force.
+    pub acls: Option<Vec<AclBinding>>,
+    pub credential: Option<CredentialStatus>,
+    /// What was put right.
+    pub drift: Vec<String>,
+}
+
+/// The status with a state. What was not learned stays as it was.
+pub fn status(object: &User, learned: &Learned, state: &State, now: &Time) -> UserStatus {
     let old = object.status.clone().unwrap_or_default();
+    let Learned { acls, credential, drift } = learned;
     let ready = *state == State::Ready;
     UserStatus {
         observed_generation: object.metadata.generation,
         conditions: conditions(state, object.metadata.generation, &old.conditions, now),
         reason: if ready { String::new() } else { state.words().0.to_string() },
-        principal: Some(principal(object.metadata.name.as_deref().unwrap_or_default())),
+        principal: Some(principal(principal_name(object))),
         secret: if ready { Some(secret_name(object)) } else { old.secret },
-        acls: acls.map(|count| i32::try_from(count).unwrap_or(i32::MAX)).or(old.acls),
+        grants: acls.as_ref().map_or(old.grants, |acls| grants::words(acls)),
+        acls: acls.as_ref().map(|acls| i32::try_from(acls.len()).unwrap_or(i32::MAX)).or(old.acls),
+        credential: credential.clone().or(old.credential),
+        drift: drift::status(drift, old.drift, now),
     }
 }

@@ -1,5 +1,5 @@
 //! NetworkPolicies: brokers talk to the cluster's nodes, the operator and the listeners' clients; controllers to the
-//! cluster's nodes; nothing else, in either direction but DNS. Pure.
+//! cluster's nodes and the operator; nothing else, in either direction but DNS. Pure.
 
 use super::super::api::AccessFrom;
 use super::super::validate::ValidCluster;
@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 /// Policies add up: a combined node is under both.
 pub fn network_policies(cluster: &ValidCluster) -> Vec<NetworkPolicy> {
     let rule = |from, ports| NetworkPolicyIngressRule { from: Some(from), ports: Some(ports) };
-    let controllers = vec![rule(vec![own_nodes(cluster)], vec![tcp(CONTROLLER_PORT)])];
+    // The operator follows the metadata log.
+    let controllers = vec![rule(vec![own_nodes(cluster), operator(cluster)], vec![tcp(CONTROLLER_PORT)])];
     let mut brokers = vec![rule(vec![own_nodes(cluster), operator(cluster)], vec![tcp(INTERNAL_PORT)])];
     if !cluster.spec.listeners.is_empty() {
         brokers.push(rule(clients(cluster), cluster.spec.listeners.iter().map(|listener| tcp(listener.port)).collect()));

@@ -23,6 +23,13 @@ pub fn server_properties(cluster: &ValidCluster, group: &NodeGroup) -> BTreeMap<
     properties
 }
 
+/// `min.insync.replicas` of topics that set none.
+pub fn min_in_sync(cluster: &ValidCluster) -> i16 {
+    let key = "min.insync.replicas";
+    let set = cluster.spec.config.get(key).cloned().or_else(|| defaults(cluster).remove(key));
+    set.and_then(|value| value.trim().parse().ok()).unwrap_or(1)
+}
+
 /// Defaults that fit the number of brokers; each can be set otherwise in the spec.
 fn defaults(cluster: &ValidCluster) -> BTreeMap<String, String> {
     let copies = cluster.count(Role::Broker).min(3);

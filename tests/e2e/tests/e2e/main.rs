@@ -8,6 +8,7 @@ mod bad_inputs;
 mod crash;
 mod delivery;
 mod failures;
+mod kafka;
 mod leader;
 mod lifecycle;
 mod quickstart;

@@ -1,0 +1,100 @@
+//! Rights in short -> ACLs, and ACLs in words. Pure.
+
+use super::acl::AclBinding;
+
+/// Codes of Kafka's ResourceType.
+pub const TOPIC: i8 = 2;
+pub const GROUP: i8 = 3;
+pub const CLUSTER: i8 = 4;
+pub const TRANSACTIONAL_ID: i8 = 5;
+/// Codes of PatternType.
+pub const LITERAL: i8 = 3;
+pub const PREFIXED: i8 = 4;
+/// Codes of AclOperation.
+pub const READ: i8 = 3;
+pub const WRITE: i8 = 4;
+pub const CREATE: i8 = 5;
+pub const DELETE: i8 = 6;
+pub const ALTER: i8 = 7;
+pub const DESCRIBE: i8 = 8;
+pub const DESCRIBE_CONFIGS: i8 = 10;
+pub const ALTER_CONFIGS: i8 = 11;
+const ALLOW: i8 = 3;
+
+/// A name or, with a `*` at its end, a prefix; `*` alone is Kafka's own word for all.
+pub fn pattern(name: &str) -> (String, i8) {
+    match name.strip_suffix('*') {
+        Some("") | None => (name.to_owned(), LITERAL),
+        Some(prefix) => (prefix.to_owned(), PREFIXED),
+    }
+}
+
+/// These operations on these names, from any host.
+pub fn allow(principal: &str, resource_type: i8, names: &[String], operations: &[i8]) -> Vec<AclBinding> {
+    let binding = |name: &String, operation: i8| {
+        let (resource_name, pattern_type) = pattern(name);
+        AclBinding {
+            resource_type,
+            resource_name,
+            pattern_type,
+            principal: principal.to_owned(),
+            host: "*".into(),
+            operation,
+            permission: ALLOW,
+        }
+    };
+    names.iter().flat_map(|name| operations.iter().map(move |operation| binding(name, *operation))).collect()
+}
+
+fn word<'a>(code: i8, words: &[(i8, &'a str)]) -> &'a str {
+    words.iter().find(|(known, _)| *known == code).map_or("?", |(_, word)| word)
+}
+
+/// Each resource's rules in one line, in order: `Allow Read, Describe on Topic shop.* from *`.
+pub fn words(acls: &[AclBinding]) -> Vec<String> {
+    const RESOURCES: [(i8, &str); 4] = [(TOPIC, "Topic"), (GROUP, "Group"), (CLUSTER, "Cluster"), (TRANSACTIONAL_ID, "TransactionalId")];
+    const OPERATIONS: [(i8, &str); 11] = [
+        (2, "All"),
+        (READ, "Read"),
+        (WRITE, "Write"),
+        (CREATE, "Create"),
+        (DELETE, "Delete"),
+        (ALTER, "Alter"),
+        (DESCRIBE, "Describe"),
+        (9, "ClusterAction"),
+        (DESCRIBE_CONFIGS, "DescribeConfigs"),
+        (ALTER_CONFIGS, "AlterConfigs"),
+        (12, "IdempotentWrite"),
+    ];
+    let mut lines: Vec<(String, Vec<&str>, String)> = Vec::new();
+    for acl in acls {
+        let permission = if acl.permission == ALLOW { "Allow" } else { "Deny" };
+        let star = if acl.pattern_type == PREFIXED { "*" } else { "" };
+        let host = if acl.host == "*" { String::new() } else { format!(" from {}", acl.host) };
+        let on = format!(" on {} {}{star}{host}", word(acl.resource_type, &RESOURCES), acl.resource_name);
+        let operation = word(acl.operation, &OPERATIONS);
+        match lines.iter_mut().find(|(known, _, end)| known == permission && *end == on) {
+            Some((_, operations, _)) => operations.push(operation),
+            None => lines.push((permission.to_owned(), vec![operation], on)),
+        }
+    }
+    lines.into_iter().map(|(permission, operations, on)| format!("{permission} {}{on}", operations.join(", "))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_at_the_end_is_a_prefix_and_alone_it_is_all() {
+        assert_eq!(pattern("shop.*"), ("shop.".to_owned(), PREFIXED));
+        assert_eq!(pattern("shop"), ("shop".to_owned(), LITERAL));
+        assert_eq!(pattern("*"), ("*".to_owned(), LITERAL));
+    }
+
+    #[test]
+    fn rules_of_a_resource_are_one_line() {
+        let acls = allow("User:a", TOPIC, &["shop.*".to_owned()], &[READ, DESCRIBE]);
+        assert_eq!(words(&acls), ["Allow Read, Describe on Topic shop.*"]);
+    }
+}

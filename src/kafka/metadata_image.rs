@@ -1,0 +1,336 @@
+//! The cluster's metadata as it is after some records: topics with their configs, and by principal ACLs, SCRAM
+//! credentials and quotas. Pure. It holds what decisions need and no more.
+
+use super::acl::AclBinding;
+use super::metadata_record::{Fingerprint, MetadataRecord, PartitionFields, SCRAM_SHA_512};
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use uuid::Uuid;
+
+const TOPIC: i8 = 2;
+const BROKER: i8 = 4;
+/// No topic has more; an index above it is none of Kafka's.
+const PARTITIONS_MAX: usize = 200_000;
+const USER_PREFIX: &str = "User:";
+
+/// Topics that Kafka keeps for itself.
+pub const INTERNAL_TOPICS: [&str; 4] = ["__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata"];
+
+/// A partition. Lists of broker ids; empty ones reserve nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PartitionImage {
+    pub replicas: Box<[i32]>,
+    /// `None`: every replica.
+    in_sync: Option<Box<[i32]>>,
+    pub removing: Box<[i32]>,
+    pub adding: Box<[i32]>,
+    /// -1: none.
+    pub leader: i32,
+}
+
+/// A topic's id as Kafka's tools write it: URL-safe base64 of its 16 bytes.
+pub fn id_text(id: Uuid) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(id.as_bytes())
+}
+
+impl PartitionImage {
+    pub fn new(replicas: &[i32]) -> Self {
+        Self { replicas: replicas.into(), leader: replicas.first().copied().unwrap_or(-1), ..Self::default() }
+    }
+
+    pub fn in_sync(&self) -> &[i32] {
+        self.in_sync.as_deref().unwrap_or(&self.replicas)
+    }
+
+    pub fn is_moving(&self) -> bool {
+        !self.removing.is_empty() || !self.adding.is_empty()
+    }
+
+    /// The replicas when every move is done (KIP-455).
+    pub fn target(&self) -> Vec<i32> {
+        self.replicas.iter().filter(|id| !self.removing.contains(id)).copied().collect()
+    }
+
+    /// The replicas when every move is taken back.
+    pub fn origin(&self) -> Vec<i32> {
+        self.replicas.iter().filter(|id| !self.adding.contains(id)).copied().collect()
+    }
+
+    fn update(&mut self, fields: PartitionFields) {
+        let in_sync = fields.in_sync.or_else(|| self.in_sync.take().map(Vec::from));
+        let before = in_sync.unwrap_or_else(|| self.replicas.to_vec());
+        let set = |field: &mut Box<[i32]>, ids: Option<Vec<i32>>| {
+            if let Some(ids) = ids {
+                *field = ids.into_boxed_slice();
+            }
+        };
+        set(&mut self.replicas, fields.replicas);
+        set(&mut self.removing, fields.removing);
+        set(&mut self.adding, fields.adding);
+        self.leader = fields.leader.unwrap_or(self.leader);
+        let whole = before.len() == self.replicas.len() && self.replicas.iter().all(|id| before.contains(id));
+        self.in_sync = (!whole).then(|| before.into_boxed_slice());
+    }
+}
+
+/// A topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicImage {
+    pub id: Uuid,
+    /// By index.
+    pub partitions: Vec<PartitionImage>,
+    /// The configs set on the topic itself.
+    pub config: BTreeMap<String, String>,
+}
+
+/// What Kafka holds of a principal `User:<name>`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PrincipalImage {
+    acls: Vec<(Uuid, AclBinding)>,
+    /// The SCRAM-SHA-512 credential.
+    pub scram: Option<Fingerprint>,
+    /// Quotas of the user alone, whatever its client id (KIP-13, KIP-546).
+    pub quotas: BTreeMap<String, f64>,
+}
+
+impl PrincipalImage {
+    pub fn acls(&self) -> impl Iterator<Item = &AclBinding> {
+        self.acls.iter().map(|(_, acl)| acl)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.acls.is_empty() && self.scram.is_none() && self.quotas.is_empty()
+    }
+}
+
+/// Whom a record concerns.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Concerned {
+    Topic(Arc<str>),
+    Principal(Arc<str>),
+}
+
+/// The metadata.
+#[derive(Clone, Debug, Default)]
+pub struct MetadataImage {
+    topics: HashMap<Arc<str>, TopicImage>,
+    names: HashMap<Uuid, Arc<str>>,
+    principals: HashMap<Arc<str>, PrincipalImage>,
+    /// Whose an ACL is.
+    acls: HashMap<Uuid, Arc<str>>,
+    /// Dynamic configs that hold for every broker.
+    brokers_config: BTreeMap<String, String>,
+    transaction: Option<Vec<MetadataRecord>>,
+}
+
+impl MetadataImage {
+    pub fn topic(&self, name: &str) -> Option<&TopicImage> {
+        self.topics.get(name)
+    }
+
+    pub fn topics(&self) -> impl Iterator<Item = (&Arc<str>, &TopicImage)> {
+        self.topics.iter()
+    }
+
+    pub fn principal(&self, name: &str) -> Option<&PrincipalImage> {
+        self.principals.get(name)
+    }
+
+    pub fn principals(&self) -> impl Iterator<Item = (&Arc<str>, &PrincipalImage)> {
+        self.principals.iter()
+    }
+
+    pub fn brokers_config(&self) -> &BTreeMap<String, String> {
+        &self.brokers_config
+    }
+
+    /// Takes a record in and adds whom it concerns to `concerned`: changes of who is in sync or leads concern nobody.
+    pub fn apply(&mut self, record: MetadataRecord, concerned: &mut Vec<Concerned>) {
+        match record {
+            MetadataRecord::BeginTransaction => self.transaction = Some(Vec::new()),
+            MetadataRecord::AbortTransaction => self.transaction = None,
+            MetadataRecord::EndTransaction => {
+                for record in self.transaction.take().unwrap_or_default() {
+                    concerned.extend(self.replay(record));
+                }
+            }
+            record => match &mut self.transaction {
+                Some(held) => held.push(record),
+                None => concerned.extend(self.replay(record)),
+            },
+        }
+    }
+
+    fn replay(&mut self, record: MetadataRecord) -> Option<Concerned> {
+        match record {
+            MetadataRecord::Topic { name, id } => {
+                let name: Arc<str> = name.into();
+                self.names.insert(id, Arc::clone(&name));
+                let topic = self.topics.entry(Arc::clone(&name)).or_default();
+                (topic.id, topic.partitions) = (id, Vec::new());
+                Some(Concerned::Topic(name))
+            }
+            MetadataRecord::RemoveTopic { id } => {
+                let name = self.names.remove(&id)?;
+                self.topics.remove(&name);
+                Some(Concerned::Topic(name))
+            }
+            MetadataRecord::Partition { topic, index, state } | MetadataRecord::PartitionChange { topic, index, state } => {
+                self.partition(topic, index, state)
+            }
+            MetadataRecord::Config { resource_type, resource, key, value } => self.config(resource_type, &resource, key, value),
+            MetadataRecord::Acl { id, acl } => {
+                let user = acl.principal.strip_prefix(USER_PREFIX)?.to_owned();
+                let name = self.user_mut(&user, |principal| principal.acls.push((id, acl)));
+                self.acls.insert(id, Arc::clone(&name));
+                Some(Concerned::Principal(name))
+            }
+            MetadataRecord::RemoveAcl { id } => {
+                let user = self.acls.remove(&id)?;
+                Some(Concerned::Principal(self.user_mut(&user, |principal| principal.acls.retain(|(other, _)| *other != id))))
+            }
+            MetadataRecord::Scram { user, mechanism, fingerprint } if mechanism == SCRAM_SHA_512 => {
+                Some(Concerned::Principal(self.user_mut(&user, |principal| principal.scram = Some(fingerprint))))
+            }
+            MetadataRecord::RemoveScram { user, mechanism } if mechanism == SCRAM_SHA_512 => {
+                Some(Concerned::Principal(self.user_mut(&user, |principal| principal.scram = None)))
+            }
+            MetadataRecord::Quota { entity, key, value } => {
+                let [(kind, Some(user))] = entity.as_slice() else { return None };
+                if kind != "user" {
+                    return None;
+                }
+                Some(Concerned::Principal(self.user_mut(user, |principal| match value {
+                    Some(value) => drop(principal.quotas.insert(key, value)),
+                    None => drop(principal.quotas.remove(&key)),
+                })))
+            }
+            MetadataRecord::Scram { .. }
+            | MetadataRecord::RemoveScram { .. }
+            | MetadataRecord::BeginTransaction
+            | MetadataRecord::EndTransaction
+            | MetadataRecord::AbortTransaction => None,
+        }
+    }
+
+    fn partition(&mut self, topic: Uuid, index: i32, state: PartitionFields) -> Option<Concerned> {
+        let name = self.names.get(&topic)?;
+        let partitions = &mut self.topics.get_mut(name)?.partitions;
+        let index = usize::try_from(index).ok()?;
+        if index >= PARTITIONS_MAX {
+            return None;
+        }
+        let concerns = index >= partitions.len() || state.replicas.is_some() || state.removing.is_some() || state.adding.is_some();
+        if index >= partitions.len() {
+            partitions.resize_with(index + 1, PartitionImage::default);
+        }
+        partitions[index].update(state);
+        concerns.then(|| Concerned::Topic(Arc::clone(name)))
+    }
+
+    fn config(&mut self, resource_type: i8, resource: &str, key: String, value: Option<String>) -> Option<Concerned> {
+        let set = |config: &mut BTreeMap<String, String>| match value {
+            Some(value) => drop(config.insert(key, value)),
+            None => drop(config.remove(&key)),
+        };
+        match resource_type {
+            TOPIC => {
+                let name = Arc::clone(self.topics.get_key_value(resource)?.0);
+                set(&mut self.topics.get_mut(&name)?.config);
+                Some(Concerned::Topic(name))
+            }
+            BROKER if resource.is_empty() => {
+                set(&mut self.brokers_config);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn user_mut(&mut self, user: &str, change: impl FnOnce(&mut PrincipalImage)) -> Arc<str> {
+        let name = self.principals.get_key_value(user).map_or_else(|| Arc::from(user), |(name, _)| Arc::clone(name));
+        let image = self.principals.entry(Arc::clone(&name)).or_default();
+        change(image);
+        if image.is_empty() {
+            self.principals.remove(&name);
+        }
+        name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: Uuid = Uuid::from_u128(1);
+
+    fn image(records: Vec<MetadataRecord>) -> (MetadataImage, Vec<Concerned>) {
+        let (mut image, mut concerned) = (MetadataImage::default(), Vec::new());
+        records.into_iter().for_each(|record| image.apply(record, &mut concerned));
+        (image, concerned)
+    }
+
+    fn topic() -> MetadataRecord {
+        MetadataRecord::Topic { name: "t".into(), id: ID }
+    }
+
+    fn partition(replicas: &[i32]) -> MetadataRecord {
+        let state = PartitionFields { replicas: Some(replicas.to_vec()), in_sync: Some(replicas.to_vec()), ..PartitionFields::default() };
+        MetadataRecord::Partition { topic: ID, index: 0, state }
+    }
+
+    #[test]
+    fn who_is_in_sync_follows_changes_and_concerns_nobody() {
+        let in_sync = |ids: &[i32]| PartitionFields { in_sync: Some(ids.to_vec()), ..PartitionFields::default() };
+        let change = |ids: &[i32]| MetadataRecord::PartitionChange { topic: ID, index: 0, state: in_sync(ids) };
+        let (shrunk, concerned) = image(vec![topic(), partition(&[1, 2, 3]), change(&[1, 3])]);
+        assert_eq!(shrunk.topic("t").unwrap().partitions[0].in_sync(), [1, 3]);
+        assert_eq!(concerned.len(), 2);
+        let (whole, _) = image(vec![topic(), partition(&[1, 2, 3]), change(&[1, 3]), change(&[3, 1, 2])]);
+        assert_eq!(whole.topic("t").unwrap().partitions[0], PartitionImage { leader: 0, ..PartitionImage::new(&[1, 2, 3]) });
+    }
+
+    #[test]
+    fn a_move_has_an_origin_and_a_target() {
+        let state =
+            PartitionFields { replicas: Some(vec![4, 1, 2]), adding: Some(vec![4]), removing: Some(vec![2]), ..PartitionFields::default() };
+        let (moving, _) = image(vec![topic(), partition(&[1, 2]), MetadataRecord::PartitionChange { topic: ID, index: 0, state }]);
+        let partition = &moving.topic("t").unwrap().partitions[0];
+        assert_eq!((partition.target(), partition.origin(), partition.is_moving()), (vec![4, 1], vec![1, 2], true));
+    }
+
+    #[test]
+    fn a_topic_that_is_removed_takes_its_configs_along() {
+        let config = MetadataRecord::Config { resource_type: TOPIC, resource: "t".into(), key: "a".into(), value: Some("1".into()) };
+        let (with, _) = image(vec![topic(), config.clone()]);
+        assert_eq!(with.topic("t").unwrap().config["a"], "1");
+        let (again, _) = image(vec![topic(), config, MetadataRecord::RemoveTopic { id: ID }, topic()]);
+        assert!(again.topic("t").unwrap().config.is_empty());
+    }
+
+    #[test]
+    fn a_principal_is_there_while_it_has_anything() {
+        let acl = AclBinding {
+            resource_type: 2,
+            resource_name: "t".into(),
+            pattern_type: 3,
+            principal: "User:a".into(),
+            host: "*".into(),
+            operation: 3,
+            permission: 3,
+        };
+        let create = MetadataRecord::Acl { id: ID, acl };
+        let (one, concerned) = image(vec![create.clone()]);
+        assert_eq!((one.principal("a").unwrap().acls().count(), concerned), (1, vec![Concerned::Principal("a".into())]));
+        assert!(image(vec![create, MetadataRecord::RemoveAcl { id: ID }]).0.principal("a").is_none());
+    }
+
+    #[test]
+    fn a_transaction_counts_once_it_ends() {
+        let (open, _) = image(vec![MetadataRecord::BeginTransaction, topic()]);
+        assert!(open.topic("t").is_none());
+        assert!(image(vec![MetadataRecord::BeginTransaction, topic(), MetadataRecord::EndTransaction]).0.topic("t").is_some());
+        assert!(image(vec![MetadataRecord::BeginTransaction, topic(), MetadataRecord::AbortTransaction]).0.topic("t").is_none());
+    }
+}

@@ -1,0 +1,104 @@
+//! Coarse figures of topics: bytes, records, and partitions that are not fully in sync. Asked for once a minute, in few
+//! large requests, whatever the number of topics.
+
+use super::batch::BatchedAdmin;
+use super::mirror::Mirror;
+use super::{AdminResult, Leaders};
+use crate::kafka::metadata_image::{Concerned, INTERNAL_TOPICS, MetadataImage};
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::watch;
+
+const PERIOD: Duration = Duration::from_secs(60);
+/// Topics of one ListOffsets.
+const TOPICS_MAX: usize = 500;
+
+/// What is known of a topic beside its metadata. Bytes and records are rounded down to 1, 2 or 5 times a power of ten,
+/// so that they are written seldom.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figure {
+    pub bytes: i64,
+    pub records: i64,
+    pub under_replicated: i32,
+}
+
+/// The figures of a cluster's topics.
+#[derive(Default)]
+pub struct Figures(RwLock<HashMap<Arc<str>, Figure>>);
+
+impl Figures {
+    pub fn get(&self, topic: &str) -> Option<Figure> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(topic).copied()
+    }
+}
+
+/// Rounds down to 1, 2 or 5 times a power of ten.
+pub fn coarse(value: i64) -> i64 {
+    let mut power = 1_i64;
+    while value / 10 >= power {
+        power *= 10;
+    }
+    [5, 2, 1].into_iter().map(|step| step * power).find(|step| *step <= value).unwrap_or(0)
+}
+
+/// Keeps figures up to date for ever; who is concerned by a change is told by the mirror.
+pub async fn keep(admin: watch::Receiver<Option<Arc<BatchedAdmin>>>, mirror: Arc<Mirror>, figures: Arc<Figures>) {
+    loop {
+        tokio::time::sleep(PERIOD).await;
+        let Some(admin) = admin.borrow().clone() else { continue };
+        match look(&admin, &mirror).await {
+            Err(error) => tracing::debug!(%error, "no figures of topics this time"),
+            Ok(new) => {
+                let mut all = figures.0.write().unwrap_or_else(PoisonError::into_inner);
+                let changed: Vec<_> =
+                    new.iter().filter(|(name, figure)| all.get(*name) != Some(figure)).map(|(name, _)| Arc::clone(name)).collect();
+                *all = new;
+                drop(all);
+                changed.into_iter().for_each(|name| mirror.touch(Concerned::Topic(name)));
+            }
+        }
+    }
+}
+
+async fn look(admin: &BatchedAdmin, mirror: &Mirror) -> AdminResult<HashMap<Arc<str>, Figure>> {
+    let bytes = admin.direct().log_bytes().await?;
+    let topics = topics(&mirror.read());
+    let mut figures = HashMap::with_capacity(topics.len());
+    for chunk in topics.chunks(TOPICS_MAX) {
+        let leaders: Vec<Leaders> = chunk.iter().map(|(leaders, ..)| leaders.clone()).collect();
+        let counts = admin.direct().count_records(&leaders).await;
+        for ((leaders, name, under_replicated), count) in chunk.iter().zip(counts) {
+            // One that has no leader for the moment keeps no figure.
+            let Ok(records) = count else { continue };
+            let bytes = coarse(bytes.get(&leaders.topic).copied().unwrap_or(0));
+            figures.insert(Arc::clone(name), Figure { bytes, records: coarse(records), under_replicated: *under_replicated });
+        }
+    }
+    Ok(figures)
+}
+
+fn topics(image: &MetadataImage) -> Vec<(Leaders, Arc<str>, i32)> {
+    let index = |index: usize| i32::try_from(index).unwrap_or(i32::MAX);
+    let ours = image.topics().filter(|(name, _)| !INTERNAL_TOPICS.contains(&&***name));
+    ours.map(|(name, topic)| {
+        let partitions = topic.partitions.iter().enumerate().map(|(number, partition)| (index(number), partition.leader));
+        let under = topic.partitions.iter().filter(|partition| partition.in_sync().len() < partition.replicas.len()).count();
+        (Leaders { topic: name.to_string(), partitions: partitions.collect() }, Arc::clone(name), index(under))
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::coarse;
+
+    #[test]
+    fn figures_are_rounded_down_to_one_two_or_five() {
+        let pairs =
+            [(0, 0), (1, 1), (4, 2), (9, 5), (10, 10), (1999, 1000), (2000, 2000), (54_321, 50_000), (i64::MAX, 5_000_000_000_000_000_000)];
+        for (value, rounded) in pairs {
+            assert_eq!(coarse(value), rounded, "{value}");
+        }
+    }
+}

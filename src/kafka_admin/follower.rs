@@ -1,0 +1,289 @@
+//! Follows the cluster's metadata log as an observer that is no replica: Fetch and FetchSnapshot (KIP-595, KIP-630) from
+//! the active controller, on the controllers' listener. Only committed records count.
+//!
+//! What it costs the controller does not depend on the number of topics: an answer each half second while nothing changes
+//! (`metadata.max.idle.interval.ms`), and the changes themselves.
+
+use super::connection::{Connection, Endpoint};
+use super::mirror::Mirror;
+use super::tls::TlsSettings;
+use super::{AdminError, AdminResult};
+use crate::kafka::metadata_image::MetadataImage;
+use crate::kafka::metadata_record::{self, MetadataRecord};
+use bytes::{Buf, Bytes, BytesMut};
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages as m;
+use kafka_protocol::protocol::StrBytes;
+use kafka_protocol::records::RecordBatchDecoder;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// The topic of the metadata log has a fixed id (KIP-516) and one partition.
+const METADATA_TOPIC: &str = "__cluster_metadata";
+const METADATA_TOPIC_ID: Uuid = Uuid::from_u128(1);
+const MAX_WAIT_MS: i32 = 500;
+const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+const FETCH_BYTES_MAX: i32 = 8 * 1024 * 1024;
+const SNAPSHOT_BYTES_MAX: i32 = 2 * 1024 * 1024;
+/// After something went wrong, before the next controller is tried.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Records were there that are not committed yet: they are within milliseconds.
+const COMMIT_PAUSE: Duration = Duration::from_millis(2);
+/// Of a record batch: base offset and length come before what the length counts.
+const BATCH_HEADER_BYTES: usize = 12;
+
+/// Where the controllers are, and how to speak to them.
+#[derive(Clone)]
+pub struct Controllers {
+    pub endpoints: Vec<Endpoint>,
+    pub tls: TlsSettings,
+}
+
+/// Where the follower is in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Position {
+    next: i64,
+    /// Leader epoch of the record before.
+    epoch: i32,
+    high_watermark: i64,
+}
+
+impl Position {
+    const START: Self = Self { next: 0, epoch: 0, high_watermark: -1 };
+}
+
+/// What a Fetch came to.
+enum Fetched {
+    Records {
+        records: Bytes,
+        high_watermark: i64,
+    },
+    /// The log begins later: the state up to this offset is in a snapshot.
+    Snapshot {
+        end: i64,
+        epoch: i32,
+    },
+    /// What was read is no more part of the log.
+    Diverged,
+    /// Another controller leads, or the epoch is another.
+    Elsewhere {
+        leader: i32,
+        epoch: i32,
+    },
+}
+
+/// Follows for ever; the task is aborted when the cluster is gone.
+pub async fn follow(controllers: watch::Receiver<Controllers>, mirror: Arc<Mirror>) {
+    let mut follower = Follower { controllers, mirror, position: Position::START, leader: None, leader_epoch: 0, tried: 0, loading: None };
+    loop {
+        if let Err(error) = follower.session().await {
+            tracing::debug!(%error, "following the metadata log was interrupted");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+struct Follower {
+    controllers: watch::Receiver<Controllers>,
+    mirror: Arc<Mirror>,
+    position: Position,
+    leader: Option<i32>,
+    leader_epoch: i32,
+    tried: usize,
+    /// The image of a first load, until it holds all that was committed when it began.
+    loading: Option<(MetadataImage, i64)>,
+}
+
+impl Follower {
+    /// With one controller, until something goes wrong or another leads.
+    async fn session(&mut self) -> AdminResult<()> {
+        let Controllers { endpoints, tls } = self.controllers.borrow_and_update().clone();
+        let leader = self.leader.and_then(|leader| endpoints.iter().find(|endpoint| endpoint.node_id == leader));
+        let next = (!endpoints.is_empty()).then(|| &endpoints[self.tried % endpoints.len()]);
+        let endpoint = leader.or(next).ok_or_else(|| AdminError::Unavailable("no controller has an address yet".into()))?;
+        self.tried += 1;
+        self.leader = None;
+        let connection = Connection::open(endpoint, &tls, None).await?;
+        if !self.mirror.is_loaded() && self.loading.is_none() {
+            (self.position, self.loading) = (Position::START, Some((MetadataImage::default(), i64::MAX)));
+        }
+        loop {
+            match self.fetch(&connection).await? {
+                Fetched::Records { records, high_watermark } => self.take(records, high_watermark).await?,
+                Fetched::Snapshot { end, epoch } => self.load(&connection, end, epoch).await?,
+                Fetched::Diverged => {
+                    tracing::warn!(?self.position, "the metadata log diverged; it is read anew");
+                    (self.position, self.loading) = (Position::START, Some((MetadataImage::default(), i64::MAX)));
+                }
+                Fetched::Elsewhere { leader, epoch } => {
+                    self.leader_epoch = epoch.max(self.leader_epoch);
+                    if leader != endpoint.node_id {
+                        self.leader = (leader >= 0).then_some(leader);
+                        return if leader >= 0 { Ok(()) } else { Err(AdminError::Unavailable("no controller leads".into())) };
+                    }
+                }
+            }
+        }
+    }
+
+    async fn fetch(&self, connection: &Connection) -> AdminResult<Fetched> {
+        let partition = m::fetch_request::FetchPartition::default()
+            .with_current_leader_epoch(self.leader_epoch)
+            .with_fetch_offset(self.position.next)
+            .with_last_fetched_epoch(self.position.epoch)
+            .with_partition_max_bytes(FETCH_BYTES_MAX)
+            .with_high_watermark(self.position.high_watermark);
+        let topic = m::fetch_request::FetchTopic::default().with_topic_id(METADATA_TOPIC_ID).with_partitions(vec![partition]);
+        let request = m::FetchRequest::default()
+            .with_replica_id(m::BrokerId(-1))
+            .with_max_wait_ms(MAX_WAIT_MS)
+            .with_min_bytes(1)
+            .with_max_bytes(FETCH_BYTES_MAX)
+            .with_session_epoch(-1)
+            .with_topics(vec![topic]);
+        let response = connection.send(&request, 18, REQUEST_LIMIT).await?;
+        refuse("Fetch", response.error_code)?;
+        let partition = response.responses.into_iter().flat_map(|topic| topic.partitions).next();
+        let partition = partition.ok_or_else(|| AdminError::Protocol("Fetch without a partition".into()))?;
+        let elsewhere = Fetched::Elsewhere { leader: partition.current_leader.leader_id.0, epoch: partition.current_leader.leader_epoch };
+        match ResponseError::try_from_code(partition.error_code) {
+            Some(ResponseError::NotLeaderOrFollower | ResponseError::FencedLeaderEpoch | ResponseError::UnknownLeaderEpoch) => {
+                return Ok(elsewhere);
+            }
+            Some(ResponseError::OffsetOutOfRange) => return Ok(Fetched::Diverged),
+            _ => refuse("Fetch", partition.error_code)?,
+        }
+        if partition.diverging_epoch.end_offset >= 0 {
+            return Ok(Fetched::Diverged);
+        }
+        if partition.snapshot_id.end_offset >= 0 {
+            return Ok(Fetched::Snapshot { end: partition.snapshot_id.end_offset, epoch: partition.snapshot_id.epoch });
+        }
+        Ok(Fetched::Records { records: partition.records.unwrap_or_default(), high_watermark: partition.high_watermark })
+    }
+
+    /// Takes in what is committed of these records.
+    async fn take(&mut self, records: Bytes, high_watermark: i64) -> AdminResult<()> {
+        let mut records = BytesMut::from(records);
+        let waiting = !records.is_empty();
+        let before = self.position.next;
+        let mut taken = Vec::new();
+        while let Some(batch) = next_batch(&mut records)? {
+            if batch.end > high_watermark {
+                break;
+            }
+            taken.extend(batch.records.into_iter().filter(|(offset, _)| *offset >= self.position.next).map(|(_, record)| record));
+            (self.position.next, self.position.epoch) = (batch.end.max(self.position.next), batch.epoch);
+        }
+        self.position.high_watermark = high_watermark;
+        match &mut self.loading {
+            Some((image, goal)) => {
+                // The goal is what was committed at the first answer: from there on changes are small.
+                if high_watermark >= 0 {
+                    *goal = (*goal).min(high_watermark);
+                }
+                let mut concerned = Vec::new();
+                taken.into_iter().for_each(|record| image.apply(record, &mut concerned));
+                if self.position.next >= *goal
+                    && let Some((image, _)) = self.loading.take()
+                {
+                    self.mirror.replace(image, self.position.next);
+                }
+            }
+            None if self.position.next > before => self.mirror.advance(taken, self.position.next),
+            None => {}
+        }
+        if waiting && self.position.next == before {
+            tokio::time::sleep(COMMIT_PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// Loads a snapshot: every record that makes up the state before `end`.
+    async fn load(&mut self, connection: &Connection, end: i64, epoch: i32) -> AdminResult<()> {
+        let mut image = MetadataImage::default();
+        let (mut at, mut concerned, mut unread) = (0, Vec::new(), BytesMut::new());
+        loop {
+            let (size, chunk) = self.snapshot_chunk(connection, end, epoch, at).await?;
+            at += i64::try_from(chunk.len()).unwrap_or(i64::MAX);
+            if chunk.is_empty() && at < size {
+                return Err(AdminError::Protocol("a snapshot ends early".into()));
+            }
+            unread.extend_from_slice(&chunk);
+            while let Some(batch) = next_batch(&mut unread)? {
+                batch.records.into_iter().for_each(|(_, record)| image.apply(record, &mut concerned));
+                concerned.clear();
+            }
+            if at >= size {
+                break;
+            }
+        }
+        tracing::debug!(end, bytes = at, "loaded a snapshot of the metadata");
+        self.position = Position { next: end, epoch, high_watermark: self.position.high_watermark };
+        self.loading = Some((image, i64::MAX));
+        Ok(())
+    }
+
+    /// The snapshot's size and its bytes from `at` on.
+    async fn snapshot_chunk(&self, connection: &Connection, end: i64, epoch: i32, at: i64) -> AdminResult<(i64, Bytes)> {
+        let id = m::fetch_snapshot_request::SnapshotId::default().with_end_offset(end).with_epoch(epoch);
+        let partition = m::fetch_snapshot_request::PartitionSnapshot::default()
+            .with_current_leader_epoch(self.leader_epoch)
+            .with_snapshot_id(id)
+            .with_position(at);
+        let topic = m::fetch_snapshot_request::TopicSnapshot::default()
+            .with_name(m::TopicName(StrBytes::from_static_str(METADATA_TOPIC)))
+            .with_partitions(vec![partition]);
+        let request =
+            m::FetchSnapshotRequest::default().with_replica_id(m::BrokerId(-1)).with_max_bytes(SNAPSHOT_BYTES_MAX).with_topics(vec![topic]);
+        let response = connection.send(&request, 1, REQUEST_LIMIT).await?;
+        refuse("FetchSnapshot", response.error_code)?;
+        let partition = response.topics.into_iter().flat_map(|topic| topic.partitions).next();
+        let partition = partition.ok_or_else(|| AdminError::Protocol("FetchSnapshot without a partition".into()))?;
+        refuse("FetchSnapshot", partition.error_code)?;
+        Ok((partition.size, partition.unaligned_records))
+    }
+}
+
+fn refuse(api: &'static str, code: i16) -> AdminResult<()> {
+    match ResponseError::try_from_code(code) {
+        None => Ok(()),
+        Some(error) => Err(AdminError::Refused { api, error: format!("{error:?}"), retriable: true, message: None }),
+    }
+}
+
+/// A record batch that was read whole.
+struct Batch {
+    /// The offset after its last record.
+    end: i64,
+    epoch: i32,
+    records: Vec<(i64, MetadataRecord)>,
+}
+
+/// Cuts the next whole batch off; `None` where what is left is not whole.
+fn next_batch(bytes: &mut BytesMut) -> AdminResult<Option<Batch>> {
+    let Some(length) = bytes.get(8..BATCH_HEADER_BYTES).map(|mut length| length.get_i32()) else { return Ok(None) };
+    let length = usize::try_from(length).map_err(|_| AdminError::Protocol("a batch of a negative length".into()))?;
+    let whole = BATCH_HEADER_BYTES.saturating_add(length);
+    if bytes.len() < whole {
+        return Ok(None);
+    }
+    let batch = bytes.split_to(whole).freeze();
+    // Base offset, length, leader epoch, magic, checksum, attributes, last offset delta (KIP-98).
+    if batch.len() < 27 {
+        return Err(AdminError::Protocol("a batch without a header".into()));
+    }
+    let end = (&batch[0..8]).get_i64() + i64::from((&batch[23..27]).get_i32()) + 1;
+    let epoch = (&batch[12..16]).get_i32();
+    let set = RecordBatchDecoder::decode(&mut batch.clone()).map_err(|error| AdminError::Protocol(error.to_string()))?;
+    let mut records = Vec::with_capacity(set.records.len());
+    for record in set.records.iter().filter(|record| !record.control) {
+        let value = record.value.as_deref().unwrap_or_default();
+        if let Some(found) = metadata_record::decode(value).map_err(|error| AdminError::Protocol(error.to_string()))? {
+            records.push((record.offset, found));
+        }
+    }
+    Ok(Some(Batch { end, epoch, records }))
+}

@@ -1,0 +1,59 @@
+//! A user's password, from the cluster's clients' CA, the User and the time since which it is in force. Pure.
+//!
+//! It is derived, not drawn: a Secret that somebody deletes comes back with the same password, and the password is never
+//! read back from anywhere. Whoever has the CA's key can be any user anyway, by a certificate.
+
+use crate::certificates::KeyedCertificate;
+use hmac::{Hmac, Mac};
+use k8s_openapi::jiff::Timestamp;
+use sha2::Sha512;
+
+/// 190 bits.
+const CHARS: usize = 32;
+const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+
+fn hmac(key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
+    let mut mac = Hmac::<Sha512>::new_from_slice(key).expect("HMAC takes keys of any length");
+    for part in parts {
+        mac.update(&u64::try_from(part.len()).unwrap_or(0).to_be_bytes());
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().to_vec()
+}
+
+/// The password of one use (`scram`, `pkcs12`) of the User with this uid.
+pub fn derive(clients_ca: &KeyedCertificate, usage: &str, uid: &str, since: Timestamp) -> String {
+    let key = hmac(clients_ca.key.as_bytes(), &[b"freehold passwords 1"]);
+    let mut password = String::with_capacity(CHARS);
+    for block in 0_u8..=255 {
+        let bytes = hmac(&key, &[usage.as_bytes(), uid.as_bytes(), since.to_string().as_bytes(), &[block]]);
+        // Only bytes below the largest multiple of 62, so that every character is as likely.
+        let fair = bytes.into_iter().filter(|byte| *byte < 248).map(|byte| char::from(ALPHABET[usize::from(byte % 62)]));
+        password.extend(fair.take(CHARS - password.len()));
+        if password.len() == CHARS {
+            break;
+        }
+    }
+    password
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_is_derived_again_and_anything_else_is_another() {
+        let ca = |key: &str| KeyedCertificate { certificate: String::new(), key: key.into() };
+        let later = Timestamp::from_second(1).unwrap();
+        let first = derive(&ca("k"), "scram", "u", Timestamp::UNIX_EPOCH);
+        assert_eq!(first.len(), CHARS);
+        assert_eq!(first, derive(&ca("k"), "scram", "u", Timestamp::UNIX_EPOCH));
+        let others = [
+            derive(&ca("l"), "scram", "u", Timestamp::UNIX_EPOCH),
+            derive(&ca("k"), "pkcs12", "u", Timestamp::UNIX_EPOCH),
+            derive(&ca("k"), "scram", "v", Timestamp::UNIX_EPOCH),
+            derive(&ca("k"), "scram", "u", later),
+        ];
+        assert!(others.iter().all(|other| *other != first));
+    }
+}

@@ -1,0 +1,123 @@
+//! Which object manages what in Kafka: of several that claim the same, the oldest holds it.
+
+use crate::kinds::reference::ClusterKey;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Resource, ResourceExt};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{PoisonError, RwLock};
+
+/// What an object claims: a topic or a principal of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Claim {
+    pub cluster: ClusterKey,
+    pub name: String,
+}
+
+/// An object, the older ones first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Holder {
+    created: String,
+    namespace: String,
+    name: String,
+}
+
+impl Holder {
+    fn of<O: Resource>(object: &O) -> Self {
+        // RFC 3339 with whole seconds: the order of texts is that of times.
+        let created = object.meta().creation_timestamp.as_ref().map(|time| time.0.to_string()).unwrap_or_default();
+        Self { created, namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
+    }
+}
+
+/// The claims of all objects of a kind.
+#[derive(Default)]
+pub struct Claims(RwLock<State>);
+
+#[derive(Default)]
+struct State {
+    holders: HashMap<Claim, BTreeSet<Holder>>,
+    by_object: HashMap<(String, String), (Claim, Holder)>,
+}
+
+impl State {
+    fn remove(&mut self, key: &(String, String)) -> Option<Claim> {
+        let (claim, holder) = self.by_object.remove(key)?;
+        if let Some(holders) = self.holders.get_mut(&claim) {
+            holders.remove(&holder);
+            if holders.is_empty() {
+                self.holders.remove(&claim);
+            }
+        }
+        Some(claim)
+    }
+}
+
+impl Claims {
+    /// Notes an object's claim.
+    pub fn set<O: Resource>(&self, object: &O, claim: Claim) {
+        let holder = Holder::of(object);
+        let key = (holder.namespace.clone(), holder.name.clone());
+        let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if state.by_object.get(&key).is_some_and(|known| *known == (claim.clone(), holder.clone())) {
+            return;
+        }
+        state.remove(&key);
+        state.holders.entry(claim.clone()).or_default().insert(holder.clone());
+        state.by_object.insert(key, (claim, holder));
+    }
+
+    /// Forgets an object; tells what it claimed.
+    pub fn remove<O: Resource>(&self, object: &O) -> Option<Claim> {
+        let key = (object.namespace().unwrap_or_default(), object.name_any());
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&key)
+    }
+
+    /// The object that holds a claim, where it is another than this one: `namespace/name`.
+    pub fn held_by_other<O: Resource>(&self, claim: &Claim, object: &O) -> Option<String> {
+        let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let first = state.holders.get(claim)?.first()?;
+        let other =
+            (first.namespace.as_str(), first.name.as_str()) != (object.namespace().as_deref().unwrap_or_default(), &object.name_any());
+        // One that is new here is compared by its own age.
+        (other && *first < Holder::of(object)).then(|| format!("{}/{}", first.namespace, first.name))
+    }
+
+    pub fn is_claimed(&self, claim: &Claim) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).holders.contains_key(claim)
+    }
+
+    /// Every object that claims this.
+    pub fn objects<O: Resource<DynamicType = ()>>(&self, claim: &Claim) -> Vec<ObjectRef<O>> {
+        let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let holders = state.holders.get(claim).into_iter().flatten();
+        holders.map(|holder| ObjectRef::new(&holder.name).within(&holder.namespace)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use serde_json::json;
+
+    fn object(name: &str, created: &str) -> ConfigMap {
+        serde_json::from_value(json!({"metadata": {"name": name, "namespace": "n", "creationTimestamp": created}})).unwrap()
+    }
+
+    #[test]
+    fn the_oldest_holds_and_when_it_goes_the_next_does() {
+        let claims = Claims::default();
+        let claim = Claim { cluster: ClusterKey { namespace: "k".into(), name: "c".into() }, name: "t".into() };
+        let (old, new) = (object("b", "2026-01-01T00:00:00Z"), object("a", "2026-01-02T00:00:00Z"));
+        claims.set(&new, claim.clone());
+        assert_eq!(claims.held_by_other(&claim, &new), None);
+        claims.set(&old, claim.clone());
+        assert_eq!(claims.held_by_other(&claim, &new), Some("n/b".into()));
+        assert_eq!(claims.held_by_other(&claim, &old), None);
+        assert_eq!(claims.remove(&old), Some(claim.clone()));
+        assert_eq!(claims.held_by_other(&claim, &new), None);
+        assert!(claims.is_claimed(&claim));
+        claims.remove(&new);
+        assert!(!claims.is_claimed(&claim));
+    }
+}
