@@ -86,7 +86,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What the three conditions say together.
+/// What the conditions say together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     Ready,
@@ -120,7 +120,8 @@ impl State {
     }
 }
 
-/// The three conditions for a state. A transition time changes only where the status does.
+/// The conditions for a state: Ready always, Reconciling or Stalled only where it holds, as kstatus wants it. A transition
+/// time changes only where the status does.
 pub fn conditions(state: &State, generation: Option<i64>, old: &[Condition], now: &Time) -> Vec<Condition> {
     let (reason, message) = state.words();
     let types = [
@@ -130,6 +131,7 @@ pub fn conditions(state: &State, generation: Option<i64>, old: &[Condition], now
     ];
     types
         .into_iter()
+        .filter(|(kind, holds)| *holds || *kind == ConditionType::Ready)
         .map(|(kind, holds)| {
             let status = if holds { ConditionStatus::True } else { ConditionStatus::False };
             let since = old.iter().find(|condition| condition.kind == kind && condition.status == status);
@@ -137,7 +139,7 @@ pub fn conditions(state: &State, generation: Option<i64>, old: &[Condition], now
                 kind,
                 status,
                 reason: reason.name().to_owned(),
-                message: if holds || kind == ConditionType::Ready { message.to_owned() } else { String::new() },
+                message: message.to_owned(),
                 observed_generation: generation,
                 last_transition_time: since.map_or_else(|| now.clone(), |condition| condition.last_transition_time.clone()),
             }
@@ -164,7 +166,7 @@ mod tests {
         assert_eq!(still[0].last_transition_time, first);
         let ready = conditions(&State::Ready, Some(2), &still, &later);
         assert_eq!(ready[0].last_transition_time, later);
-        assert_eq!(ready[2].last_transition_time, first, "Stalled was False all the time");
+        assert_eq!((still.len(), ready.len()), (2, 1), "what does not hold is not said");
         assert!(is_ready(&ready) && !is_ready(&still));
     }
 }

@@ -11,3 +11,5 @@ pub mod names;
 pub mod operator;
 pub mod render;
 pub mod runtime;
+pub mod unmanaged;
+pub mod webhook;

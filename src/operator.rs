@@ -5,6 +5,7 @@ use crate::runtime::context::{Context, Settings};
 use crate::runtime::fault::FaultLayer;
 use crate::runtime::health::{self, Health};
 use crate::runtime::{driver, lease};
+use crate::webhook;
 use kube::Client;
 use kube::client::ClientBuilder;
 use std::collections::BTreeMap;
@@ -35,6 +36,12 @@ pub struct Options {
     /// Address of /healthz, /readyz and /metrics.
     #[arg(long, env = "FREEHOLD_HTTP", default_value = "0.0.0.0:8080")]
     http: SocketAddr,
+    /// Address of the admission webhook.
+    #[arg(long, env = "FREEHOLD_WEBHOOK_HTTPS", default_value = "0.0.0.0:9443")]
+    webhook_https: SocketAddr,
+    /// The ValidatingWebhookConfiguration that sends objects to the webhook; empty: no webhook.
+    #[arg(long, env = "FREEHOLD_WEBHOOK_CONFIGURATION", default_value = "")]
+    webhook_configuration: String,
     /// Log as JSON or for people.
     #[arg(long, env = "FREEHOLD_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     log_format: LogFormat,
@@ -69,6 +76,18 @@ async fn run(options: Options) -> Result<(), MainError> {
     let settings = settings(&options)?;
     let config = kube::Config::infer().await?;
     let client: Client = ClientBuilder::try_from(config)?.with_layer(&FaultLayer::from_env()).build();
+    if !options.webhook_configuration.is_empty() {
+        // On every replica, leader or not.
+        let serving = webhook::ServingCertificate::default();
+        let (namespace, configuration) = (options.namespace.clone(), options.webhook_configuration.clone());
+        tokio::spawn(webhook::keep(client.clone(), namespace, configuration, serving.clone()));
+        let (address, client, settings) = (options.webhook_https, client.clone(), settings.clone());
+        tokio::spawn(async move {
+            if let Err(error) = webhook::serve(address, client, settings, serving).await {
+                tracing::error!(%error, "the webhook ended; objects are checked at reconcile");
+            }
+        });
+    }
     let context = Arc::new(Context::new(client.clone(), settings));
     let listener = tokio::net::TcpListener::bind(options.http).await?;
     let health = Health::default();

@@ -10,6 +10,10 @@ use tokio::time::{Instant, timeout_at};
 
 /// How long the first waits for others: less than a request takes.
 const LINGER: Duration = Duration::from_millis(3);
+/// The same while many come: each request costs every broker something, whatever is in it.
+const LINGER_BUSY: Duration = Duration::from_millis(50);
+/// So many in the batch before are many.
+const BUSY: usize = 4;
 /// Callers that may wait in a queue before others wait to get into it.
 const QUEUE_MAX: usize = 4096;
 /// Requests of one kind on their way. The controller does one after the other; a second is ready when it is done.
@@ -46,8 +50,9 @@ async fn run<I: Send + 'static, O: Send + 'static>(
     call: Arc<impl Fn(Vec<I>) -> BoxFuture<'static, Each<O>> + Send + Sync + 'static>,
 ) {
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+    let mut linger = LINGER;
     while let Some(first) = receiver.recv().await {
-        let until = Instant::now() + LINGER;
+        let until = Instant::now() + linger;
         let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
         let mut heavy = weight(&first.0);
         let mut batch = vec![first];
@@ -56,6 +61,7 @@ async fn run<I: Send + 'static, O: Send + 'static>(
             heavy += weight(&next.0);
             batch.push(next);
         }
+        linger = if batch.len() >= BUSY { LINGER_BUSY } else { LINGER };
         let call = Arc::clone(&call);
         tokio::spawn(async move {
             let (items, senders): (Vec<_>, Vec<_>) = batch.into_iter().unzip();

@@ -2,6 +2,7 @@
 //!
 //! Live: no watch has been failing for [`FAILING_MAX`]. Ready: the API server was reached; a standby is ready too.
 
+use super::census::Census;
 use super::context::Context;
 use axum::Router;
 use axum::http::StatusCode;
@@ -48,6 +49,14 @@ pub async fn serve(listener: tokio::net::TcpListener, health: Health, context: A
             }),
         )
         .route("/readyz", get(|| async { "ok\n" }))
-        .route("/metrics", get(move || async move { context.metrics.text() }));
+        .route(
+            "/metrics",
+            get(move || async move {
+                for (key, cluster) in context.clusters.all() {
+                    context.metrics.holds(&key.to_string(), &Census::of(&key, &cluster.mirror.read(), &context.topics, &context.users));
+                }
+                context.metrics.text()
+            }),
+        );
     axum::serve(listener, app).await
 }

@@ -1,5 +1,6 @@
-//! The operator's own metrics, in Prometheus' text format. No label is an object's name.
+//! The operator's own metrics, in Prometheus' text format. No label is an object's name, but for what is said of a cluster.
 
+use super::census::Census;
 use crate::conditions::Reason;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -16,6 +17,8 @@ pub struct Metrics {
     reconciles: Family<Labels, Counter>,
     seconds: Family<Labels, Histogram>,
     leader: Gauge,
+    topics: Family<Labels, Gauge>,
+    principals: Family<Labels, Gauge>,
 }
 
 impl Default for Metrics {
@@ -27,7 +30,14 @@ impl Default for Metrics {
         registry.register("reconciles", "Reconciles by kind and the reason of the state they left", reconciles.clone());
         registry.register("reconcile_seconds", "Seconds a reconcile took", seconds.clone());
         registry.register("leader", "1 on the replica that holds the lease", leader.clone());
-        Self { registry, reconciles, seconds, leader }
+        let (topics, principals) = (Family::<Labels, Gauge>::default(), Family::<Labels, Gauge>::default());
+        registry.register("topics", "Topics of a cluster by who manages them: freehold, nobody, kafka itself", topics.clone());
+        registry.register(
+            "principals",
+            "Principals with ACLs, credentials or quotas by who manages them: freehold, nobody",
+            principals.clone(),
+        );
+        Self { registry, reconciles, seconds, leader, topics, principals }
     }
 }
 
@@ -40,6 +50,19 @@ impl Metrics {
 
     pub fn leads(&self, leads: bool) {
         self.leader.set(i64::from(leads));
+    }
+
+    /// What a cluster holds, by who manages it.
+    pub fn holds(&self, cluster: &str, census: &Census) {
+        let set = |family: &Family<Labels, Gauge>, managed_by: &str, count: usize| {
+            let labels = vec![("cluster", cluster.to_owned()), ("managed_by", managed_by.to_owned())];
+            family.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+        };
+        set(&self.topics, "freehold", census.managed_topics);
+        set(&self.topics, "nobody", census.topics.len());
+        set(&self.topics, "kafka", census.internal_topics);
+        set(&self.principals, "freehold", census.managed_principals);
+        set(&self.principals, "nobody", census.principals.len());
     }
 
     pub fn text(&self) -> String {

@@ -22,3 +22,8 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 {{- join "," $pairs -}}
 {{- end }}
+
+{{/* Name of the cluster-wide objects of the webhook. */}}
+{{- define "freehold.webhook" -}}
+{{ .Release.Name }}-{{ .Release.Namespace }}
+{{- end }}

@@ -5,6 +5,7 @@ pub mod apply;
 pub mod cleanup;
 pub mod clients;
 pub mod desired;
+pub mod facts;
 pub mod identity;
 pub mod observe;
 pub mod plan;

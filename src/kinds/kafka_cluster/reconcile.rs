@@ -1,21 +1,20 @@
 //! The sequence: observe, validate, desired, plan, apply, status; and the end of a cluster.
 
-use super::api::{DeletionPolicy, KafkaCluster, KafkaClusterStatus, Role};
+use super::api::{DeletionPolicy, KafkaCluster, KafkaClusterStatus};
 use super::apply::{self, Scope};
 use super::clients::Connected;
 use super::observe::{self, KafkaFacts, Observed};
 use super::plan::{self, Plan};
 use super::validate::{self, ValidCluster};
-use super::{cleanup, desired, status};
+use super::{cleanup, status};
 use crate::conditions::{Condition, ConditionType, Reason, State};
 pub use crate::kinds::error::Error;
 use crate::kinds::reference::ClusterKey;
 use crate::kube_io::{self, resource};
-use crate::names;
-use crate::runtime::clusters::{ClientListener, Cluster, ClusterFacts};
+use crate::labels;
+use crate::runtime::clusters::{Cluster, ClusterFacts};
 use crate::runtime::context::Context;
 use crate::runtime::kind::{Failure, Kind, Outcome, Requeue, Watch};
-use crate::{kinds::kafka_cluster::api, labels};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -134,28 +133,12 @@ fn publish(object: &KafkaCluster, context: &Context, cluster: &ValidCluster, obs
     else {
         return;
     };
-    let host = names::bootstrap_host(&cluster.key.name, &cluster.key.namespace);
-    let listener = |listener: &api::Listener| ClientListener {
-        name: listener.name.clone(),
-        authentication: listener.authentication,
-        bootstrap: format!("{host}:{}", listener.port),
-    };
+    let serving = described.brokers.iter().filter(|broker| !broker.fenced);
     let facts = ClusterFacts {
-        version: cluster.spec.version.clone(),
-        brokers: u32::try_from(cluster.count(Role::Broker)).unwrap_or(0),
-        racks: described
-            .brokers
-            .iter()
-            .filter(|broker| !broker.fenced)
-            .map(|broker| (broker.id, broker.rack.clone().unwrap_or_default()))
-            .collect(),
-        min_in_sync: desired::server_properties::min_in_sync(cluster),
-        throttle_bytes: validate::quantity_bytes(&cluster.spec.rebalance.throttle).unwrap_or(0).try_into().unwrap_or(i64::MAX),
-        listeners: cluster.spec.listeners.iter().map(listener).collect(),
+        racks: serving.map(|broker| (broker.id, broker.rack.clone().unwrap_or_default())).collect(),
         trust_bundle: authority.certificate,
         clients_ca,
-        access: cluster.spec.access.clone(),
-        super_users: cluster.spec.authorization.super_users.clone(),
+        ..ClusterFacts::of_spec(object)
     };
     let Connected { admin, mirror, figures, .. } = connected;
     context.clusters.publish(&cluster.key, Cluster { facts: Arc::new(facts), admin, mirror, figures });

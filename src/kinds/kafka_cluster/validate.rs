@@ -5,6 +5,7 @@ use super::observe::{Observed, SecretFacts};
 use crate::certificates;
 use crate::kafka::config::{self, Definitions};
 use crate::kafka::node_ids::{BLOCK, Blocks, Slot, allocate};
+use crate::kinds::access;
 use crate::kinds::error::Invalid;
 use crate::kinds::reference::ClusterKey;
 use crate::{kube_io, names};
@@ -111,6 +112,11 @@ pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidClust
             "not below validityDays, so that certificates would be issued for ever; lower it".into(),
         );
     }
+    if let Some(pattern) = spec.access.topic_names.as_ref().and_then(|names| names.pattern.as_ref())
+        && let Err(why) = access::name_pattern(pattern)
+    {
+        invalid("spec.access.topicNames.pattern", format!("not a regular expression: {}", why.replace('\n', " ")));
+    }
     let slots = slots(spec);
     let given = observed
         .identity
@@ -156,7 +162,7 @@ fn slots(spec: &KafkaClusterSpec) -> impl Iterator<Item = Slot> + '_ {
     spec.node_pools.iter().flat_map(|pool| pool.zones.iter().map(|zone| (pool.name.clone(), zone.clone())))
 }
 
-fn sum(spec: &KafkaClusterSpec, role: Role) -> u32 {
+pub fn sum(spec: &KafkaClusterSpec, role: Role) -> u32 {
     spec.node_pools.iter().filter(|pool| pool.roles.contains(&role)).map(|pool| pool.replicas).sum()
 }
 

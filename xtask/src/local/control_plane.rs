@@ -49,6 +49,8 @@ pub fn start(layout: &Layout, bin: &Path) -> Result<()> {
             "--kubelet-preferred-address-types=InternalIP".into(),
             "--authorization-mode=Node,RBAC".into(),
             "--enable-admission-plugins=NodeRestriction".into(),
+            // It has routes to pods, not to Services: webhooks are called at their pods.
+            "--enable-aggregator-routing=true".into(),
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
             format!("--service-account-signing-key-file={}", file("service-account.key")),
             format!("--service-account-key-file={}", file("service-account.pub")),

@@ -2,8 +2,8 @@
 //!
 //! `@NODE_ID@` and `@POD_NAME@` are filled in by the image's launcher, which alone knows them.
 
-use super::super::api::{Authentication, Listener, Role};
-use super::super::validate::{NodeGroup, ValidCluster};
+use super::super::api::{Authentication, KafkaClusterSpec, Listener, Role};
+use super::super::validate::{self, NodeGroup, ValidCluster};
 use super::{CONTROLLER_PORT, INTERNAL_PORT};
 use crate::certificates::{NODE_NAME, OPERATOR_NAME, ORGANIZATION};
 use crate::names;
@@ -16,7 +16,7 @@ const INTERNAL: &str = "INTERNAL";
 
 /// All properties: what Freehold sets wins over the pool's own, those over the cluster's, those over defaults.
 pub fn server_properties(cluster: &ValidCluster, group: &NodeGroup) -> BTreeMap<String, String> {
-    let mut properties = defaults(cluster);
+    let mut properties = defaults(validate::sum(&cluster.spec, Role::Broker));
     properties.extend(cluster.spec.config.clone());
     properties.extend(group.pool.config.clone());
     properties.extend(owned(cluster, group));
@@ -24,15 +24,15 @@ pub fn server_properties(cluster: &ValidCluster, group: &NodeGroup) -> BTreeMap<
 }
 
 /// `min.insync.replicas` of topics that set none.
-pub fn min_in_sync(cluster: &ValidCluster) -> i16 {
+pub fn min_in_sync(spec: &KafkaClusterSpec) -> i16 {
     let key = "min.insync.replicas";
-    let set = cluster.spec.config.get(key).cloned().or_else(|| defaults(cluster).remove(key));
+    let set = spec.config.get(key).cloned().or_else(|| defaults(validate::sum(spec, Role::Broker)).remove(key));
     set.and_then(|value| value.trim().parse().ok()).unwrap_or(1)
 }
 
 /// Defaults that fit the number of brokers; each can be set otherwise in the spec.
-fn defaults(cluster: &ValidCluster) -> BTreeMap<String, String> {
-    let copies = cluster.count(Role::Broker).min(3);
+fn defaults(brokers: u32) -> BTreeMap<String, String> {
+    let copies = brokers.min(3);
     let in_sync = (copies - 1).max(1);
     let pairs = [
         ("auto.create.topics.enable", "false".to_owned()),

@@ -1,0 +1,34 @@
+//! What Topics and Users may know of a cluster, from its spec alone. Pure.
+
+use super::api::{KafkaCluster, Listener, Role};
+use super::desired::server_properties::min_in_sync;
+use super::validate::{quantity_bytes, sum};
+use crate::certificates::KeyedCertificate;
+use crate::names;
+use crate::runtime::clusters::{ClientListener, ClusterFacts};
+use std::collections::BTreeMap;
+
+impl ClusterFacts {
+    /// Without what only a running cluster tells: racks of brokers, and certificates.
+    pub fn of_spec(object: &KafkaCluster) -> Self {
+        let (spec, meta) = (&object.spec, &object.metadata);
+        let host = names::bootstrap_host(meta.name.as_deref().unwrap_or_default(), meta.namespace.as_deref().unwrap_or_default());
+        let listener = |listener: &Listener| ClientListener {
+            name: listener.name.clone(),
+            authentication: listener.authentication,
+            bootstrap: format!("{host}:{}", listener.port),
+        };
+        Self {
+            version: spec.version.clone(),
+            brokers: sum(spec, Role::Broker),
+            racks: BTreeMap::new(),
+            min_in_sync: min_in_sync(spec),
+            throttle_bytes: quantity_bytes(&spec.rebalance.throttle).and_then(|bytes| bytes.try_into().ok()).unwrap_or(i64::MAX),
+            listeners: spec.listeners.iter().map(listener).collect(),
+            trust_bundle: String::new(),
+            clients_ca: KeyedCertificate { certificate: String::new(), key: String::new() },
+            access: spec.access.clone(),
+            super_users: spec.authorization.super_users.clone(),
+        }
+    }
+}
