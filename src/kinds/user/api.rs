@@ -62,6 +62,8 @@ pub struct UserSpec {
 #[x_kube(
     validation = Rule::new("self.type == 'ExternalTls' || !has(self.subject)").message("subject: only ExternalTls has one"),
     validation = Rule::new("self.type != 'ExternalTls' || has(self.subject)").message("subject: ExternalTls needs the certificate's common name"),
+    validation = Rule::new("(self.type == 'ExternalTls') == (oldSelf.type == 'ExternalTls') && (!has(self.subject) || !has(oldSelf.subject) || self.subject == oldSelf.subject)")
+        .message("subject: the principal would be another, and the old one's rights would stay; make another User"),
     validation = Rule::new("self.type == 'ScramSha512' || !has(self.passwordSecretRef)")
         .message("passwordSecretRef: only ScramSha512 has a password"),
     validation = Rule::new("!has(self.rotation) || (self.type != 'ExternalTls' && !has(self.passwordSecretRef))")

@@ -17,7 +17,7 @@ use crate::runtime::context::Context;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{DeleteParams, PostParams, Preconditions};
 
 const SALT_BYTES: usize = 32;
 
@@ -51,6 +51,7 @@ pub async fn apply(scope: &Scope<'_>, step: &Step) -> Result<Done, Error> {
         Step::DeleteAcls(acls) => scope.admin.delete_acls(acls.clone()).await?,
         Step::AlterQuotas(quotas) => scope.admin.alter_quotas(QuotaChange { user: name, quotas: quotas.clone() }).await?,
         Step::DeletePassword => scope.admin.alter_scram(ScramChange::Delete { user: name }).await?,
+        Step::DeleteSecret { name, uid, version } => delete_secret(scope, name, uid, version).await?,
         Step::WriteCredential(written) => return write_credential(scope, written).await,
     }
     Ok(Done::default())
@@ -110,6 +111,19 @@ async fn write_secret(scope: &Scope<'_>, mut secret: Secret, replaces: Option<St
     };
     let written = result.map_err(KubeError::request("write", "Secret", &name))?;
     scope.context.user_secrets.put(&written);
+    Ok(())
+}
+
+/// Deletes exactly the Secret that was seen.
+async fn delete_secret(scope: &Scope<'_>, name: &str, uid: &str, version: &str) -> Result<(), Error> {
+    let namespace = scope.object.metadata.namespace.as_deref().unwrap_or_default();
+    let api: Api<Secret> = Api::namespaced(scope.context.client.clone(), namespace);
+    let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: Some(version.to_owned()) };
+    match api.delete(name, &DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        other => drop(other.map_err(KubeError::request("delete", "Secret", name))?),
+    }
+    scope.context.user_secrets.remove(namespace, name);
     Ok(())
 }
 

@@ -23,6 +23,8 @@ pub struct Observed {
     /// The object is in the cluster's own namespace.
     pub at_home: bool,
     pub secret: Option<SecretFacts>,
+    /// The User's Secret of an earlier name.
+    pub former_secret: Option<(String, SecretFacts)>,
     /// The Secret that `passwordSecretRef` names, where it may be read.
     pub given: Option<SecretFacts>,
     /// What Kafka holds of the principal.
@@ -48,12 +50,18 @@ pub async fn observe(context: &Context, object: &User) -> Result<Result<(Observe
     if !context.user_secrets.knows(&namespace) {
         return Ok(Err(Dependence::NotReady(claim.cluster)));
     }
+    let name = object.metadata.name.clone().unwrap_or_default();
+    let former = object.status.as_ref().and_then(|status| status.secret.clone()).filter(|former| *former != secret_name(object));
     let given = object.spec.authentication.password_secret_ref.as_ref();
     let observed = Observed {
         now: Timestamp::now(),
         cluster: Arc::clone(&cluster.facts),
         at_home: claim.cluster.namespace == namespace,
         secret: context.user_secrets.get(&namespace, &secret_name(object)),
+        former_secret: former.and_then(|former| {
+            let facts = context.user_secrets.get(&namespace, &former).filter(|facts| facts.managed && facts.user == name)?;
+            Some((former, facts))
+        }),
         given: given.and_then(|given| context.user_secrets.get(&namespace, &given.name)),
         principal: cluster.mirror.read().principal(&claim.name).cloned().unwrap_or_default(),
         older: context.users.held_by_other(&claim, object),

@@ -27,6 +27,12 @@ pub enum Step {
     DeletePassword,
     /// Sets the credential in Kafka where Kafka holds it, then writes the Secret: what is in a Secret is in force.
     WriteCredential(Written),
+    /// The Secret of an earlier name.
+    DeleteSecret {
+        name: String,
+        uid: String,
+        version: String,
+    },
 }
 
 /// What a credential that is written will be.
@@ -66,6 +72,7 @@ impl fmt::Display for Step {
             Self::CreateAcls(acls) => write!(f, "create ACLs: {}", grants::words(acls).join("; ")),
             Self::AlterQuotas(quotas) => write!(f, "alter quotas: {}", quotas.keys().cloned().collect::<Vec<_>>().join(", ")),
             Self::DeletePassword => write!(f, "delete the SCRAM credential"),
+            Self::DeleteSecret { name, .. } => write!(f, "delete Secret {name}"),
             Self::WriteCredential(written) => write!(f, "write the credential ({:?})", written.why),
         }
     }
@@ -118,6 +125,10 @@ pub fn plan(object: &User, user: &ValidUser, observed: &Observed) -> Plan {
             Why::New | Why::Rotated | Why::InputsChanged => {}
         }
         plan.steps.push(Step::WriteCredential(written));
+    }
+    if let Some((name, found)) = &observed.former_secret {
+        let (name, uid, version) = (name.clone(), found.uid.clone(), found.resource_version.clone());
+        plan.steps.push(Step::DeleteSecret { name, uid, version });
     }
     plan
 }

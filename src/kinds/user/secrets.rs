@@ -19,6 +19,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 /// A Secret without what is secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretFacts {
+    pub uid: String,
     pub resource_version: String,
     /// Freehold made it.
     pub managed: bool,
@@ -71,6 +72,7 @@ pub fn facts(secret: &Secret) -> Option<SecretFacts> {
     let text = |key: &str| annotations.get(key).cloned();
     let time = |key: &str| annotations.get(key).and_then(|text| text.parse().ok());
     Some(SecretFacts {
+        uid: secret.uid().unwrap_or_default(),
         resource_version: secret.resource_version().unwrap_or_default(),
         managed: secret.labels().get(labels::MANAGED_BY).is_some_and(|manager| manager == "freehold"),
         user,
@@ -112,9 +114,9 @@ impl UserSecrets {
         }
     }
 
-    fn remove(&self, secret: &Secret) {
-        let key = (secret.namespace().unwrap_or_default(), secret.name_any());
-        self.facts.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
+    /// Forgets a Secret that is gone.
+    pub fn remove(&self, namespace: &str, name: &str) {
+        self.facts.write().unwrap_or_else(PoisonError::into_inner).remove(&(namespace.to_owned(), name.to_owned()));
     }
 }
 
@@ -133,7 +135,7 @@ pub fn watch(context: &Arc<Context>, namespace: Option<&str>) -> BoxStream<'stat
                     Some(secret)
                 }
                 Ok(watcher::Event::Delete(secret)) => {
-                    context.user_secrets.remove(&secret);
+                    context.user_secrets.remove(&secret.namespace().unwrap_or_default(), &secret.name_any());
                     Some(secret)
                 }
                 Ok(watcher::Event::InitDone) => {

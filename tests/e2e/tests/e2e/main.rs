@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(clippy::print_stdout, reason = "what was measured is printed")]
 
+mod application;
 mod bad_inputs;
+mod campaign;
+mod chaos;
 mod crash;
 mod delivery;
 mod failures;

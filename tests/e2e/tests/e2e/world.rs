@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 /// For what takes seconds on an idle machine.
@@ -76,9 +77,10 @@ pub fn super_admin(kubectl: &Kubectl, namespace: &str, cluster: &str) -> Admin {
     Admin::new(endpoints(kubectl, namespace, cluster, "broker", 9091), tls, None)
 }
 
-/// Runs a future to its end.
+/// Runs a future to its end. One runtime for all, so that connections live on from call to call.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Runtime::new().unwrap().block_on(future)
+    static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| tokio::runtime::Runtime::new().unwrap());
+    RUNTIME.block_on(future)
 }
 
 pub fn topic(name: &str, cluster: &str, spec: &str) -> String {
@@ -115,12 +117,14 @@ impl Drop for Operator {
 }
 
 impl Operator {
-    pub fn start(namespace: &str, identity: &str, image: &str, environment: &[(&str, &str)]) -> Self {
+    /// `namespaces`: those that it watches, separated by commas; the first is its own.
+    pub fn start(namespaces: &str, identity: &str, image: &str, environment: &[(&str, &str)]) -> Self {
+        let namespace = namespaces.split(',').next().unwrap();
         let binary = std::env::var("FREEHOLD_BINARY").expect("cargo xtask test sets it");
         let logs = std::env::var("FREEHOLD_LOGS").expect("cargo xtask test sets it");
         let log = shell::log_file(&Path::new(&logs).join(format!("operator-{namespace}-{identity}.log"))).unwrap();
         let mut command = Command::new(binary);
-        command.args(["operator", "--watch-namespaces", namespace, "--namespace", namespace, "--identity", identity]);
+        command.args(["operator", "--watch-namespaces", namespaces, "--namespace", namespace, "--identity", identity]);
         command.args(["--http", "127.0.0.1:0", "--log-format", "human", "--images", &format!("4.3.1={image}")]);
         command.envs(environment.iter().copied());
         Self(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
