@@ -33,7 +33,7 @@ pub const SECRET_CREDENTIAL: &str = "freehold.dev/credential";
 pub const SECRET_SINCE: &str = "freehold.dev/credential-since";
 pub const SECRET_NOT_AFTER: &str = "freehold.dev/not-after";
 pub const SECRET_ROTATED: &str = "freehold.dev/rotated";
-/// Version of the Secret that gave the password.
+/// Version and key of the Secret that gave the password.
 pub const SECRET_GIVEN: &str = "freehold.dev/given";
 pub const FINALIZER: &str = "freehold.dev/finalizer";
 /// Selects every object that Freehold made.

@@ -42,7 +42,7 @@ pub struct Written {
     pub since: Timestamp,
     /// The value of the annotation that asked for it.
     pub rotated: Option<String>,
-    /// Version of the Secret that gives the password.
+    /// Version and key of the Secret that gives the password.
     pub given: Option<String>,
     /// The Secret's version that is replaced; `None`: there is none.
     pub replaces: Option<String>,
@@ -148,14 +148,15 @@ fn credential(object: &User, user: &ValidUser, observed: &Observed) -> Option<Wr
     let since = marks.since.or_else(|| status.map(|status| status.since.0));
     let rotated = marks.rotated.clone().or_else(|| status.and_then(|status| status.rotated.clone()));
     let asked = object.metadata.annotations.as_ref().and_then(|all| all.get(labels::ROTATE)).cloned();
-    let given = observed.given.as_ref().map(|given| given.resource_version.clone());
+    let reference = object.spec.authentication.password_secret_ref.as_ref();
+    let given = observed.given.as_ref().zip(reference).map(|(given, reference)| format!("{} {}", given.resource_version, reference.key));
     let why = match (secret, since) {
         (_, None) => Why::New,
         (_, Some(since)) if rotates(object, user, observed, since, &marks, asked.as_ref(), rotated.as_ref()) => Why::Rotated,
         (None, _) => Why::SecretChanged,
         (Some(found), _) if found.content != found.marks.content => Why::SecretChanged,
         _ if marks.inputs != desired::inputs(object, user, &observed.cluster) => Why::InputsChanged,
-        _ if given.is_some() && marks.given != given => Why::Rotated,
+        _ if marks.given != given => Why::Rotated,
         _ if user.authentication == UserAuthenticationType::ScramSha512
             && observed.principal.scram.map(|held| held.to_string()).as_ref() != Some(&marks.credential) =>
         {

@@ -97,7 +97,8 @@ pub async fn scram_users(admin: &Client) -> AdminResult<BTreeMap<String, i32>> {
 
 /// Quotas of users, by DescribeClientQuotas.
 pub async fn quotas(admin: &Client) -> AdminResult<BTreeMap<String, BTreeMap<String, f64>>> {
-    let component = m::describe_client_quotas_request::ComponentData::default().with_entity_type(text("user")).with_match_type(2).with__match(None);
+    let component =
+        m::describe_client_quotas_request::ComponentData::default().with_entity_type(text("user")).with_match_type(2).with_match(None);
     let request = m::DescribeClientQuotasRequest::default().with_components(vec![component]).with_strict(false);
     let response = admin.send(&request, 1).await?;
     check("DescribeClientQuotas", response.error_code)?;
