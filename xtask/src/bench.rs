@@ -1,5 +1,6 @@
 //! `cargo xtask bench cluster`: how long from a KafkaCluster to Ready, beside a floor in the same run: the same three
 //! nodes by a StatefulSet written by hand, plaintext, on Java 17, formatted by Kafka's own tool. And the operator's size.
+//! `cargo xtask bench topics|users`: bursts of them (tests/e2e/benches/scale.rs).
 
 use crate::layout::{Layout, version};
 use crate::{builds, images, prerequisites, up};
@@ -28,12 +29,30 @@ enum What {
         #[arg(long)]
         write: bool,
     },
+    /// Bursts of Topics to Ready, beside the floor.
+    Topics(Burst),
+    /// Bursts of Users to Ready, beside the floor.
+    Users(Burst),
+}
+
+#[derive(clap::Args)]
+struct Burst {
+    /// How many, one burst after the other; after the last, what is done with that many at rest.
+    #[arg(value_delimiter = ',')]
+    counts: Vec<usize>,
+    /// Write docs/benchmarks/.
+    #[arg(long)]
+    write: bool,
 }
 
 const LIMIT: Duration = Duration::from_secs(300);
 
 pub fn bench(layout: &Layout, options: &Options) -> Result<()> {
-    let What::Cluster { runs, write } = options.what;
+    let (runs, write) = match &options.what {
+        What::Cluster { runs, write } => (*runs, *write),
+        What::Topics(burst) => return bursts(layout, "topics", burst, &["1000", "10000"]),
+        What::Users(burst) => return bursts(layout, "users", burst, &["1000", "5000"]),
+    };
     up::up(layout, &up::Options::default())?;
     let bin = builds::go_programs(layout)?;
     let kubectl = up::local_kubectl(layout, &bin);
@@ -85,11 +104,49 @@ pub fn bench(layout: &Layout, options: &Options) -> Result<()> {
 
 const HEAD: &str = "# Benchmarks
 
+Bursts of [Topics](benchmarks/topics.md) and [Users](benchmarks/users.md) have pages of their own.
+
 Written by `cargo xtask bench cluster --write`. Figures are of one run on one machine, and compare only within it: ratios
 count. Both sides start from nothing (no object, no volume), one after the other, with the quickstart's cluster idle beside them.
 
 ## From a KafkaCluster to Ready
 
+";
+
+/// Runs the benchmark of bursts, and makes a table of its lines.
+fn bursts(layout: &Layout, kind: &str, burst: &Burst, defaults: &[&str]) -> Result<()> {
+    up::up(layout, &up::Options::default())?;
+    let bin = builds::go_programs(layout)?;
+    let counts: Vec<String> = burst.counts.iter().map(ToString::to_string).collect();
+    let counts = if counts.is_empty() { defaults.iter().map(|count| (*count).to_owned()).collect() } else { counts };
+    let load_before = load()?;
+    let mut bench = shell::command("cargo", ["bench", "--locked", "--package", "freehold-e2e", "--bench", "scale", "--", kind]);
+    bench
+        .args(&counts)
+        .env("KUBECONFIG", layout.kubeconfig())
+        .env("FREEHOLD_KUBECTL", bin.join("kubectl"))
+        .env("FREEHOLD_AUDIT_LOG", layout.logs().join("audit.json"))
+        .current_dir(&layout.repo);
+    let text = shell::output(&mut bench)?;
+    let mut page = format!("# Benchmarks: bursts of {kind}\n\nWritten by `cargo xtask bench {kind} --write`: {BURSTS_HEAD}\n");
+    writeln!(page, "| how many | what | seen |\n| --- | --- | --- |")?;
+    for line in text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()) {
+        let (count, what) = (&line["count"], line["what"].as_str().unwrap_or_default());
+        writeln!(page, "| {count} | {what} | {} {} |", line["value"], line["unit"].as_str().unwrap_or_default())?;
+    }
+    writeln!(page, "\nLoad of the machine (1, 5, 15 minutes) before: {load_before}; after: {}.", load()?)?;
+    println!("{page}");
+    if burst.write {
+        shell::write_file(&layout.repo.join(format!("docs/benchmarks/{kind}.md")), page)?;
+    }
+    Ok(())
+}
+
+const BURSTS_HEAD: &str = "one run on one machine of two cores, which runs the
+API server, etcd, three nodes, three brokers and the load beside the operator. Topics have one partition, three replicas and a
+config; Users SCRAM-SHA-512 and three rules. The floor is what the same machine needs for the same admin calls by a bare
+client in batches of 200, and for as many creations and empty writes of objects that nobody serves, 64 at a time: one after
+the other, while Freehold's own overlap.
 ";
 
 fn median(times: &[f64]) -> f64 {
