@@ -121,3 +121,105 @@ pub fn end(object: &Topic, observed: &Observed) -> End {
     let confirmed = annotations.and_then(|all| all.get(labels::CONFIRM_DELETE)).is_some_and(|name| name == topic_name(object));
     if observed.holds_records && !confirmed { End::Refuse } else { End::Delete(found.id) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::api::TopicStatus;
+    use super::super::{desired, validate};
+    use super::*;
+    use crate::conditions::{State, conditions};
+    use crate::kafka::metadata_image::PartitionImage;
+    use crate::kafka::replication::Brokers;
+    use crate::kinds::kafka_cluster::api::KafkaCluster;
+    use crate::runtime::clusters::ClusterFacts;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::jiff::Timestamp;
+    use serde_json::json;
+    use std::sync::Arc;
+
+    fn topic(adoption: &str, finalizer: bool, id: Option<u128>) -> Topic {
+        let mut topic: Topic = serde_json::from_value(json!({
+            "apiVersion": "freehold.dev/v1alpha1", "kind": "Topic", "metadata": {"name": "t", "namespace": "shop", "generation": 1},
+            "spec": {"clusterRef": {"name": "demo", "namespace": "kafka"}, "partitions": 2, "adoption": adoption, "config": {"retention.ms": "1000"}}
+        }))
+        .unwrap();
+        topic.metadata.finalizers = finalizer.then(|| vec![labels::FINALIZER.into()]);
+        let conditions = conditions(&State::Ready, Some(1), &[], &Time(Timestamp::UNIX_EPOCH));
+        topic.status =
+            id.map(|id| TopicStatus { topic_id: Some(id_text(uuid::Uuid::from_u128(id))), conditions, ..TopicStatus::default() });
+        topic
+    }
+
+    fn found(id: u128, retention: &str) -> TopicImage {
+        let config = [("retention.ms".to_owned(), retention.to_owned())].into();
+        TopicImage { id: uuid::Uuid::from_u128(id), partitions: vec![PartitionImage::new(&[1, 2, 3]); 2], config }
+    }
+
+    fn observed(topic: Option<TopicImage>) -> Observed {
+        let cluster: KafkaCluster = serde_json::from_value(json!({
+            "apiVersion": "freehold.dev/v1alpha1", "kind": "KafkaCluster", "metadata": {"name": "demo", "namespace": "kafka"},
+            "spec": {"version": "4.3.1", "nodePools": [
+                {"name": "all", "roles": ["controller", "broker"], "replicas": 3, "zones": ["a", "b", "c"], "storage": {"size": "1Gi"}}]}
+        }))
+        .unwrap();
+        Observed {
+            cluster: Arc::new(ClusterFacts::of_spec(&cluster)),
+            at_home: false,
+            topic,
+            figure: None,
+            brokers: Brokers::default(),
+            brokers_config: Default::default(),
+            holds_records: false,
+            older: None,
+        }
+    }
+
+    fn planned(object: &Topic, observed: &Observed) -> Result<Plan, Vec<Invalid>> {
+        plan(object, &desired::desired(&validate::validate(object, observed)?), observed)
+    }
+
+    fn words(plan: &Plan) -> Vec<String> {
+        plan.steps.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_topic_that_exists_is_adopted_as_the_spec_says() {
+        let there = observed(Some(found(1, "5")));
+        let refused = planned(&topic("IfIdentical", false, None), &there).unwrap_err();
+        assert!(refused[0].reason == Reason::NotOurs && refused[0].why.contains("retention.ms is 5, not 1000"), "{refused:?}");
+        assert!(planned(&topic("Never", false, None), &observed(Some(found(1, "1000")))).is_err());
+        let adopted = planned(&topic("Always", false, None), &there).unwrap();
+        assert_eq!(words(&adopted), ["add the finalizer", "set retention.ms to 1000"]);
+        assert_eq!(words(&planned(&topic("IfIdentical", false, None), &observed(Some(found(1, "1000")))).unwrap()), ["add the finalizer"]);
+    }
+
+    #[test]
+    fn drift_is_told_and_put_right() {
+        let managed = topic("IfIdentical", true, Some(1));
+        assert_eq!(planned(&managed, &observed(Some(found(1, "1000")))), Ok(Plan::default()));
+        let changed = planned(&managed, &observed(Some(found(1, "5")))).unwrap();
+        assert_eq!(
+            (words(&changed), changed.drift),
+            (vec!["set retention.ms to 1000".to_owned()], vec!["config retention.ms is 5, not 1000".to_owned()])
+        );
+        let gone = planned(&managed, &observed(None)).unwrap();
+        assert_eq!(words(&gone), ["create it with 2 partitions"]);
+        assert!(gone.drift[0].contains("was deleted"));
+        let again = planned(&managed, &observed(Some(found(2, "1000")))).unwrap();
+        assert!(again.steps.is_empty() && again.drift[0].contains("made again"), "{again:?}");
+        assert!(planned(&topic("Never", true, Some(1)), &observed(Some(found(2, "1000")))).is_err());
+    }
+
+    #[test]
+    fn only_the_topic_that_is_managed_is_deleted_and_records_only_after_a_confirmation() {
+        let managed = topic("IfIdentical", true, Some(1));
+        assert_eq!(end(&managed, &observed(Some(found(1, "1000")))), End::Delete(uuid::Uuid::from_u128(1)));
+        assert_eq!(end(&managed, &observed(Some(found(2, "1000")))), End::Release);
+        assert_eq!(end(&managed, &observed(None)), End::Release);
+        let full = Observed { holds_records: true, ..observed(Some(found(1, "1000"))) };
+        assert_eq!(end(&managed, &full), End::Refuse);
+        let mut confirmed = managed;
+        confirmed.metadata.annotations = Some([(labels::CONFIRM_DELETE.to_owned(), "t".to_owned())].into());
+        assert_eq!(end(&confirmed, &full), End::Delete(uuid::Uuid::from_u128(1)));
+    }
+}

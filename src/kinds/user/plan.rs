@@ -205,3 +205,152 @@ fn fresh(now: Timestamp, old: Option<Timestamp>) -> Timestamp {
 pub fn marks(written: &Written) -> Marks {
     Marks { since: Some(written.since), rotated: written.rotated.clone(), given: written.given.clone(), ..Marks::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::api::{CredentialStatus, UserStatus};
+    use super::super::secrets::SecretFacts;
+    use super::super::validate::validate;
+    use super::*;
+    use crate::conditions::{State, conditions};
+    use crate::kafka::metadata_image::{MetadataImage, PrincipalImage};
+    use crate::kafka::metadata_record::{Fingerprint, MetadataRecord, SCRAM_SHA_512};
+    use crate::kinds::kafka_cluster::api::KafkaCluster;
+    use crate::runtime::clusters::ClusterFacts;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use serde_json::{Value, json};
+    use std::sync::Arc;
+
+    const NOW: &str = "2026-06-01T00:00:00Z";
+
+    fn cluster() -> ClusterFacts {
+        let cluster: KafkaCluster = serde_json::from_value(json!({
+            "apiVersion": "freehold.dev/v1alpha1", "kind": "KafkaCluster", "metadata": {"name": "demo", "namespace": "kafka"},
+            "spec": {"version": "4.3.1", "listeners": [{"name": "scram", "port": 9094, "authentication": "ScramSha512"}],
+                "nodePools": [{"name": "all", "roles": ["controller", "broker"], "replicas": 3, "zones": ["a", "b", "c"], "storage": {"size": "1Gi"}}]}
+        }))
+        .unwrap();
+        ClusterFacts::of_spec(&cluster)
+    }
+
+    fn user(more: &Value) -> User {
+        let mut value = json!({
+            "apiVersion": "freehold.dev/v1alpha1", "kind": "User",
+            "metadata": {"name": "app", "namespace": "shop", "uid": "u", "generation": 1},
+            "spec": {"clusterRef": {"name": "demo", "namespace": "kafka"}, "authentication": {"type": "ScramSha512"},
+                "grants": [{"produce": {"topics": ["orders"]}}], "quotas": {"producerByteRate": "1Mi"}}
+        });
+        for (path, change) in more.as_object().unwrap() {
+            let (parent, key) = path.rsplit_once('/').unwrap();
+            value.pointer_mut(parent).unwrap()[key] = change.clone();
+        }
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn observed(principal: PrincipalImage, secret: Option<SecretFacts>) -> Observed {
+        let now = NOW.parse().unwrap();
+        Observed { now, cluster: Arc::new(cluster()), at_home: false, secret, former_secret: None, given: None, principal, older: None }
+    }
+
+    /// The world as the plan leaves it: the object with finalizer and status, and what is seen then.
+    fn settled(more: &Value) -> (User, Observed) {
+        let mut object = user(more);
+        object.metadata.finalizers = Some(vec![labels::FINALIZER.into()]);
+        let valid = validate(&object, &observed(PrincipalImage::default(), None)).unwrap();
+        let mut image = MetadataImage::default();
+        let mut write = |record| image.apply(record, &mut Vec::new());
+        for (index, acl) in desired::acls(&object, "app").into_iter().enumerate() {
+            write(MetadataRecord::Acl { id: uuid::Uuid::from_u128(index as u128), acl });
+        }
+        let entity = vec![("user".to_owned(), Some("app".to_owned()))];
+        write(MetadataRecord::Quota { entity, key: "producer_byte_rate".into(), value: Some(1_048_576.0) });
+        let fingerprint = Fingerprint::of(b"stored");
+        write(MetadataRecord::Scram { user: "app".into(), mechanism: SCRAM_SHA_512, fingerprint });
+        let since: Timestamp = "2026-05-01T00:00:00Z".parse().unwrap();
+        let marks = Marks {
+            inputs: desired::inputs(&object, &valid, &cluster()),
+            content: "c".into(),
+            credential: fingerprint.to_string(),
+            since: Some(since),
+            ..Marks::default()
+        };
+        let secret =
+            SecretFacts { uid: "s".into(), resource_version: "7".into(), managed: true, user: "app".into(), content: "c".into(), marks };
+        let credential = Some(CredentialStatus { since: Time(since), not_after: None, rotated: None });
+        let conditions = conditions(&State::Ready, Some(1), &[], &Time(since));
+        object.status = Some(UserStatus { conditions, credential, ..UserStatus::default() });
+        (object, observed(image.principal("app").unwrap().clone(), Some(secret)))
+    }
+
+    fn planned(object: &User, observed: &Observed) -> Plan {
+        plan(object, &validate(object, observed).unwrap(), observed)
+    }
+
+    fn written(plan: &Plan) -> &Written {
+        let found = plan.steps.iter().find_map(|step| if let Step::WriteCredential(written) = step { Some(written) } else { None });
+        found.expect("a credential is written")
+    }
+
+    #[test]
+    fn a_new_user_gets_everything_and_a_settled_one_nothing() {
+        let plan = planned(&user(&json!({})), &observed(PrincipalImage::default(), None));
+        let words: Vec<_> = plan.steps.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            words,
+            [
+                "add the finalizer",
+                "create ACLs: Allow Write, Describe on Topic orders",
+                "alter quotas: producer_byte_rate",
+                "write the credential (New)"
+            ]
+        );
+        let (object, observed) = settled(&json!({}));
+        assert_eq!(planned(&object, &observed), Plan::default());
+    }
+
+    #[test]
+    fn a_secret_that_was_deleted_or_changed_comes_back_with_the_same_credential() {
+        let (object, mut observed) = settled(&json!({}));
+        let since = observed.secret.as_ref().unwrap().marks.since;
+        observed.secret.as_mut().unwrap().content = "tampered".into();
+        let plan = planned(&object, &observed);
+        assert_eq!((written(&plan).why, Some(written(&plan).since), plan.drift.len()), (Why::SecretChanged, since, 1));
+        observed.secret = None;
+        let plan = planned(&object, &observed);
+        assert_eq!((written(&plan).why, Some(written(&plan).since)), (Why::SecretChanged, since), "by what status remembers");
+    }
+
+    #[test]
+    fn what_somebody_else_changed_in_kafka_is_put_right_and_told() {
+        let (object, mut observed) = settled(&json!({}));
+        observed.principal.scram = Some(Fingerprint::of(b"another"));
+        observed.principal.quotas.insert("consumer_byte_rate".into(), 5.0);
+        let plan = planned(&object, &observed);
+        assert_eq!(written(&plan).why, Why::KafkaChanged);
+        assert!(plan.steps.contains(&Step::AlterQuotas([("consumer_byte_rate".to_owned(), None)].into())));
+        assert_eq!(plan.drift, ["quotas: consumer_byte_rate was 5", "the SCRAM credential was deleted or changed"]);
+    }
+
+    #[test]
+    fn a_rotation_is_followed_once_for_each_value_of_the_annotation_and_when_it_is_due() {
+        let asked = json!({"/metadata/annotations": {labels::ROTATE: "1"}});
+        let (object, mut observed) = settled(&asked);
+        let plan = planned(&object, &observed);
+        assert_eq!((written(&plan).why, written(&plan).since.to_string()), (Why::Rotated, NOW.to_owned()));
+        assert_eq!(written(&plan).rotated.as_deref(), Some("1"));
+        observed.secret.as_mut().unwrap().marks.rotated = Some("1".into());
+        assert_eq!(planned(&object, &observed).steps, []);
+
+        let (object, observed) = settled(&json!({"/spec/authentication/rotation": {"periodDays": 31}}));
+        assert_eq!(written(&planned(&object, &observed)).why, Why::Rotated);
+        let (object, observed) = settled(&json!({"/spec/authentication/rotation": {"periodDays": 32}}));
+        assert_eq!(planned(&object, &observed).steps, []);
+    }
+
+    #[test]
+    fn a_new_time_is_another_than_the_old_one() {
+        let now: Timestamp = NOW.parse().unwrap();
+        assert_eq!(fresh(now, Some(now)), now + SignedDuration::from_secs(1));
+        assert_eq!(fresh(now, None), now);
+    }
+}
