@@ -29,16 +29,19 @@ use tokio::sync::Mutex;
 /// A burst of objects asks for its cluster once; a changed cluster counts by then.
 const KEEP: Duration = Duration::from_secs(5);
 
+/// A cluster's facts, or that there is none.
+type Found = Option<Arc<ClusterFacts>>;
+
 /// What the checks know of clusters.
 struct Checks {
     client: Client,
     settings: Settings,
-    clusters: Mutex<HashMap<ClusterKey, (Instant, Option<Arc<ClusterFacts>>)>>,
+    clusters: Mutex<HashMap<ClusterKey, (Instant, Found)>>,
 }
 
 impl Checks {
     /// `None`: no such cluster, or none that may be read; the reconcile tells.
-    async fn cluster(&self, key: &ClusterKey) -> Option<Arc<ClusterFacts>> {
+    async fn cluster(&self, key: &ClusterKey) -> Found {
         if !self.settings.watches(&key.namespace) {
             return None;
         }

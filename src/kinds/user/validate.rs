@@ -233,12 +233,12 @@ pub fn validate(object: &User, observed: &Observed) -> Result<ValidUser, Vec<Inv
         let why = format!("User {older} is older and has this name in the cluster; take another name or delete one of the two");
         invalids.push(Invalid::new(field, why).because(Reason::NameTaken));
     }
-    if let Some(given) = &object.spec.authentication.password_secret_ref {
-        if observed.given.as_ref().is_none_or(|facts| facts.user != name) {
-            let label = crate::labels::USER;
-            let why = format!("there is no Secret {} with the label {label}: {name}; create it, or label it", given.name);
-            invalids.push(Invalid::new("spec.authentication.passwordSecretRef.name", why));
-        }
+    if let Some(given) = &object.spec.authentication.password_secret_ref
+        && observed.given.as_ref().is_none_or(|facts| facts.user != name)
+    {
+        let label = crate::labels::USER;
+        let why = format!("there is no Secret {} with the label {label}: {name}; create it, or label it", given.name);
+        invalids.push(Invalid::new("spec.authentication.passwordSecretRef.name", why));
     }
     let secret = secret_name(object);
     if observed.secret.as_ref().is_some_and(|found| !found.managed || found.user != name) {
