@@ -2,14 +2,12 @@
 //! credentials and quotas. Pure. It holds what decisions need and no more.
 
 use super::acl::AclBinding;
-use super::metadata_record::{Fingerprint, MetadataRecord, PartitionFields, SCRAM_SHA_512};
+use super::metadata_record::{BROKER_RESOURCE, Fingerprint, MetadataRecord, PartitionFields, SCRAM_SHA_512, TOPIC_RESOURCE};
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use uuid::Uuid;
 
-const TOPIC: i8 = 2;
-const BROKER: i8 = 4;
 /// No topic has more; an index above it is none of Kafka's.
 const PARTITIONS_MAX: usize = 200_000;
 const USER_PREFIX: &str = "User:";
@@ -235,12 +233,12 @@ impl MetadataImage {
             None => drop(config.remove(&key)),
         };
         match resource_type {
-            TOPIC => {
+            TOPIC_RESOURCE => {
                 let name = Arc::clone(self.topics.get_key_value(resource)?.0);
                 set(&mut self.topics.get_mut(&name)?.config);
                 Some(Concerned::Topic(name))
             }
-            BROKER if resource.is_empty() => {
+            BROKER_RESOURCE if resource.is_empty() => {
                 set(&mut self.brokers_config);
                 None
             }
@@ -302,7 +300,8 @@ mod tests {
 
     #[test]
     fn a_topic_that_is_removed_takes_its_configs_along() {
-        let config = MetadataRecord::Config { resource_type: TOPIC, resource: "t".into(), key: "a".into(), value: Some("1".into()) };
+        let config =
+            MetadataRecord::Config { resource_type: TOPIC_RESOURCE, resource: "t".into(), key: "a".into(), value: Some("1".into()) };
         let (with, _) = image(vec![topic(), config.clone()]);
         assert_eq!(with.topic("t").unwrap().config["a"], "1");
         let (again, _) = image(vec![topic(), config, MetadataRecord::RemoveTopic { id: ID }, topic()]);

@@ -11,6 +11,9 @@ use uuid::Uuid;
 
 /// SCRAM-SHA-512 in Kafka's numbering (KIP-554).
 pub const SCRAM_SHA_512: i8 = 2;
+/// Types of resources that have configs, in Kafka's numbering (KIP-133).
+pub const TOPIC_RESOURCE: i8 = 2;
+pub const BROKER_RESOURCE: i8 = 4;
 
 /// A change of the metadata.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,7 +37,7 @@ pub enum MetadataRecord {
         index: i32,
         state: PartitionFields,
     },
-    /// Resource types as in DescribeConfigs: 2 topic, 4 broker. `None`: back to the default.
+    /// [`TOPIC_RESOURCE`] or another type. `None`: back to the default.
     Config {
         resource_type: i8,
         resource: String,
@@ -112,10 +115,10 @@ type Read<T> = Result<T, Unreadable>;
 pub fn decode(bytes: &[u8]) -> Read<Option<MetadataRecord>> {
     let mut reader = Reader(bytes);
     let _frame_version = reader.varint()?;
-    let (key, version) = (reader.varint()?, reader.varint()?);
+    let (key, _version) = (reader.varint()?, reader.varint()?);
     Ok(Some(match key {
         2 => MetadataRecord::Topic { name: reader.string()?, id: reader.uuid()? },
-        3 => partition(&mut reader, version)?,
+        3 => partition(&mut reader)?,
         4 => MetadataRecord::Config {
             resource_type: reader.i8()?,
             resource: reader.string()?,
@@ -139,7 +142,7 @@ pub fn decode(bytes: &[u8]) -> Read<Option<MetadataRecord>> {
     }))
 }
 
-fn partition(reader: &mut Reader<'_>, _version: u32) -> Read<MetadataRecord> {
+fn partition(reader: &mut Reader<'_>) -> Read<MetadataRecord> {
     let (index, topic) = (reader.i32()?, reader.uuid()?);
     let mut ids = || reader.ids().map(Option::unwrap_or_default);
     let (replicas, in_sync, removing, adding) = (ids()?, ids()?, ids()?, ids()?);

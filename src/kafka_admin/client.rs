@@ -4,6 +4,7 @@ use super::connection::{Connection, Endpoint};
 use super::sasl::ScramLogin;
 use super::tls::TlsSettings;
 use super::*;
+use crate::kafka::metadata_record::{BROKER_RESOURCE, SCRAM_SHA_512, TOPIC_RESOURCE};
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages as m;
@@ -20,9 +21,6 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 const CALL_LIMIT: Duration = Duration::from_secs(20);
 const RETRY_PAUSE: Duration = Duration::from_millis(150);
 const REQUEST_LIMIT_MS: i32 = 10_000;
-const SCRAM_SHA_512: i8 = 2;
-const TOPIC_RESOURCE: i8 = 2;
-const BROKER_RESOURCE: i8 = 4;
 
 /// A client of one cluster. Cheap to share; connections open on demand.
 pub struct Client {

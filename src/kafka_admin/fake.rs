@@ -3,7 +3,7 @@
 use super::mirror::Mirror;
 use super::*;
 use crate::kafka::metadata_image::{MetadataImage, PartitionImage, TopicImage};
-use crate::kafka::metadata_record::{Fingerprint, MetadataRecord, PartitionFields, SCRAM_SHA_512};
+use crate::kafka::metadata_record::{BROKER_RESOURCE, Fingerprint, MetadataRecord, PartitionFields, SCRAM_SHA_512, TOPIC_RESOURCE};
 use crate::kafka::scram;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -48,7 +48,7 @@ impl FakeState {
         let id = self.next_id();
         self.write(MetadataRecord::Topic { name: topic.name.clone(), id });
         for (key, value) in topic.config.clone() {
-            self.write(MetadataRecord::Config { resource_type: 2, resource: topic.name.clone(), key, value: Some(value) });
+            self.write(MetadataRecord::Config { resource_type: TOPIC_RESOURCE, resource: topic.name.clone(), key, value: Some(value) });
         }
         let replicas: Vec<i32> = (1..=i32::from(topic.replicas.max(1))).collect();
         (0..topic.partitions).for_each(|index| self.write(partition(id, index, &replicas)));
@@ -109,8 +109,8 @@ impl Admin for FakeCluster {
         let mut state = self.state();
         for (resource, changes) in changes {
             let (resource_type, resource) = match resource {
-                ConfigResource::Topic(topic) => (2, topic.clone()),
-                ConfigResource::Brokers => (4, String::new()),
+                ConfigResource::Topic(topic) => (TOPIC_RESOURCE, topic.clone()),
+                ConfigResource::Brokers => (BROKER_RESOURCE, String::new()),
             };
             for (key, value) in changes {
                 state.write(MetadataRecord::Config { resource_type, resource: resource.clone(), key: key.clone(), value: value.clone() });

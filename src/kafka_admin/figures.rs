@@ -43,10 +43,10 @@ pub fn coarse(value: i64) -> i64 {
 }
 
 /// Keeps figures up to date for ever; who is concerned by a change is told by the mirror.
-pub async fn keep(admin: watch::Receiver<Option<Arc<BatchedAdmin>>>, mirror: Arc<Mirror>, figures: Arc<Figures>) {
+pub async fn keep(admin: watch::Receiver<Arc<BatchedAdmin>>, mirror: Arc<Mirror>, figures: Arc<Figures>) {
     loop {
         tokio::time::sleep(PERIOD).await;
-        let Some(admin) = admin.borrow().clone() else { continue };
+        let admin = admin.borrow().clone();
         match look(&admin, &mirror).await {
             Err(error) => tracing::debug!(%error, "no figures of topics this time"),
             Ok(new) => {
@@ -79,12 +79,10 @@ async fn look(admin: &BatchedAdmin, mirror: &Mirror) -> AdminResult<HashMap<Arc<
 }
 
 fn topics(image: &MetadataImage) -> Vec<(Leaders, Arc<str>, i32)> {
-    let index = |index: usize| i32::try_from(index).unwrap_or(i32::MAX);
     let ours = image.topics().filter(|(name, _)| !INTERNAL_TOPICS.contains(&&***name));
     ours.map(|(name, topic)| {
-        let partitions = topic.partitions.iter().enumerate().map(|(number, partition)| (index(number), partition.leader));
         let under = topic.partitions.iter().filter(|partition| partition.in_sync().len() < partition.replicas.len()).count();
-        (Leaders { topic: name.to_string(), partitions: partitions.collect() }, Arc::clone(name), index(under))
+        (Leaders::of(name, topic), Arc::clone(name), i32::try_from(under).unwrap_or(i32::MAX))
     })
     .collect()
 }

@@ -14,6 +14,7 @@ pub mod sasl;
 pub mod tls;
 
 use crate::kafka::acl::AclBinding;
+use crate::kafka::metadata_image::{PartitionImage, TopicImage};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 
@@ -155,6 +156,13 @@ pub struct Leaders {
     pub topic: String,
     /// Partition and leader.
     pub partitions: Vec<(i32, i32)>,
+}
+
+impl Leaders {
+    pub fn of(topic: &str, image: &TopicImage) -> Self {
+        let leader = |(index, partition): (usize, &PartitionImage)| (i32::try_from(index).unwrap_or(i32::MAX), partition.leader);
+        Self { topic: topic.to_owned(), partitions: image.partitions.iter().enumerate().map(leader).collect() }
+    }
 }
 
 /// Results of a call for many things, one for each, in the order in which they were asked.

@@ -1,9 +1,10 @@
 //! How a Topic or a User finds its cluster.
 
 use super::access;
+use super::drift;
 use super::kafka_cluster::api::AccessFrom;
 use super::reference::ClusterKey;
-use crate::conditions::{Reason, State, is_ready};
+use crate::conditions::{Reason, State};
 use crate::kube_io::KubeResult;
 use crate::runtime::clusters::Cluster;
 use crate::runtime::context::Context;
@@ -27,9 +28,8 @@ impl Dependence {
     /// the operator's own restart: nothing speaks against it, so nothing is written.
     pub fn state_of<K: Kind>(&self, object: &K::Object) -> State {
         let conditions = K::status(object).map(K::conditions).unwrap_or_default();
-        let current = conditions.iter().all(|condition| condition.observed_generation == object.meta().generation);
         match self {
-            Self::NotReady(_) if current && is_ready(conditions) => State::Ready,
+            Self::NotReady(_) if drift::was_settled(conditions, object.meta().generation) => State::Ready,
             _ => self.state(),
         }
     }

@@ -203,6 +203,11 @@ where
     }
 }
 
+/// A resourceVersion as the number that it is: those of one resource grow (KEP-5504). What is none counts as oldest.
+pub fn version(text: &str) -> u64 {
+    text.parse().unwrap_or(0)
+}
+
 /// True when the object carries Freehold's finalizer.
 pub fn has_finalizer<K: Resource>(object: &K) -> bool {
     object.meta().finalizers.as_ref().is_some_and(|list| list.iter().any(|finalizer| finalizer == labels::FINALIZER))

@@ -8,7 +8,7 @@ use super::kind::{Kind, Notice, Outcome, Requeue, Woken, woken};
 use super::{backoff, events};
 use crate::conditions::{Condition, ConditionStatus, ConditionType, State};
 use crate::kinds::reference::ClusterKey;
-use crate::labels;
+use crate::{kube_io, labels};
 use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt, Stream, StreamExt};
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
@@ -41,9 +41,8 @@ impl<O: Resource> Written<O> {
         (object.namespace().unwrap_or_default(), object.name_any())
     }
 
-    /// Versions of one resource are numbers that grow (KEP-5504); what is none counts as oldest.
     fn version(object: &O) -> u64 {
-        object.meta().resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
+        kube_io::version(object.meta().resource_version.as_deref().unwrap_or_default())
     }
 
     fn put(&self, object: O) {

@@ -37,7 +37,7 @@ struct Kept {
     certificate: String,
     trust: String,
     controllers: watch::Sender<Controllers>,
-    current: watch::Sender<Option<Arc<BatchedAdmin>>>,
+    current: watch::Sender<Arc<BatchedAdmin>>,
     tasks: [AbortHandle; 2],
 }
 
@@ -103,7 +103,7 @@ impl ClientCache {
                 let client = Arc::new(Client::new(brokers, tls, None));
                 kept.connected.admin = Arc::new(BatchedAdmin::new(Arc::clone(&client) as _));
                 kept.connected.client = client;
-                kept.current.send_replace(Some(Arc::clone(&kept.connected.admin)));
+                kept.current.send_replace(Arc::clone(&kept.connected.admin));
             }
             (kept.certificate, kept.trust) = (own.certificate, trust.clone());
             return Ok(Some(kept.connected.clone()));
@@ -113,7 +113,7 @@ impl ClientCache {
         let admin = Arc::new(BatchedAdmin::new(Arc::clone(&client) as _));
         let connected = Connected { client, admin: Arc::clone(&admin), mirror: Arc::default(), figures: Arc::default() };
         let (controllers, followed) = watch::channel(Controllers { endpoints: controllers, tls });
-        let (current, asked) = watch::channel(Some(admin));
+        let (current, asked) = watch::channel(admin);
         let tasks = [
             tokio::spawn(follower::follow(followed, Arc::clone(&connected.mirror))).abort_handle(),
             tokio::spawn(figures::keep(asked, Arc::clone(&connected.mirror), Arc::clone(&connected.figures))).abort_handle(),

@@ -59,7 +59,7 @@ pub async fn observe(context: &Context, object: &Topic) -> Result<Result<(Observ
     };
     let mut holds_records = false;
     if let (true, Some(topic)) = (object.metadata.deletion_timestamp.is_some(), &topic) {
-        holds_records = cluster.admin.count_records(leaders(name, topic)).await? > 0;
+        holds_records = cluster.admin.count_records(Leaders::of(name, topic)).await? > 0;
     }
     let observed = Observed {
         cluster: Arc::clone(&cluster.facts),
@@ -72,12 +72,6 @@ pub async fn observe(context: &Context, object: &Topic) -> Result<Result<(Observ
         older: context.topics.held_by_other(&claim, object),
     };
     Ok(Ok((observed, cluster)))
-}
-
-fn leaders(name: &str, topic: &TopicImage) -> Leaders {
-    let partitions =
-        topic.partitions.iter().enumerate().map(|(index, partition)| (i32::try_from(index).unwrap_or(i32::MAX), partition.leader));
-    Leaders { topic: name.to_owned(), partitions: partitions.collect() }
 }
 
 /// The brokers that serve, and how many replicas each holds.

@@ -15,7 +15,6 @@ use crate::runtime::clusters::ClusterFacts;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
 /// Kafka's name of the one cluster resource.
@@ -111,12 +110,7 @@ pub fn inputs(object: &User, user: &ValidUser, cluster: &ClusterFacts) -> String
     let template = serde_json::to_string(&object.spec.secret).expect("a spec serializes");
     let parts =
         ["1", &user.name, &format!("{:?}", user.authentication), &user.listener.bootstrap, &cluster.trust_bundle, authority, &template];
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update(u64::try_from(part.len()).unwrap_or(0).to_be_bytes());
-        hash.update(part);
-    }
-    hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+    secrets::digest(parts.into_iter().map(str::as_bytes))
 }
 
 /// The CA whose certificate a user has: another one means another certificate.

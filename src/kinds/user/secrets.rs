@@ -2,6 +2,7 @@
 //! kept: hashes, and the marks that Freehold put on them.
 
 use super::api::User;
+use crate::kube_io;
 use crate::labels;
 use crate::runtime::context::Context;
 use futures::StreamExt;
@@ -53,16 +54,19 @@ pub struct UserSecrets {
     listed: RwLock<BTreeSet<Option<String>>>,
 }
 
-/// A hash of a Secret's data.
-pub fn content<'a>(data: impl Iterator<Item = (&'a String, &'a ByteString)>) -> String {
+/// A hash of some parts; their lengths are in it, so that no two lists of parts are alike.
+pub fn digest<'a>(parts: impl Iterator<Item = &'a [u8]>) -> String {
     let mut hash = Sha256::new();
-    for (key, value) in data {
-        hash.update(u64::try_from(key.len()).unwrap_or(0).to_be_bytes());
-        hash.update(key);
-        hash.update(u64::try_from(value.0.len()).unwrap_or(0).to_be_bytes());
-        hash.update(&value.0);
+    for part in parts {
+        hash.update(u64::try_from(part.len()).unwrap_or(0).to_be_bytes());
+        hash.update(part);
     }
     hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A hash of a Secret's data.
+pub fn content<'a>(data: impl Iterator<Item = (&'a String, &'a ByteString)>) -> String {
+    digest(data.flat_map(|(key, value)| [key.as_bytes(), value.0.as_slice()]))
 }
 
 /// The facts of a Secret; `None` where it has no user's label.
@@ -105,10 +109,10 @@ impl UserSecrets {
     pub fn put(&self, secret: &Secret) {
         let key = (secret.namespace().unwrap_or_default(), secret.name_any());
         let mut all = self.facts.write().unwrap_or_else(PoisonError::into_inner);
-        let version = |text: &str| text.parse::<u64>().unwrap_or(0);
         match facts(secret) {
             // The watch may lag behind what was just written.
-            Some(new) if all.get(&key).is_some_and(|old| version(&old.resource_version) > version(&new.resource_version)) => {}
+            Some(new)
+                if all.get(&key).is_some_and(|old| kube_io::version(&old.resource_version) > kube_io::version(&new.resource_version)) => {}
             Some(new) => drop(all.insert(key, new)),
             None => drop(all.remove(&key)),
         }

@@ -10,6 +10,7 @@ use freehold::kafka::acl::AclBinding;
 use freehold::kafka::grants;
 use freehold::kafka_admin::client::Client as Bare;
 use freehold::kafka_admin::{Admin, ConfigResource, NewTopic, QuotaChange, ScramChange};
+use freehold::kinds::drift::was_settled;
 use freehold::kinds::topic::api::Topic;
 use freehold::kinds::user::api::User;
 use freehold::kinds::user::desired;
@@ -302,10 +303,6 @@ async fn foreign_state(admin: &Bare) -> Foreign {
     (topics, configs, acls, scram, quotas.map(|quota| format!("{quota:?}")).collect())
 }
 
-fn ready(conditions: &[freehold::conditions::Condition], generation: Option<i64>) -> bool {
-    freehold::conditions::is_ready(conditions) && conditions.iter().all(|condition| condition.observed_generation == generation)
-}
-
 /// Kafka against the objects; the number of Topics and Users, or the first thing that differs.
 async fn compare(objects: &Objects, admin: &Bare) -> Result<(usize, usize), String> {
     let all = ListParams::default();
@@ -318,7 +315,7 @@ async fn compare(objects: &Objects, admin: &Bare) -> Result<(usize, usize), Stri
     for topic in &topics {
         let name = topic.name_any();
         let status = topic.status.clone().unwrap_or_default();
-        if topic.metadata.deletion_timestamp.is_some() || !ready(&status.conditions, topic.metadata.generation) {
+        if topic.metadata.deletion_timestamp.is_some() || !was_settled(&status.conditions, topic.metadata.generation) {
             return Err(format!("Topic {name} is not Ready: {:?}", status.conditions));
         }
         let Some(there) = found.remove(&name) else { return Err(format!("topic {name} is not there")) };
@@ -339,7 +336,7 @@ async fn compare(objects: &Objects, admin: &Bare) -> Result<(usize, usize), Stri
     for user in &users {
         let name = user.name_any();
         let status = user.status.clone().unwrap_or_default();
-        if user.metadata.deletion_timestamp.is_some() || !ready(&status.conditions, user.metadata.generation) {
+        if user.metadata.deletion_timestamp.is_some() || !was_settled(&status.conditions, user.metadata.generation) {
             return Err(format!("User {name} is not Ready: {:?}", status.conditions));
         }
         let kind = serde_json::to_value(user.spec.authentication.kind).unwrap();
