@@ -5,6 +5,7 @@ pub mod dependence;
 pub mod drift;
 pub mod error;
 pub mod kafka_cluster;
+pub mod look;
 pub mod reference;
 pub mod topic;
 pub mod user;

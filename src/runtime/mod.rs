@@ -9,6 +9,7 @@ pub mod driver;
 pub mod events;
 pub mod fault;
 pub mod health;
+pub mod kept;
 pub mod kind;
 pub mod lease;
 pub mod metrics;

@@ -14,47 +14,38 @@ use crate::kinds::user::api::User;
 use crate::kinds::{topic, user};
 use crate::runtime::clusters::ClusterFacts;
 use crate::runtime::context::Settings;
+use crate::runtime::kept::Kept;
 use axum::routing::post;
 use axum::{Json, Router};
 use kube::api::Api;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionResponse, AdmissionReview};
 use kube::{Client, ResourceExt};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::sync::Mutex;
+use std::time::Duration;
 
 /// A burst of objects asks for its cluster once; a changed cluster counts by then.
 const KEEP: Duration = Duration::from_secs(5);
-
-/// A cluster's facts, or that there is none.
-type Found = Option<Arc<ClusterFacts>>;
 
 /// What the checks know of clusters.
 struct Checks {
     client: Client,
     settings: Settings,
-    clusters: Mutex<HashMap<ClusterKey, (Instant, Found)>>,
+    clusters: Kept<ClusterKey, Option<Arc<ClusterFacts>>>,
 }
 
 impl Checks {
     /// `None`: no such cluster, or none that may be read; the reconcile tells.
-    async fn cluster(&self, key: &ClusterKey) -> Found {
+    async fn cluster(&self, key: &ClusterKey) -> Option<Arc<ClusterFacts>> {
         if !self.settings.watches(&key.namespace) {
             return None;
         }
-        let mut known = self.clusters.lock().await;
-        if let Some((_, facts)) = known.get(key).filter(|(since, _)| since.elapsed() < KEEP) {
-            return facts.clone();
-        }
-        let api: Api<KafkaCluster> = Api::namespaced(self.client.clone(), &key.namespace);
-        let found = api.get_opt(&key.name).await.ok()?;
-        let facts = found.map(|cluster| Arc::new(ClusterFacts::of_spec(&cluster)));
-        known.retain(|_, (since, _)| since.elapsed() < KEEP);
-        known.insert(key.clone(), (Instant::now(), facts.clone()));
-        facts
+        let ask = async {
+            let api: Api<KafkaCluster> = Api::namespaced(self.client.clone(), &key.namespace);
+            Ok::<_, kube::Error>(api.get_opt(&key.name).await?.map(|cluster| Arc::new(ClusterFacts::of_spec(&cluster))))
+        };
+        self.clusters.get(key, ask).await.ok().flatten()
     }
 
     async fn check(&self, object: &DynamicObject) -> Vec<Invalid> {
@@ -97,7 +88,7 @@ impl Checks {
 /// # Errors
 /// An address that cannot be bound.
 pub async fn serve(address: SocketAddr, client: Client, settings: Settings, certificate: ServingCertificate) -> std::io::Result<()> {
-    let checks = Arc::new(Checks { client, settings, clusters: Mutex::default() });
+    let checks = Arc::new(Checks { client, settings, clusters: Kept::new(KEEP) });
     let review = move |Json(review): Json<AdmissionReview<DynamicObject>>| {
         let checks = Arc::clone(&checks);
         async move { Json(checks.review(review).await) }

@@ -10,35 +10,19 @@ use crate::kafka::topic_plan;
 use crate::kinds::dependence::Dependence;
 use crate::kinds::drift;
 use crate::kinds::error::Error;
+use crate::kinds::look::{self, LOOK_AGAIN, LOOK_ANYHOW, LOOK_SOON, Look, ROUNDS_MAX, SEEN_LIMIT};
 use crate::kube_io;
 use crate::labels;
 use crate::runtime::claims::{Claim, Claims};
 use crate::runtime::context::Context;
-use crate::runtime::kind::{Failure, Kind, Notice, Outcome, Requeue};
+use crate::runtime::kind::{Kind, Outcome};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A change is in the metadata log within milliseconds of its answer; when it is not by then, it is looked at again.
-const SEEN_LIMIT: Duration = Duration::from_secs(3);
-const LOOK_SOON: Duration = Duration::from_millis(500);
-/// A refusal may end by something that nothing tells of: a Topic that holds records may be emptied.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// Changes of Kafka are pushed; this is for what might have been missed all the same.
-const LOOK_ANYHOW: Duration = Duration::from_secs(600);
-/// Plans in one reconcile: a creation, a change of it, and the proof that nothing is left.
-const ROUNDS_MAX: u32 = 4;
-
 /// The kind, for the driver.
 pub struct TopicKind;
-
-/// What a look came to: what was learned, the state, and when to look again.
-struct Look {
-    learned: Learned,
-    state: State,
-    after: Duration,
-}
 
 impl Kind for TopicKind {
     type Object = Topic;
@@ -73,24 +57,11 @@ impl Kind for TopicKind {
         let now = Time(Timestamp::now());
         let deleting = object.metadata.deletion_timestamp.is_some();
         let result = if deleting { end(&object, &context).await } else { look(&object, &context).await.map(Some) };
-        match result {
-            Ok(None) => Outcome { status: None, state: State::Ready, notices: Vec::new(), requeue: Requeue::After(LOOK_ANYHOW) },
-            Ok(Some(Look { learned, state, after })) => {
-                let status = status::status(&object, &learned, &state, &now);
-                let notices: Vec<Notice> = drift::notices(&learned.drift);
-                Outcome { status: Some(status), state, notices, requeue: Requeue::After(after) }
-            }
-            Err(error) => {
-                let state = error.state();
-                let status = status::status(&object, &Learned::default(), &state, &now);
-                let requeue = if error.is_transient() { Requeue::Backoff } else { Requeue::After(LOOK_AGAIN) };
-                Outcome { status: Some(status), state, notices: Vec::new(), requeue }
-            }
-        }
+        look::outcome(result, |learned, state| status::status(&object, learned, state, &now))
     }
 }
 
-async fn look(object: &Arc<Topic>, context: &Context) -> Result<Look, Error> {
+async fn look(object: &Arc<Topic>, context: &Context) -> Result<Look<Learned>, Error> {
     let mut object = Arc::clone(object);
     let mut drift = Vec::new();
     for _ in 0..ROUNDS_MAX {
@@ -98,7 +69,7 @@ async fn look(object: &Arc<Topic>, context: &Context) -> Result<Look, Error> {
             Ok(observed) => observed,
             Err(dependence) => {
                 let state = dependence.state_of::<TopicKind>(&object);
-                return Ok(Look { learned: Learned::default(), state, after: LOOK_AGAIN });
+                return Ok(Look { learned: Learned::default(), state, notices: Vec::new(), after: LOOK_AGAIN });
             }
         };
         let topic = validate::validate(&object, &observed).map_err(Error::Invalid)?;
@@ -116,8 +87,9 @@ async fn look(object: &Arc<Topic>, context: &Context) -> Result<Look, Error> {
                     format!("{} of {} partitions have {} replicas", progress.partitions_done, progress.partitions, progress.replicas),
                 ),
             };
+            let notices = drift::notices(&drift);
             let learned = Learned { topic: observed.topic, figure: observed.figure, progress, drift };
-            return Ok(Look { learned, state, after: LOOK_ANYHOW });
+            return Ok(Look { learned, state, notices, after: LOOK_ANYHOW });
         }
         for step in &plan.steps {
             tracing::debug!(topic = topic.name, %step, "step");
@@ -134,18 +106,21 @@ async fn look(object: &Arc<Topic>, context: &Context) -> Result<Look, Error> {
         }
     }
     let state = State::reconciling(Reason::Applying, "the topic is being changed");
-    Ok(Look { learned: Learned { drift, ..Learned::default() }, state, after: LOOK_SOON })
+    let notices = drift::notices(&drift);
+    Ok(Look { learned: Learned { drift, ..Learned::default() }, state, notices, after: LOOK_SOON })
 }
 
 /// `None`: the finalizer is gone.
-async fn end(object: &Topic, context: &Context) -> Result<Option<Look>, Error> {
+async fn end(object: &Topic, context: &Context) -> Result<Option<Look<Learned>>, Error> {
     if !kube_io::has_finalizer(object) {
         return Ok(None);
     }
     match observe::observe(context, object).await? {
         // What is gone, or never let us in, cannot strand its Topics.
         Err(Dependence::Missing(_) | Dependence::Forbidden { .. }) => {}
-        Err(waiting) => return Ok(Some(Look { learned: Learned::default(), state: waiting.state(), after: LOOK_AGAIN })),
+        Err(waiting) => {
+            return Ok(Some(Look { learned: Learned::default(), state: waiting.state(), notices: Vec::new(), after: LOOK_AGAIN }));
+        }
         Ok((observed, cluster)) => match plan::end(object, &observed) {
             End::Release => {}
             End::Delete(id) => {
@@ -161,7 +136,8 @@ async fn end(object: &Topic, context: &Context) -> Result<Option<Look>, Error> {
                     labels::CONFIRM_DELETE
                 );
                 let learned = Learned { topic: observed.topic, figure: observed.figure, ..Learned::default() };
-                return Ok(Some(Look { learned, state: State::stalled(Reason::TopicHoldsRecords, why), after: LOOK_AGAIN }));
+                let state = State::stalled(Reason::TopicHoldsRecords, why);
+                return Ok(Some(Look { learned, state, notices: Vec::new(), after: LOOK_AGAIN }));
             }
         },
     }

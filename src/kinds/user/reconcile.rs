@@ -13,11 +13,12 @@ use crate::kafka_admin::{QuotaChange, ScramChange};
 use crate::kinds::dependence::Dependence;
 use crate::kinds::drift;
 use crate::kinds::error::Error;
+use crate::kinds::look::{self, LOOK_AGAIN, LOOK_ANYHOW, LOOK_SOON, Look, ROUNDS_MAX, SEEN_LIMIT};
 use crate::kube_io;
 use crate::runtime::claims::{Claim, Claims};
 use crate::runtime::clusters::Cluster;
 use crate::runtime::context::Context;
-use crate::runtime::kind::{Failure, Kind, Notice, Outcome, Requeue};
+use crate::runtime::kind::{Kind, Notice, Outcome};
 use futures::stream::BoxStream;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -25,25 +26,8 @@ use kube::runtime::reflector::ObjectRef;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A change is in the metadata log within milliseconds of its answer; when it is not by then, it is looked at again.
-const SEEN_LIMIT: Duration = Duration::from_secs(3);
-const LOOK_SOON: Duration = Duration::from_millis(500);
-/// A refusal may end by something that nothing tells of.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// Changes of Kafka and of Secrets are pushed; this is for rotations that are due.
-const LOOK_ANYHOW: Duration = Duration::from_secs(600);
-const ROUNDS_MAX: u32 = 4;
-
 /// The kind, for the driver.
 pub struct UserKind;
-
-/// What a look came to.
-struct Look {
-    learned: Learned,
-    state: State,
-    notices: Vec<Notice>,
-    after: Duration,
-}
 
 impl Kind for UserKind {
     type Object = User;
@@ -81,29 +65,17 @@ impl Kind for UserKind {
         let now = Time(Timestamp::now());
         let deleting = object.metadata.deletion_timestamp.is_some();
         let result = if deleting { end(&object, &context).await } else { look(&object, &context).await.map(Some) };
-        match result {
-            Ok(None) => Outcome { status: None, state: State::Ready, notices: Vec::new(), requeue: Requeue::After(LOOK_ANYHOW) },
-            Ok(Some(Look { learned, state, notices, after })) => {
-                let status = status::status(&object, &learned, &state, &now);
-                Outcome { status: Some(status), state, notices, requeue: Requeue::After(after) }
-            }
-            Err(error) => {
-                let state = error.state();
-                let status = status::status(&object, &Learned::default(), &state, &now);
-                let requeue = if error.is_transient() { Requeue::Backoff } else { Requeue::After(LOOK_AGAIN) };
-                Outcome { status: Some(status), state, notices: Vec::new(), requeue }
-            }
-        }
+        look::outcome(result, |learned, state| status::status(&object, learned, state, &now))
     }
 }
 
-fn waiting(state: State) -> Look {
+fn waiting(state: State) -> Look<Learned> {
     // Secrets may not be listed yet: that is soon.
     let after = if state == State::Ready { LOOK_AGAIN } else { LOOK_SOON };
     Look { learned: Learned::default(), state, notices: Vec::new(), after }
 }
 
-async fn look(object: &Arc<User>, context: &Context) -> Result<Look, Error> {
+async fn look(object: &Arc<User>, context: &Context) -> Result<Look<Learned>, Error> {
     let mut object = Arc::clone(object);
     let (mut found, mut notices) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS_MAX {
@@ -199,7 +171,7 @@ fn rotation(step: &Step, authentication: UserAuthenticationType) -> Option<Notic
 }
 
 /// `None`: the finalizer is gone.
-async fn end(object: &User, context: &Context) -> Result<Option<Look>, Error> {
+async fn end(object: &User, context: &Context) -> Result<Option<Look<Learned>>, Error> {
     if !kube_io::has_finalizer(object) {
         return Ok(None);
     }

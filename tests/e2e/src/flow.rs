@@ -20,7 +20,7 @@ pub struct Client {
 }
 
 /// Properties that take everything from the mounted client.properties (KIP-297, KIP-421).
-fn properties(secret: &Value, more: &str) -> String {
+pub fn properties(secret: &Value, more: &str) -> String {
     let mut text =
         "config.providers=file\nconfig.providers.file.class=org.apache.kafka.common.config.provider.FileConfigProvider\n".to_owned();
     let scram = secret["data"]["password"].is_string();
@@ -36,35 +36,43 @@ fn properties(secret: &Value, more: &str) -> String {
     text + more
 }
 
+/// The spec of a pod that runs a tool of Kafka with the mounted Secret, and the properties of a ConfigMap. It passes Pod
+/// Security `restricted`.
+pub fn pod(client: &Client, config_map: &str, tool: &str, args: &[&str]) -> Value {
+    let tool = format!("org.apache.kafka.tools.{tool}");
+    let mut words = vec!["-Xmx192m", &tool, "--bootstrap-server", "$(BOOTSTRAP)", "--topic", &client.topic];
+    words.extend(["--command-config", "/etc/client/client.properties"]);
+    words.extend(args);
+    json!({
+        "automountServiceAccountToken": false, "enableServiceLinks": false, "terminationGracePeriodSeconds": 5,
+        "securityContext": {"runAsNonRoot": true, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [{
+            "name": "client", "image": client.image, "args": words,
+            "env": [{"name": "BOOTSTRAP", "valueFrom": {"secretKeyRef": {"name": client.secret, "key": "bootstrapServers"}}}],
+            "resources": {"limits": {"memory": "512Mi"}, "requests": {"cpu": "50m", "memory": "256Mi"}},
+            "securityContext": {"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}},
+            "volumeMounts": [
+                {"name": "user", "mountPath": "/etc/kafka-user", "readOnly": true},
+                {"name": "client", "mountPath": "/etc/client", "readOnly": true},
+                {"name": "tmp", "mountPath": "/tmp"}]}],
+        "volumes": [
+            {"name": "user", "secret": {"secretName": client.secret}},
+            {"name": "client", "configMap": {"name": config_map}},
+            {"name": "tmp", "emptyDir": {}}]
+    })
+}
+
 /// Starts a tool of Kafka in a Job. Its pod passes Pod Security `restricted`.
 pub fn start(kubectl: &Kubectl, client: &Client, job: &str, tool: &str, args: &[&str], more: &str) -> Result<()> {
     let namespace = &client.namespace;
     let secret = kubectl.get("secret", namespace, &client.secret)?.with_context(|| format!("no Secret {}", client.secret))?;
-    let mut words =
-        vec!["-Xmx192m".to_owned(), format!("org.apache.kafka.tools.{tool}"), "--bootstrap-server".into(), "$(BOOTSTRAP)".into()];
-    words.extend(["--topic".to_owned(), client.topic.clone(), "--command-config".into(), "/etc/client/client.properties".into()]);
-    words.extend(args.iter().map(|word| (*word).to_owned()));
+    let mut pod = pod(client, job, tool, args);
+    pod["restartPolicy"] = json!("Never");
     let objects = json!({"apiVersion": "v1", "kind": "List", "items": [
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": job, "namespace": namespace},
          "data": {"client.properties": properties(&secret, more)}},
-        {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": job, "namespace": namespace}, "spec": {
-            "backoffLimit": 0, "template": {"spec": {
-                "restartPolicy": "Never", "automountServiceAccountToken": false, "enableServiceLinks": false,
-                "terminationGracePeriodSeconds": 5,
-                "securityContext": {"runAsNonRoot": true, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
-                "containers": [{
-                    "name": "client", "image": client.image, "args": words,
-                    "env": [{"name": "BOOTSTRAP", "valueFrom": {"secretKeyRef": {"name": client.secret, "key": "bootstrapServers"}}}],
-                    "resources": {"limits": {"memory": "512Mi"}, "requests": {"cpu": "50m", "memory": "256Mi"}},
-                    "securityContext": {"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}},
-                    "volumeMounts": [
-                        {"name": "user", "mountPath": "/etc/kafka-user", "readOnly": true},
-                        {"name": "client", "mountPath": "/etc/client", "readOnly": true},
-                        {"name": "tmp", "mountPath": "/tmp"}]}],
-                "volumes": [
-                    {"name": "user", "secret": {"secretName": client.secret}},
-                    {"name": "client", "configMap": {"name": job}},
-                    {"name": "tmp", "emptyDir": {}}]}}}}
+        {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": job, "namespace": namespace},
+         "spec": {"backoffLimit": 0, "template": {"spec": pod}}}
     ]});
     kubectl.delete("job", namespace, job, Duration::from_secs(60))?;
     kubectl.apply(&objects.to_string()).map(|_| ())

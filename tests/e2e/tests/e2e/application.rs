@@ -109,36 +109,16 @@ fn the_stores_open(kubectl: &Kubectl) {
 }
 
 /// A Deployment of one replica that produces until it is told to end.
-fn deployment(client: &Client) -> Value {
-    let properties = "config.providers=file\nconfig.providers.file.class=org.apache.kafka.common.config.provider.FileConfigProvider\n"
-        .to_owned()
-        + &["security.protocol", "ssl.truststore.type", "ssl.truststore.certificates", "sasl.mechanism", "sasl.jaas.config"]
-            .map(|key| format!("{key}=${{file:/etc/kafka-user/client.properties:{key}}}\n"))
-            .concat()
-        + flow::SAFE_PRODUCER;
-    let args = ["-Xmx192m", "org.apache.kafka.tools.VerifiableProducer", "--bootstrap-server", "$(BOOTSTRAP)", "--topic", &client.topic];
-    let more = ["--command-config", "/etc/client/client.properties", "--acks", "-1", "--throughput", "50"];
-    let words = [args.as_slice(), more.as_slice()].concat();
+fn deployment(kubectl: &Kubectl, client: &Client) -> Value {
+    let secret = kubectl.get("secret", NAMESPACE, &client.secret).unwrap().unwrap();
+    let mut pod = flow::pod(client, "app", "VerifiableProducer", &["--acks", "-1", "--throughput", "50"]);
+    pod["terminationGracePeriodSeconds"] = json!(10);
     json!({"apiVersion": "v1", "kind": "List", "items": [
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "app", "namespace": NAMESPACE}, "data": {"client.properties": properties}},
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "app", "namespace": NAMESPACE},
+         "data": {"client.properties": flow::properties(&secret, flow::SAFE_PRODUCER)}},
         {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "app", "namespace": NAMESPACE}, "spec": {
             "replicas": 1, "selector": {"matchLabels": {"app": "app"}},
-            "template": {"metadata": {"labels": {"app": "app"}}, "spec": {
-                "automountServiceAccountToken": false, "enableServiceLinks": false, "terminationGracePeriodSeconds": 10,
-                "securityContext": {"runAsNonRoot": true, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
-                "containers": [{
-                    "name": "client", "image": client.image, "args": words,
-                    "env": [{"name": "BOOTSTRAP", "valueFrom": {"secretKeyRef": {"name": client.secret, "key": "bootstrapServers"}}}],
-                    "resources": {"limits": {"memory": "512Mi"}, "requests": {"cpu": "50m", "memory": "256Mi"}},
-                    "securityContext": {"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}},
-                    "volumeMounts": [
-                        {"name": "user", "mountPath": "/etc/kafka-user", "readOnly": true},
-                        {"name": "client", "mountPath": "/etc/client", "readOnly": true},
-                        {"name": "tmp", "mountPath": "/tmp"}]}],
-                "volumes": [
-                    {"name": "user", "secret": {"secretName": client.secret}},
-                    {"name": "client", "configMap": {"name": "app"}},
-                    {"name": "tmp", "emptyDir": {}}]}}}}
+            "template": {"metadata": {"labels": {"app": "app"}}, "spec": pod}}}
     ]})
 }
 
@@ -177,7 +157,7 @@ fn acknowledged(follower: Child) -> BTreeMap<(i64, i64), i64> {
 
 /// Produces while the password is replaced, then restarts with the new one; gives every acknowledged record by its place.
 fn produce_through_a_rotation(kubectl: &Kubectl, client: &Client) -> BTreeMap<(i64, i64), i64> {
-    kubectl.apply(&deployment(client).to_string()).unwrap();
+    kubectl.apply(&deployment(kubectl, client).to_string()).unwrap();
     let (first, pod) = follow(kubectl);
     let old = texts(kubectl);
     kubectl.run(&["annotate", "user", "app", "--namespace", NAMESPACE, "freehold.dev/rotate=1"]).unwrap();

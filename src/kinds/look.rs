@@ -1,0 +1,39 @@
+//! What a look at a Topic or a User came to, and the outcome that it makes: the same for both.
+
+use crate::conditions::State;
+use crate::kinds::error::Error;
+use crate::runtime::kind::{Failure, Notice, Outcome, Requeue};
+use std::time::Duration;
+
+/// A change is in the metadata log within milliseconds of its answer; when it is not by then, it is looked at again.
+pub const SEEN_LIMIT: Duration = Duration::from_secs(3);
+pub const LOOK_SOON: Duration = Duration::from_millis(500);
+/// A refusal may end by something that nothing tells of: a Topic that holds records may be emptied.
+pub const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Changes of Kafka and of Secrets are pushed; this is for what might have been missed all the same, and for what is due.
+pub const LOOK_ANYHOW: Duration = Duration::from_secs(600);
+/// Plans in one reconcile: a creation, a change of it, and the proof that nothing is left.
+pub const ROUNDS_MAX: u32 = 4;
+
+/// What was learned, the state, what to tell, and when to look again.
+pub struct Look<L> {
+    pub learned: L,
+    pub state: State,
+    pub notices: Vec<Notice>,
+    pub after: Duration,
+}
+
+/// The outcome of a look. `None`: the object is gone.
+pub fn outcome<L: Default, S>(result: Result<Option<Look<L>>, Error>, status: impl FnOnce(&L, &State) -> S) -> Outcome<S> {
+    match result {
+        Ok(None) => Outcome { status: None, state: State::Ready, notices: Vec::new(), requeue: Requeue::After(LOOK_ANYHOW) },
+        Ok(Some(Look { learned, state, notices, after })) => {
+            Outcome { status: Some(status(&learned, &state)), state, notices, requeue: Requeue::After(after) }
+        }
+        Err(error) => {
+            let state = error.state();
+            let requeue = if error.is_transient() { Requeue::Backoff } else { Requeue::After(LOOK_AGAIN) };
+            Outcome { status: Some(status(&L::default(), &state)), state, notices: Vec::new(), requeue }
+        }
+    }
+}
