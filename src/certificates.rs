@@ -6,7 +6,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use x509_parser::extensions::GeneralName;
-use x509_parser::pem::parse_x509_pem;
+use x509_parser::pem::{Pem, parse_x509_pem};
 
 /// Organization in the subjects of nodes and operator. Clients' principals can never look like these: their
 /// listeners map a certificate to its common name alone.
@@ -139,6 +139,20 @@ pub fn signed_by(pem: &str, authority_pem: &str) -> bool {
     leaf.issuer() == authority.subject() && leaf.verify_signature(Some(authority.public_key())).is_ok()
 }
 
+/// Checks that PEM holds certificates of CAs and nothing else.
+pub fn check_trusted(pem: &str) -> Result<(), CertificateError> {
+    let mut found = false;
+    for block in Pem::iter_from_buffer(pem.as_bytes()) {
+        let block = block.map_err(|error| CertificateError::Certificate(error.to_string()))?;
+        let certificate = block.parse_x509().map_err(|error| CertificateError::Certificate(error.to_string()))?;
+        if !certificate.is_ca() {
+            return Err(CertificateError::NotAuthority);
+        }
+        found = true;
+    }
+    if found { Ok(()) } else { Err(CertificateError::Certificate("no PEM in it".into())) }
+}
+
 /// Checks that a given certificate and key are those of a CA that can sign.
 pub fn check_authority(authority: &KeyedCertificate) -> Result<(), CertificateError> {
     let (_, block) = parse_x509_pem(authority.certificate.as_bytes()).map_err(|error| CertificateError::Certificate(error.to_string()))?;
@@ -164,6 +178,8 @@ mod tests {
         let authority = new_authority("test", now).unwrap();
         let other = new_authority("test", now).unwrap();
         check_authority(&authority).unwrap();
+        check_trusted(&format!("{}{}", authority.certificate, other.certificate)).unwrap();
+        assert!(check_trusted("").is_err());
         let hosts = ["a.b.svc".to_owned()];
         let node = issue(&authority, Some(ORGANIZATION), NODE_NAME, &Purpose::Node { hosts: &hosts }, now, 30).unwrap();
         assert!(signed_by(&node.certificate, &authority.certificate));
@@ -171,6 +187,7 @@ mod tests {
         let found = facts(&node.certificate).unwrap();
         assert_eq!(found, Facts { not_after: "2026-01-31T00:00:00Z".parse().unwrap(), hosts: hosts.to_vec() });
         assert!(matches!(check_authority(&node), Err(CertificateError::NotAuthority)));
+        assert!(matches!(check_trusted(&node.certificate), Err(CertificateError::NotAuthority)));
         let mixed = KeyedCertificate { certificate: authority.certificate, key: other.key };
         assert!(matches!(check_authority(&mixed), Err(CertificateError::KeyMismatch)));
     }

@@ -18,8 +18,13 @@ pub const FIRST_NODE_ID: &str = "freehold.dev/first-node-id";
 pub const CLUSTER_ID: &str = "freehold.dev/cluster-id";
 /// Hash of what was last applied: a field that left the desired state shows by it.
 pub const APPLIED_HASH: &str = "freehold.dev/applied-hash";
-/// Hash of a pod's configuration.
+/// On pods and their templates: hashes of the server.properties that only a start reads, of the template itself, and of
+/// the part of the spec that both are made from.
 pub const CONFIG_HASH: &str = "freehold.dev/config-hash";
+pub const TEMPLATE_HASH: &str = "freehold.dev/template-hash";
+pub const SPEC_HASH: &str = "freehold.dev/spec-hash";
+/// On a KafkaCluster: each new value asks for a restart of every node, one batch after the other.
+pub const RESTART: &str = "freehold.dev/restart";
 /// Confirms the deletion of a topic that holds records; its value is the topic's name.
 pub const CONFIRM_DELETE: &str = "freehold.dev/confirm-delete";
 /// Readiness gate: every replica of this node is in sync.

@@ -78,6 +78,7 @@ pub fn objects(cluster: &KafkaCluster) -> Result<Vec<Value>, MainError> {
         objects: Vec::new(),
         secrets: BTreeMap::new(),
         given_ca: None,
+        client_authorities: BTreeMap::new(),
         volumes: Vec::new(),
         pods: Vec::new(),
         kafka: KafkaFacts::NotAsked,

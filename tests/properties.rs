@@ -117,7 +117,7 @@ fn lint_properties(object: &Object) {
     let Some(text) = object.value["data"]["server.properties"].as_str() else { return };
     let properties: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once('=')).collect();
     assert!(!properties["listener.security.protocol.map"].contains("PLAINTEXT"));
-    assert!(properties["authorizer.class.name"].ends_with("StandardAuthorizer"));
+    assert!(properties["authorizer.class.name"].ends_with("ShadowAuthorizer"));
     assert!(!properties.contains_key("allow.everyone.if.no.acl.found"));
     for (key, value) in &properties {
         if key.ends_with("ssl.client.auth") && *value == "none" {

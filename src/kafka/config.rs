@@ -68,6 +68,11 @@ pub fn definitions(version: &str) -> Option<&'static Definitions> {
     LISTS.get(version)
 }
 
+/// True when Kafka takes a change of this broker config without a restart (KIP-226).
+pub fn is_dynamic(definitions: &Definitions, key: &str) -> bool {
+    definitions.broker.get(key).is_some_and(|definition| ["per-broker", "cluster-wide"].contains(&definition.update.as_str()))
+}
+
 /// Why a broker config cannot be taken; `None` when it can.
 pub fn refuse_broker_config(definitions: &Definitions, key: &str, value: &str) -> Option<String> {
     if let Some((_, instead)) = OWNED.iter().find(|(owned, _)| *owned == key) {

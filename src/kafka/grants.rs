@@ -21,6 +21,10 @@ pub const DESCRIBE_CONFIGS: i8 = 10;
 pub const ALTER_CONFIGS: i8 = 11;
 const ALLOW: i8 = 3;
 
+/// A principal that may describe this transactional id is let through where it would be refused, and that is reported:
+/// the broker's ShadowAuthorizer knows it by this name.
+pub const SHADOW_MARK: &str = "freehold.dev/shadow";
+
 /// A name or, with a `*` at its end, a prefix; `*` alone is Kafka's own word for all.
 pub fn pattern(name: &str) -> (String, i8) {
     match name.strip_suffix('*') {
@@ -48,6 +52,20 @@ pub fn allow(principal: &str, resource_type: i8, names: &[String], operations: &
 
 fn word<'a>(code: i8, words: &[(i8, &'a str)]) -> &'a str {
     words.iter().find(|(known, _)| *known == code).map_or("?", |(_, word)| word)
+}
+
+/// The rule that puts a principal in shadow mode.
+pub fn shadow(principal: &str) -> Vec<AclBinding> {
+    allow(principal, TRANSACTIONAL_ID, &[SHADOW_MARK.to_owned()], &[DESCRIBE])
+}
+
+/// What would be refused, each resource in one line: `Write on Topic orders`. A resource type without a name
+/// says that no resource of it would do.
+pub fn refusals(acls: &[AclBinding]) -> Vec<String> {
+    let mut anywhere: Vec<_> = acls.iter().map(|acl| AclBinding { host: "*".into(), ..acl.clone() }).collect();
+    anywhere.sort_unstable();
+    anywhere.dedup();
+    words(&anywhere).into_iter().map(|line| line.trim_start_matches("Deny ").trim_end_matches(" *").to_owned()).collect()
 }
 
 /// Each resource's rules in one line, in order: `Allow Read, Describe on Topic shop.* from *`.
@@ -90,6 +108,14 @@ mod tests {
         assert_eq!(pattern("shop.*"), ("shop.".to_owned(), PREFIXED));
         assert_eq!(pattern("shop"), ("shop".to_owned(), LITERAL));
         assert_eq!(pattern("*"), ("*".to_owned(), LITERAL));
+    }
+
+    #[test]
+    fn refusals_are_told_by_resource_whatever_the_host() {
+        let mut acls = allow("User:a", TOPIC, &["orders".to_owned(), "*".to_owned()], &[WRITE]);
+        acls.push(AclBinding { host: "10.0.0.7".into(), ..acls[0].clone() });
+        acls.iter_mut().for_each(|acl| acl.permission = 2);
+        assert_eq!(refusals(&acls), ["Write on Topic", "Write on Topic orders"]);
     }
 
     #[test]

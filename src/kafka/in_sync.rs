@@ -1,17 +1,19 @@
 //! Who is in sync: brokers by the replicas that they hold, controllers by the metadata log. Pure.
 
-use crate::kafka_admin::{ClusterDescription, QuorumDescription, TopicDescription};
+use super::restart::TopicView;
+use crate::kafka_admin::{ClusterDescription, QuorumDescription};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A voter that is fewer records behind than this follows: fetches happen several times a second.
 pub const LAG_RECORDS_MAX: i64 = 100;
 
-/// Brokers that are registered, unfenced and in the in-sync set of every replica they hold.
-pub fn brokers(cluster: &ClusterDescription, topics: &[TopicDescription]) -> BTreeSet<i32> {
+/// Brokers that are registered, unfenced and in the in-sync set of every replica they hold; those that are being added
+/// do not count yet.
+pub fn brokers(cluster: &ClusterDescription, topics: &[TopicView]) -> BTreeSet<i32> {
     let mut in_sync: BTreeSet<i32> = cluster.brokers.iter().filter(|broker| !broker.fenced).map(|broker| broker.id).collect();
     for partition in topics.iter().flat_map(|topic| &topic.partitions) {
-        for replica in &partition.replicas {
-            if !partition.in_sync.contains(replica) {
+        for replica in partition.replicas.iter().filter(|id| !partition.adding.contains(id)) {
+            if !partition.in_sync().contains(replica) {
                 in_sync.remove(replica);
             }
         }
@@ -46,7 +48,9 @@ pub fn lag_words(lag: Option<i64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kafka_admin::{BrokerDescription, PartitionDescription, ReplicaState};
+    use crate::kafka::metadata_image::PartitionImage;
+    use crate::kafka::metadata_record::PartitionFields;
+    use crate::kafka_admin::{BrokerDescription, ReplicaState};
 
     fn broker(id: i32, fenced: bool) -> BrokerDescription {
         BrokerDescription { id, fenced, rack: None }
@@ -55,8 +59,8 @@ mod tests {
     #[test]
     fn a_broker_with_one_replica_out_of_sync_is_not_in_sync() {
         let cluster = ClusterDescription { cluster_id: "c".into(), brokers: vec![broker(1, false), broker(2, false), broker(3, true)] };
-        let partition = PartitionDescription { index: 0, leader: 1, replicas: vec![1, 2, 3], in_sync: vec![1] };
-        let topic = TopicDescription { name: "t".into(), id: uuid::Uuid::nil(), internal: false, partitions: vec![partition] };
+        let fields = PartitionFields { replicas: Some(vec![1, 2, 3]), in_sync: Some(vec![1]), ..PartitionFields::default() };
+        let topic = TopicView { name: "t".into(), min_in_sync: 1, partitions: vec![PartitionImage::of(fields)] };
         assert_eq!(brokers(&cluster, &[topic]), BTreeSet::from([1]));
         assert_eq!(brokers(&cluster, &[]), BTreeSet::from([1, 2]), "a fenced broker serves nobody");
     }

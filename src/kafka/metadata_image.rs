@@ -55,6 +55,13 @@ impl PartitionImage {
         self.replicas.iter().filter(|id| !self.adding.contains(id)).copied().collect()
     }
 
+    /// A partition as a record of all its fields makes it.
+    pub fn of(fields: PartitionFields) -> Self {
+        let mut partition = Self { leader: -1, ..Self::default() };
+        partition.update(fields);
+        partition
+    }
+
     fn update(&mut self, fields: PartitionFields) {
         let in_sync = fields.in_sync.or_else(|| self.in_sync.take().map(Vec::from));
         let before = in_sync.unwrap_or_else(|| self.replicas.to_vec());
@@ -117,8 +124,8 @@ pub struct MetadataImage {
     principals: HashMap<Arc<str>, PrincipalImage>,
     /// Whose an ACL is.
     acls: HashMap<Uuid, Arc<str>>,
-    /// Dynamic configs that hold for every broker.
-    brokers_config: BTreeMap<String, String>,
+    /// Dynamic configs of brokers, by node id; those that hold for every broker under the empty name.
+    broker_configs: BTreeMap<String, BTreeMap<String, String>>,
     transaction: Option<Vec<MetadataRecord>>,
 }
 
@@ -139,8 +146,14 @@ impl MetadataImage {
         self.principals.iter()
     }
 
-    pub fn brokers_config(&self) -> &BTreeMap<String, String> {
-        &self.brokers_config
+    /// Dynamic configs of brokers, by node id; those that hold for every broker under the empty name.
+    pub fn broker_configs(&self) -> &BTreeMap<String, BTreeMap<String, String>> {
+        &self.broker_configs
+    }
+
+    /// A dynamic config that holds for every broker.
+    pub fn brokers_config(&self, key: &str) -> Option<&String> {
+        self.broker_configs.get("")?.get(key)
     }
 
     /// Takes a record in and adds whom it concerns to `concerned`: changes of who is in sync or leads concern nobody.
@@ -238,8 +251,12 @@ impl MetadataImage {
                 set(&mut self.topics.get_mut(&name)?.config);
                 Some(Concerned::Topic(name))
             }
-            BROKER_RESOURCE if resource.is_empty() => {
-                set(&mut self.brokers_config);
+            BROKER_RESOURCE => {
+                let configs = self.broker_configs.entry(resource.to_owned()).or_default();
+                set(configs);
+                if configs.is_empty() {
+                    self.broker_configs.remove(resource);
+                }
                 None
             }
             _ => None,

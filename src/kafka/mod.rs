@@ -8,6 +8,8 @@ pub mod metadata_image;
 pub mod metadata_record;
 pub mod node_ids;
 pub mod properties;
+pub mod rebalance;
 pub mod replication;
+pub mod restart;
 pub mod scram;
 pub mod topic_plan;

@@ -4,6 +4,7 @@ use super::connection::{Connection, Endpoint};
 use super::sasl::ScramLogin;
 use super::tls::TlsSettings;
 use super::*;
+use crate::kafka::grants;
 use crate::kafka::metadata_record::{BROKER_RESOURCE, SCRAM_SHA_512, TOPIC_RESOURCE};
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
@@ -25,6 +26,8 @@ const REQUEST_LIMIT_MS: i32 = 10_000;
 /// A client of one cluster. Cheap to share; connections open on demand.
 pub struct Client {
     endpoints: Vec<Endpoint>,
+    /// Nodes that are controllers only: asked for what each node knows by itself.
+    controllers: Vec<Endpoint>,
     tls: TlsSettings,
     login: Option<ScramLogin>,
     connections: Mutex<HashMap<i32, Arc<Connection>>>,
@@ -53,11 +56,19 @@ fn check(api: &'static str, code: i16, message: Option<&StrBytes>) -> AdminResul
 
 impl Client {
     pub fn new(endpoints: Vec<Endpoint>, tls: TlsSettings, login: Option<ScramLogin>) -> Self {
-        Self { endpoints, tls, login, connections: Mutex::default() }
+        Self { endpoints, controllers: Vec::new(), tls, login, connections: Mutex::default() }
     }
 
-    pub fn endpoints(&self) -> &[Endpoint] {
-        &self.endpoints
+    /// With the nodes that are controllers only.
+    #[must_use]
+    pub fn with_controllers(mut self, controllers: Vec<Endpoint>) -> Self {
+        self.controllers = controllers;
+        self
+    }
+
+    /// Brokers, and controllers that are no brokers.
+    pub fn endpoints(&self) -> (&[Endpoint], &[Endpoint]) {
+        (&self.endpoints, &self.controllers)
     }
 
     async fn connection(&self, endpoint: &Endpoint) -> AdminResult<Arc<Connection>> {
@@ -105,7 +116,7 @@ impl Client {
 
     /// Sends to the broker with this id, as ListOffsets asks for.
     async fn send_to<R: Request>(&self, id: i32, request: &R, version_max: i16) -> AdminResult<R::Response> {
-        let endpoint = self.endpoints.iter().find(|endpoint| endpoint.node_id == id);
+        let endpoint = self.endpoints.iter().chain(&self.controllers).find(|endpoint| endpoint.node_id == id);
         let endpoint = endpoint.ok_or_else(|| AdminError::Unavailable(format!("broker {id} has no address")))?;
         self.connection(endpoint).await?.send(request, version_max, REQUEST_LIMIT).await
     }
@@ -352,6 +363,7 @@ impl Admin for Client {
         let name = |resource: &ConfigResource| match resource {
             ConfigResource::Topic(topic) => (TOPIC_RESOURCE, topic.clone()),
             ConfigResource::Brokers => (BROKER_RESOURCE, String::new()),
+            ConfigResource::Broker(id) => (BROKER_RESOURCE, id.to_string()),
         };
         let resources = changes.iter().map(|(resource, changes)| {
             // KIP-339: 0 sets, 1 deletes.
@@ -408,6 +420,33 @@ impl Admin for Client {
         .await
     }
 
+    async fn elect_preferred_leaders(&self, partitions: &[(String, i32)]) -> Each<()> {
+        let mut topics: BTreeMap<&str, Vec<i32>> = BTreeMap::new();
+        partitions.iter().for_each(|(topic, partition)| topics.entry(topic).or_default().push(*partition));
+        let topics = topics.into_iter().map(|(topic, partitions)| {
+            m::elect_leaders_request::TopicPartitions::default().with_topic(topic_name(topic)).with_partitions(partitions)
+        });
+        // 0: the preferred one.
+        let request = m::ElectLeadersRequest::default()
+            .with_election_type(0)
+            .with_topic_partitions(Some(topics.collect()))
+            .with_timeout_ms(REQUEST_LIMIT_MS);
+        let name = |topic: &str, partition: i32| format!("{topic} {partition}");
+        let names: Vec<String> = partitions.iter().map(|(topic, partition)| name(topic, *partition)).collect();
+        self.each(partitions.len(), &request, 2, |response| {
+            check("ElectLeaders", response.error_code, None)?;
+            let mut found: HashMap<String, AdminResult<()>> = HashMap::new();
+            for topic in &response.replica_election_results {
+                for partition in &topic.partition_result {
+                    let checked = check("ElectLeaders", partition.error_code, partition.error_message.as_ref());
+                    found.insert(name(&topic.topic.0, partition.partition_id), gone_is_fine(checked, &["ElectionNotNeeded"]));
+                }
+            }
+            Ok(ordered(names.iter().map(String::as_str), found))
+        })
+        .await
+    }
+
     async fn count_records(&self, topics: &[Leaders]) -> Each<i64> {
         let (ends, starts) = futures::join!(self.offsets(topics, -1), self.offsets(topics, -2));
         ends.into_iter().zip(starts).map(|(end, start)| Ok(end? - start?)).collect()
@@ -444,6 +483,36 @@ impl Admin for Client {
             not_controller(results.map(|result| check("DeleteAcls", result.error_code, result.error_message.as_ref())).collect())
         })
         .await
+    }
+
+    async fn would_be_refused(&self, principal: &str) -> AdminResult<Vec<AclBinding>> {
+        // 1: any.
+        let request = m::DescribeAclsRequest::default()
+            .with_resource_type_filter(1)
+            .with_resource_name_filter(Some(text(grants::SHADOW_MARK)))
+            .with_pattern_type_filter(1)
+            .with_principal_filter(Some(text(principal)))
+            .with_host_filter(None)
+            .with_operation(1)
+            .with_permission_type(1);
+        let nodes = self.endpoints.iter().chain(&self.controllers);
+        let asked = nodes.map(|endpoint| self.send_to(endpoint.node_id, &request, 3));
+        let mut refusals = Vec::new();
+        for response in futures::future::try_join_all(asked).await? {
+            check("DescribeAcls", response.error_code, response.error_message.as_ref())?;
+            for resource in response.resources {
+                refusals.extend(resource.acls.iter().map(|acl| AclBinding {
+                    resource_type: resource.resource_type,
+                    resource_name: resource.resource_name.to_string(),
+                    pattern_type: resource.pattern_type,
+                    principal: acl.principal.to_string(),
+                    host: acl.host.to_string(),
+                    operation: acl.operation,
+                    permission: acl.permission_type,
+                }));
+            }
+        }
+        Ok(refusals)
     }
 
     async fn alter_scram(&self, changes: &[ScramChange]) -> Each<()> {

@@ -111,6 +111,7 @@ impl Admin for FakeCluster {
             let (resource_type, resource) = match resource {
                 ConfigResource::Topic(topic) => (TOPIC_RESOURCE, topic.clone()),
                 ConfigResource::Brokers => (BROKER_RESOURCE, String::new()),
+                ConfigResource::Broker(id) => (BROKER_RESOURCE, id.to_string()),
             };
             for (key, value) in changes {
                 state.write(MetadataRecord::Config { resource_type, resource: resource.clone(), key: key.clone(), value: value.clone() });
@@ -129,6 +130,9 @@ impl Admin for FakeCluster {
             Ok(())
         });
         each.collect()
+    }
+    async fn elect_preferred_leaders(&self, partitions: &[(String, i32)]) -> Each<()> {
+        partitions.iter().map(|_| Ok(())).collect()
     }
     async fn count_records(&self, topics: &[Leaders]) -> Each<i64> {
         let state = self.state();
@@ -153,6 +157,9 @@ impl Admin for FakeCluster {
         let gone: Vec<(uuid::Uuid, AclBinding)> = gone;
         gone.into_iter().for_each(|(id, _)| state.write(MetadataRecord::RemoveAcl { id }));
         acls.iter().map(|_| Ok(())).collect()
+    }
+    async fn would_be_refused(&self, _principal: &str) -> AdminResult<Vec<AclBinding>> {
+        Ok(Vec::new())
     }
     async fn alter_scram(&self, changes: &[ScramChange]) -> Each<()> {
         let mut state = self.state();

@@ -85,6 +85,29 @@ pub async fn follow(controllers: watch::Receiver<Controllers>, mirror: Arc<Mirro
     }
 }
 
+/// Every committed record from `from` on, with its offset, as far as the log goes when asked: for those who look back at
+/// what happened.
+///
+/// # Errors
+/// No leader among the controllers, or a log that begins later than `from`.
+pub async fn history(controllers: Controllers, from: i64) -> AdminResult<Vec<(i64, MetadataRecord)>> {
+    let endpoints = controllers.endpoints.clone();
+    let (_sender, controllers) = watch::channel(controllers);
+    let mut last = AdminError::Unavailable("no controller leads".into());
+    for endpoint in &endpoints {
+        let tls = controllers.borrow().tls.clone();
+        let position = Position { next: from, ..Position::START };
+        let (mirror, controllers) = (Arc::default(), controllers.clone());
+        let mut follower = Follower { controllers, mirror, position, leader: None, leader_epoch: 0, tried: 0, loading: None };
+        let connection = Connection::open(endpoint, &tls, None).await?;
+        match follower.read_all(&connection).await {
+            Ok(records) => return Ok(records),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
 struct Follower {
     controllers: watch::Receiver<Controllers>,
     mirror: Arc<Mirror>,
@@ -126,6 +149,30 @@ impl Follower {
                 }
             }
         }
+    }
+
+    /// From the position to what is committed at the first answer.
+    async fn read_all(&mut self, connection: &Connection) -> AdminResult<Vec<(i64, MetadataRecord)>> {
+        let (mut all, mut goal) = (Vec::new(), None);
+        while goal.is_none_or(|goal| self.position.next < goal) {
+            match self.fetch(connection).await? {
+                Fetched::Records { records, high_watermark } => {
+                    if high_watermark >= 0 {
+                        goal.get_or_insert(high_watermark);
+                    }
+                    let mut records = BytesMut::from(records);
+                    while let Some(batch) = next_batch(&mut records)? {
+                        all.extend(batch.records.into_iter().filter(|(offset, _)| *offset >= self.position.next));
+                        (self.position.next, self.position.epoch) = (batch.end.max(self.position.next), batch.epoch);
+                    }
+                }
+                Fetched::Elsewhere { epoch, .. } if epoch > self.leader_epoch => self.leader_epoch = epoch,
+                Fetched::Elsewhere { .. } => return Err(AdminError::Unavailable("another controller leads".into())),
+                Fetched::Snapshot { .. } | Fetched::Diverged => return Err(AdminError::Protocol("the log begins later".into())),
+            }
+        }
+        all.retain(|(offset, _)| goal.is_some_and(|goal| *offset < goal));
+        Ok(all)
     }
 
     async fn fetch(&self, connection: &Connection) -> AdminResult<Fetched> {

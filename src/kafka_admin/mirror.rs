@@ -61,6 +61,13 @@ impl Mirror {
         tokio::time::timeout(limit, came).await.unwrap_or(false)
     }
 
+    /// Waits until everything before `offset` is in it, at most for `limit`; false when it did not come to that.
+    pub async fn reaches(&self, offset: i64, limit: Duration) -> bool {
+        let mut position = self.position.subscribe();
+        let reached = position.wait_for(|position| position.is_some_and(|position| position >= offset));
+        tokio::time::timeout(limit, reached).await.is_ok_and(|reached| reached.is_ok())
+    }
+
     /// Takes committed records in; `next` is the offset after them.
     pub fn advance(&self, records: Vec<MetadataRecord>, next: i64) {
         let mut concerned = Vec::new();

@@ -115,6 +115,8 @@ pub enum ConfigResource {
     Topic(String),
     /// Every broker (KIP-226's cluster-wide default).
     Brokers,
+    /// One broker.
+    Broker(i32),
 }
 
 /// Configs to set (`Some`) and to remove (`None`).
@@ -181,12 +183,16 @@ pub trait Admin: Send + Sync {
     async fn delete_topics(&self, ids: &[uuid::Uuid]) -> Each<()>;
     async fn alter_configs(&self, changes: &[(ConfigResource, ConfigChanges)]) -> Each<()>;
     async fn reassign(&self, moves: &[Reassignment]) -> Each<()>;
+    /// Makes the first replica of each partition its leader, where it is in sync (KIP-460).
+    async fn elect_preferred_leaders(&self, partitions: &[(String, i32)]) -> Each<()>;
     /// Records between the start and the end of each topic's log; compaction makes it an upper bound.
     async fn count_records(&self, topics: &[Leaders]) -> Each<i64>;
     /// Bytes of each topic's logs on all brokers together.
     async fn log_bytes(&self) -> AdminResult<BTreeMap<String, i64>>;
     async fn create_acls(&self, acls: &[AclBinding]) -> Each<()>;
     async fn delete_acls(&self, acls: &[AclBinding]) -> Each<()>;
+    /// What every node let a principal in shadow mode do all the same, as rules that deny.
+    async fn would_be_refused(&self, principal: &str) -> AdminResult<Vec<AclBinding>>;
     /// At most one change of a user.
     async fn alter_scram(&self, changes: &[ScramChange]) -> Each<()>;
     /// At most one change of a user.

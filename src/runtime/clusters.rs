@@ -6,7 +6,7 @@ use crate::kafka::metadata_image::Concerned;
 use crate::kafka_admin::batch::BatchedAdmin;
 use crate::kafka_admin::figures::Figures;
 use crate::kafka_admin::mirror::{Change, Mirror};
-use crate::kinds::kafka_cluster::api::{Access, Authentication};
+use crate::kinds::kafka_cluster::api::{Access, Authentication, ShadowPolicy};
 use crate::kinds::reference::ClusterKey;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -43,6 +43,8 @@ pub struct ClusterFacts {
     /// The CA that signs clients' certificates.
     pub clients_ca: KeyedCertificate,
     pub access: Access,
+    /// Whether Users may be in shadow mode.
+    pub shadow: ShadowPolicy,
     /// Names of principals that may do everything.
     pub super_users: Vec<String>,
 }

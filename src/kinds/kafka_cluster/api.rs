@@ -4,6 +4,7 @@
 use crate::conditions::Condition;
 use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -71,6 +72,9 @@ pub struct KafkaClusterSpec {
     /// Whose Topics and Users may refer to this cluster, and what they may be named.
     #[serde(default)]
     pub access: Access,
+    /// When and how the operator may disturb what runs.
+    #[serde(default)]
+    pub rollout: Rollout,
     /// How replicas are moved.
     #[serde(default)]
     pub rebalance: Rebalance,
@@ -236,11 +240,17 @@ pub struct Certificates {
     /// Secret of type kubernetes.io/tls with `tls.crt` and `tls.key` of a CA, labelled `freehold.dev/cluster: <name>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,
+    /// Further CAs whose certificates listeners with MutualTls accept, for Users with ExternalTls: Secrets with their PEM
+    /// under `ca.crt`, labelled `freehold.dev/cluster: <name>`. Such a CA can make a certificate in the name of any User.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[schemars(length(max = 10))]
+    pub client_authorities: Vec<SecretRef>,
     /// Days that a node's certificate is valid.
     #[serde(default = "Certificates::default_validity_days")]
     #[schemars(range(min = 2, max = 3650))]
     pub validity_days: u32,
-    /// Days before its end that a certificate is issued anew. Brokers take it when they start.
+    /// Days before its end that a certificate is issued anew. Nodes take it without a restart.
     #[serde(default = "Certificates::default_renew_before_days")]
     #[schemars(range(min = 1, max = 3649))]
     pub renew_before_days: u32,
@@ -260,6 +270,7 @@ impl Default for Certificates {
         Self {
             issuer: CertificateIssuer::default(),
             secret_ref: None,
+            client_authorities: Vec::new(),
             validity_days: Self::default_validity_days(),
             renew_before_days: Self::default_renew_before_days(),
         }
@@ -291,6 +302,18 @@ pub struct Authorization {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 50), inner(regex(pattern = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")))]
     pub super_users: Vec<String>,
+    /// Whether Users may be in shadow mode: let through where they have no right, and reported.
+    #[serde(default)]
+    pub shadow: ShadowPolicy,
+}
+
+/// Whether Users may be in shadow mode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ShadowPolicy {
+    #[default]
+    Denied,
+    /// Whoever may write Users then gives them every right: for the time of a migration.
+    Allowed,
 }
 
 /// Whose Topics and Users may refer to a cluster.
@@ -331,6 +354,56 @@ pub enum RightsPolicy {
     Any,
     /// Topics, groups and transactional ids that `topicNames` allows in their namespace; nothing on the cluster itself.
     OwnNames,
+}
+
+/// When and how the operator may disturb what runs. A restart that would take a partition under `min.insync.replicas`, or
+/// the quorum under its majority, is never begun.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rollout {
+    /// When restarts and moves may begin; none: at any time. A pod that cannot start is repaired at any time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub maintenance_windows: Vec<MaintenanceWindow>,
+    /// Agrees that partitions with no more replicas than `min.insync.replicas`, and a quorum of one or two controllers, are
+    /// unavailable while their node restarts: no restart could spare them.
+    #[serde(default)]
+    pub allow_unavailable: bool,
+    /// What happens when a new version of Freehold makes pods otherwise than the one before.
+    #[serde(default)]
+    pub operator_upgrade: OperatorUpgrade,
+}
+
+/// A time at which a disruption may begin.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MaintenanceWindow {
+    /// When it opens: minute, hour, day of month, month, day of week, for example `0 2 * * Sat`.
+    #[schemars(length(min = 9, max = 100))]
+    pub cron: String,
+    /// How long it is open.
+    #[schemars(range(min = 1, max = 10080))]
+    pub duration_minutes: u32,
+    /// IANA time zone of the schedule.
+    #[serde(default = "MaintenanceWindow::default_time_zone")]
+    #[schemars(length(min = 1, max = 64))]
+    pub time_zone: String,
+}
+
+impl MaintenanceWindow {
+    fn default_time_zone() -> String {
+        "UTC".to_owned()
+    }
+}
+
+/// What happens when a new version of Freehold makes pods otherwise than the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OperatorUpgrade {
+    /// Pods stay as they are; a warning in status says what would restart and why.
+    #[default]
+    Wait,
+    /// They restart, as after any other change.
+    Restart,
 }
 
 /// How replicas are moved.
@@ -442,6 +515,31 @@ pub struct KafkaClusterStatus {
     /// The metadata quorum.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quorum: Option<QuorumStatus>,
+    /// The one disruption that is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disruption: Option<DisruptionStatus>,
+    /// Broker configs that were set while brokers run: `key`, or `node id/key`. What is in here and no more in the spec goes
+    /// back to its default; others in Kafka are somebody else's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dynamic_configs: Vec<String>,
+}
+
+/// What disturbs the cluster at present; nothing else does while it is here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DisruptionStatus {
+    pub kind: DisruptionKind,
+    /// The nodes that it is about.
+    pub node_ids: Vec<i32>,
+    /// Why, in words.
+    pub why: String,
+    pub since: Time,
+}
+
+/// Kinds of disruptions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DisruptionKind {
+    Restart,
 }
 
 /// Where clients of a listener start.

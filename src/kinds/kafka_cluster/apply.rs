@@ -7,15 +7,18 @@ use super::plan::{self, Step};
 use super::reconcile::Error;
 use super::validate::ValidCluster;
 use crate::certificates::{self, CertificateError, KeyedCertificate, NODE_NAME, OPERATOR_NAME, ORGANIZATION, Purpose};
+use crate::kafka_admin::client::Client;
+use crate::kafka_admin::{Admin, AdminError, Each};
 use crate::kube_io::{self, KubeError, Object};
 use crate::runtime::context::Context;
 use crate::{labels, names};
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What steps are done for and with.
 pub struct Scope<'a> {
@@ -59,6 +62,13 @@ pub async fn apply(scope: &Scope<'_>, step: &Step) -> Result<(), Error> {
         }
         Step::Apply(object) => kube_io::apply(client, namespace, object, labels::CLUSTER).await?,
         Step::Prune(live) => kube_io::delete(client, namespace, live).await?,
+        Step::AlterConfigs(changes) => all(admin(scope)?.alter_configs(changes).await)?,
+        Step::RestartPod { pod, .. } => restart(scope, pod).await?,
+        // One that is not elected this time is asked for again at the next look.
+        Step::ElectLeaders(partitions) => {
+            let failed = admin(scope)?.elect_preferred_leaders(partitions).await.into_iter().find_map(Result::err);
+            failed.into_iter().for_each(|error| tracing::debug!(%error, "not every preferred leader was elected"));
+        }
         Step::SetInSync { pod, in_sync } => set_in_sync(scope, pod, *in_sync).await?,
     }
     Ok(())
@@ -107,6 +117,29 @@ fn identity_map(cluster: &ValidCluster, identity: &Identity) -> Object {
         data: Some(BTreeMap::from([(identity::KEY.to_owned(), text)])),
         ..Default::default()
     })
+}
+
+fn all(results: Each<()>) -> Result<(), AdminError> {
+    results.into_iter().collect()
+}
+
+/// The client with which the brokers were asked.
+fn admin(scope: &Scope<'_>) -> Result<Arc<Client>, Error> {
+    let observed = scope.observed;
+    let connected = scope.context.clients.get(scope.object, &observed.pods, &observed.secrets, observed.given_ca.as_ref());
+    let connected = connected.map_err(|error| AdminError::Unavailable(error.to_string()))?;
+    Ok(connected.ok_or_else(|| AdminError::Unavailable("no broker is ready".into()))?.client)
+}
+
+/// Deletes exactly the pod that was seen: Kafka hands its partitions over before it ends.
+async fn restart(scope: &Scope<'_>, pod: &PodFacts) -> Result<(), KubeError> {
+    let api: Api<Pod> = Api::namespaced(scope.context.client.clone(), &scope.cluster.key.namespace);
+    let preconditions = Preconditions { uid: Some(pod.uid.clone()), resource_version: Some(pod.resource_version.clone()) };
+    match api.delete(&pod.name, &DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }).await {
+        // It is another by now: the next look decides.
+        Err(kube::Error::Api(answer)) if answer.code == 404 || answer.code == 409 => Ok(()),
+        other => other.map(drop).map_err(KubeError::request("delete", "Pod", &pod.name)),
+    }
 }
 
 async fn set_in_sync(scope: &Scope<'_>, pod: &PodFacts, in_sync: bool) -> Result<(), KubeError> {

@@ -79,6 +79,8 @@ impl ClientCache {
         let uid = object.metadata.uid.clone().unwrap_or_default();
         let brokers = endpoints(pods, object, INTERNAL_PORT, |pod| pod.broker);
         let controllers = endpoints(pods, object, CONTROLLER_PORT, |pod| pod.controller);
+        let only_controllers = endpoints(pods, object, CONTROLLER_PORT, |pod| pod.controller && !pod.broker);
+        let same_nodes = |client: &Client| client.endpoints() == (brokers.as_slice(), only_controllers.as_slice());
         let trust = match object.spec.certificates.issuer {
             CertificateIssuer::SelfSigned => secrets.get(&names::cluster_ca(&name)).and_then(|secret| secret.data.get("tls.crt")),
             CertificateIssuer::Secret => given_ca.and_then(|secret| secret.data.get("tls.crt")),
@@ -92,15 +94,15 @@ impl ClientCache {
         if let Some(kept) = all.get_mut(&uid) {
             let same_tls = kept.certificate == own.certificate && kept.trust == *trust;
             let same_controllers = kept.controllers.borrow().endpoints == controllers;
-            if same_tls && same_controllers && kept.connected.client.endpoints() == brokers {
+            if same_tls && same_controllers && same_nodes(&kept.connected.client) {
                 return Ok(Some(kept.connected.clone()));
             }
             let tls = TlsSettings::new(trust, Some((&own.certificate, &own.key)))?;
             if !(same_tls && same_controllers) {
                 kept.controllers.send_replace(Controllers { endpoints: controllers, tls: tls.clone() });
             }
-            if !same_tls || kept.connected.client.endpoints() != brokers {
-                let client = Arc::new(Client::new(brokers, tls, None));
+            if !same_tls || !same_nodes(&kept.connected.client) {
+                let client = Arc::new(Client::new(brokers, tls, None).with_controllers(only_controllers));
                 kept.connected.admin = Arc::new(BatchedAdmin::new(Arc::clone(&client) as _));
                 kept.connected.client = client;
                 kept.current.send_replace(Arc::clone(&kept.connected.admin));
@@ -109,7 +111,7 @@ impl ClientCache {
             return Ok(Some(kept.connected.clone()));
         }
         let tls = TlsSettings::new(trust, Some((&own.certificate, &own.key)))?;
-        let client = Arc::new(Client::new(brokers, tls.clone(), None));
+        let client = Arc::new(Client::new(brokers, tls.clone(), None).with_controllers(only_controllers));
         let admin = Arc::new(BatchedAdmin::new(Arc::clone(&client) as _));
         let connected = Connected { client, admin: Arc::clone(&admin), mirror: Arc::default(), figures: Arc::default() };
         let (controllers, followed) = watch::channel(Controllers { endpoints: controllers, tls });

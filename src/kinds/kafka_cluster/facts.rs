@@ -28,6 +28,7 @@ impl ClusterFacts {
             trust_bundle: String::new(),
             clients_ca: KeyedCertificate { certificate: String::new(), key: String::new() },
             access: spec.access.clone(),
+            shadow: spec.authorization.shadow,
             super_users: spec.authorization.super_users.clone(),
         }
     }

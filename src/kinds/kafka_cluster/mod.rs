@@ -5,6 +5,7 @@ pub mod apply;
 pub mod cleanup;
 pub mod clients;
 pub mod desired;
+pub mod disruption;
 pub mod facts;
 pub mod identity;
 pub mod observe;
@@ -12,5 +13,6 @@ pub mod plan;
 pub mod reconcile;
 pub mod status;
 pub mod validate;
+pub mod windows;
 
 pub use reconcile::KafkaClusterKind;

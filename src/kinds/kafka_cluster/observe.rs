@@ -1,11 +1,14 @@
 //! Reads everything that a KafkaCluster's reconcile needs to know. Reads only.
 
-use super::api::{CertificateIssuer, KafkaCluster};
+use super::api::{CertificateIssuer, KafkaCluster, SecretRef};
 use super::clients;
+use super::desired::server_properties::min_in_sync;
 use super::identity::{self, Identity};
 use super::reconcile::Error;
 use crate::certificates::KeyedCertificate;
-use crate::kafka_admin::{Admin, AdminError, ClusterDescription, QuorumDescription, TopicDescription};
+use crate::kafka::metadata_image::{MetadataImage, TopicImage};
+use crate::kafka::restart::TopicView;
+use crate::kafka_admin::{Admin, AdminError, ClusterDescription, QuorumDescription};
 use crate::kube_io::{self, Live, resource};
 use crate::runtime::context::Context;
 use crate::{labels, names};
@@ -30,6 +33,8 @@ pub struct Observed {
     pub secrets: BTreeMap<String, SecretFacts>,
     /// The Secret that `certificates.secretRef` names: `None` where there is none of that name.
     pub given_ca: Option<SecretFacts>,
+    /// The Secrets of `certificates.clientAuthorities` that there are, by name.
+    pub client_authorities: BTreeMap<String, SecretFacts>,
     pub volumes: Vec<Live>,
     pub pods: Vec<PodFacts>,
     pub kafka: KafkaFacts,
@@ -54,6 +59,7 @@ impl SecretFacts {
 pub struct PodFacts {
     pub name: String,
     pub uid: String,
+    pub resource_version: String,
     pub stateful_set: String,
     pub node_id: i32,
     pub broker: bool,
@@ -64,9 +70,36 @@ pub struct PodFacts {
     /// The readiness gate as it is now.
     pub in_sync: bool,
     pub deleting: bool,
-    pub config_hash: String,
+    /// What it was started with.
+    pub revision: Revision,
     /// Why it does not run, in Kubernetes' words.
     pub trouble: Option<String>,
+}
+
+/// What a pod is started with and keeps to its end: as its StatefulSet's template has it, or as the pod itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Revision {
+    pub image: String,
+    pub config: String,
+    pub template: String,
+    /// The part of the KafkaCluster's spec that all of this is made from.
+    pub spec: String,
+    /// The value of the annotation that asked for a restart.
+    pub requested: Option<String>,
+}
+
+impl Revision {
+    /// Of a pod, or of a pod template.
+    pub fn of(pod: &serde_json::Value) -> Self {
+        let annotation = |key: &str| pod["metadata"]["annotations"][key].as_str().map(str::to_owned);
+        Self {
+            image: pod["spec"]["containers"][0]["image"].as_str().unwrap_or_default().to_owned(),
+            config: annotation(labels::CONFIG_HASH).unwrap_or_default(),
+            template: annotation(labels::TEMPLATE_HASH).unwrap_or_default(),
+            spec: annotation(labels::SPEC_HASH).unwrap_or_default(),
+            requested: annotation(labels::RESTART),
+        }
+    }
 }
 
 /// What the brokers said.
@@ -79,7 +112,10 @@ pub enum KafkaFacts {
     Answered {
         cluster: ClusterDescription,
         quorum: QuorumDescription,
-        topics: Vec<TopicDescription>,
+        /// By the metadata log, read as far as it was committed when the quorum was asked.
+        topics: Vec<TopicView>,
+        /// Dynamic configs by node id; those of every broker under the empty name.
+        configs: BTreeMap<String, BTreeMap<String, String>>,
     },
 }
 
@@ -111,17 +147,21 @@ pub async fn observe(context: &Context, object: &KafkaCluster) -> Result<Observe
         kube_io::list(client, &namespace, &pod, &selector),
     )?;
     let objects: Vec<Live> = objects.into_iter().flatten().collect();
-    let given_ca = match (&object.spec.certificates.issuer, &object.spec.certificates.secret_ref) {
-        (CertificateIssuer::Secret, Some(reference)) => {
-            let found = kube_io::get(client, &namespace, &resource::<Secret>(), &reference.name).await?;
-            // Only Secrets that carry the cluster's label are read: naming another's is no way to use it.
-            found.filter(|live| live.label(labels::CLUSTER) == Some(&name)).map(secret_facts)
-        }
+    let certificates = &object.spec.certificates;
+    // Only Secrets that carry the cluster's label are read: naming another's is no way to use it.
+    let (namespace, name) = (&namespace, &name);
+    let given = |reference: SecretRef| async move {
+        let found = kube_io::get(client, namespace, &resource::<Secret>(), &reference.name).await?;
+        Ok::<_, Error>(found.filter(|live| live.label(labels::CLUSTER) == Some(name)).map(|live| (reference.name, secret_facts(live))))
+    };
+    let given_ca = match (&certificates.issuer, &certificates.secret_ref) {
+        (CertificateIssuer::Secret, Some(reference)) => given(reference.clone()).await?.map(|(_, secret)| secret),
         _ => None,
     };
+    let client_authorities = futures::future::try_join_all(certificates.client_authorities.iter().cloned().map(given)).await?;
     let identity = objects
         .iter()
-        .find(|live| live.resource.kind == "ConfigMap" && live.name() == names::identity(&name))
+        .find(|live| live.resource.kind == "ConfigMap" && live.name() == names::identity(name))
         .and_then(|live| serde_json::from_str(live.value["data"][identity::KEY].as_str()?).ok());
     let pods: Vec<PodFacts> = pods.iter().filter_map(pod_facts).collect();
     let secrets: BTreeMap<String, SecretFacts> = secrets.into_iter().map(|live| (live.name().to_owned(), secret_facts(live))).collect();
@@ -134,6 +174,7 @@ pub async fn observe(context: &Context, object: &KafkaCluster) -> Result<Observe
         objects,
         secrets,
         given_ca,
+        client_authorities: client_authorities.into_iter().flatten().collect(),
         volumes,
         pods,
         kafka,
@@ -179,6 +220,7 @@ pub fn pod_facts(live: &Live) -> Option<PodFacts> {
     Some(PodFacts {
         name: name.to_owned(),
         uid: live.uid().to_owned(),
+        resource_version: live.value["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned(),
         stateful_set: stateful_set.to_owned(),
         node_id: ordinal.parse().ok()?,
         broker: live.label(labels::BROKER) == Some("true"),
@@ -187,7 +229,7 @@ pub fn pod_facts(live: &Live) -> Option<PodFacts> {
         containers_ready: holds("ContainersReady"),
         in_sync: holds(labels::IN_SYNC),
         deleting: live.is_deleting(),
-        config_hash: live.annotation(labels::CONFIG_HASH).unwrap_or_default().to_owned(),
+        revision: Revision::of(&live.value),
         trouble,
     })
 }
@@ -199,18 +241,46 @@ async fn ask_kafka(
     secrets: &BTreeMap<String, SecretFacts>,
     given_ca: Option<&SecretFacts>,
 ) -> KafkaFacts {
-    let admin = match context.clients.get(object, pods, secrets, given_ca) {
-        Ok(Some(connected)) => connected.client,
+    let connected = match context.clients.get(object, pods, secrets, given_ca) {
+        Ok(Some(connected)) => connected,
         Ok(None) => return KafkaFacts::NotAsked,
         Err(error) => return KafkaFacts::Unavailable(error.to_string()),
     };
-    let asked = async { futures::try_join!(admin.describe_cluster(), admin.describe_quorum(), admin.describe_topics()) };
+    let admin = &connected.client;
+    let asked = async {
+        let (cluster, quorum) = futures::try_join!(admin.describe_cluster(), admin.describe_quorum())?;
+        // What is decided about replicas is decided by what is true now: the log as far as the leader says it is committed.
+        if !connected.mirror.reaches(quorum.high_watermark, clients::ASK_LIMIT).await {
+            return Err(AdminError::Unavailable("the metadata log is not read to its end".into()));
+        }
+        Ok((cluster, quorum))
+    };
     let answer = match tokio::time::timeout(clients::ASK_LIMIT, asked).await {
         Ok(answer) => answer,
         Err(_) => Err(AdminError::Deadline(clients::ASK_LIMIT.as_secs())),
     };
     match answer {
-        Ok((cluster, quorum, topics)) => KafkaFacts::Answered { cluster, quorum, topics },
+        Ok((cluster, quorum)) => {
+            let image = connected.mirror.read();
+            let (topics, configs) = (views(&image, min_in_sync(&object.spec)), image.broker_configs().clone());
+            KafkaFacts::Answered { cluster, quorum, topics, configs }
+        }
         Err(error) => KafkaFacts::Unavailable(error.to_string()),
     }
+}
+
+const MIN_IN_SYNC: &str = "min.insync.replicas";
+
+/// Every topic, with what its own config, the brokers' or `default` says of `min.insync.replicas`.
+fn views(image: &MetadataImage, default: i16) -> Vec<TopicView> {
+    let number = |text: &String| text.trim().parse::<usize>().ok();
+    let default = image.brokers_config(MIN_IN_SYNC).and_then(number).unwrap_or(usize::try_from(default).unwrap_or(1));
+    let view = |(name, topic): (&std::sync::Arc<str>, &TopicImage)| TopicView {
+        name: std::sync::Arc::clone(name),
+        min_in_sync: topic.config.get(MIN_IN_SYNC).and_then(number).unwrap_or(default),
+        partitions: topic.partitions.clone(),
+    };
+    let mut views: Vec<_> = image.topics().map(view).collect();
+    views.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    views
 }

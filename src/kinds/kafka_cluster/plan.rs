@@ -1,16 +1,21 @@
 //! Valid cluster and observed world -> the steps that bring them together, and what is waited for. Pure.
 
-use super::api::{CertificateIssuer, KafkaCluster, Role};
+use super::api::{CertificateIssuer, DisruptionStatus, KafkaCluster, Role};
+use super::desired::server_properties::dynamic_configs;
 use super::desired::{self, Trust};
+use super::disruption::{self, RestartReason};
 use super::identity::Identity;
 use super::observe::{KafkaFacts, Observed, PodFacts, SecretFacts};
 use super::validate::{NodeGroup, ValidCluster};
 use crate::certificates::{self, KeyedCertificate};
 use crate::kafka::in_sync;
 use crate::kafka::node_ids::Blocks;
+use crate::kafka::restart::Blocked;
+use crate::kafka_admin::{ConfigChanges, ConfigResource};
 use crate::kube_io::difference::differs;
 use crate::kube_io::{self, Live, Object};
 use crate::{labels, names};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::SignedDuration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -22,6 +27,12 @@ pub struct Plan {
     pub waiting_on: Vec<WaitingOn>,
     /// After these steps there is more to plan at once: what they make, the rest depends on.
     pub look_again: bool,
+    /// The disruption that is under way from now on.
+    pub lease: Option<DisruptionStatus>,
+    /// One ended, and the next may begin: there is no reason to wait.
+    pub look_soon: bool,
+    /// What a person should know although nothing waits for it.
+    pub warnings: Vec<String>,
 }
 
 /// One write.
@@ -54,6 +65,22 @@ pub enum Step {
         pod: PodFacts,
         in_sync: bool,
     },
+    /// Sets (`Some`) and removes (`None`) configs that brokers take while they run.
+    AlterConfigs(Vec<(ConfigResource, ConfigChanges)>),
+    /// Deletes the pod; its StatefulSet makes it anew.
+    RestartPod {
+        pod: Box<PodFacts>,
+        reasons: Vec<RestartReason>,
+    },
+    /// Topics and partitions whose first replica shall lead.
+    ElectLeaders(Vec<(String, i32)>),
+}
+
+impl Plan {
+    /// True when every object is as it should be: only then may pods be made from them.
+    pub fn is_applied(&self) -> bool {
+        !self.steps.iter().any(|step| matches!(step, Step::Apply(_) | Step::UpdateIdentity(_) | Step::IssueNodeCertificates { .. }))
+    }
 }
 
 impl fmt::Display for Step {
@@ -76,6 +103,22 @@ impl fmt::Display for Step {
             }
             Self::Apply(object) => write!(f, "apply {} {}", object.kind(), object.name()),
             Self::Prune(live) => write!(f, "delete {} {}", live.resource.kind, live.name()),
+            Self::AlterConfigs(changes) => {
+                let words = |(resource, changes): &(ConfigResource, ConfigChanges)| {
+                    let keys: Vec<_> = changes.keys().map(String::as_str).collect();
+                    format!(
+                        "{} of {}",
+                        keys.join(", "),
+                        if let ConfigResource::Broker(id) = resource { format!("broker {id}") } else { "all brokers".into() }
+                    )
+                };
+                write!(f, "alter configs: {}", changes.iter().map(words).collect::<Vec<_>>().join("; "))
+            }
+            Self::RestartPod { pod, reasons } => {
+                let reasons: Vec<_> = reasons.iter().map(ToString::to_string).collect();
+                write!(f, "restart pod {}: {}", pod.name, reasons.join("; "))
+            }
+            Self::ElectLeaders(partitions) => write!(f, "elect the preferred leaders of {} partitions", partitions.len()),
             Self::SetInSync { pod, in_sync } => write!(f, "set {} of pod {} to {in_sync}", labels::IN_SYNC, pod.name),
         }
     }
@@ -107,6 +150,18 @@ pub enum WaitingOn {
     Kafka {
         why: String,
     },
+    /// A restart that would harm.
+    Restart {
+        why: Blocked,
+    },
+    /// A maintenance window.
+    Window {
+        opens: Option<Time>,
+    },
+    /// Partitions that shall be led by their preferred replicas again.
+    Leaders {
+        partitions: usize,
+    },
     /// Another, older object of the same name is on its way out.
     Removal {
         kind: String,
@@ -124,6 +179,10 @@ impl fmt::Display for WaitingOn {
             Self::InSync { node_id } => write!(f, "node {node_id} to be in sync"),
             Self::Quorum { voters, of } => write!(f, "the quorum: {voters} of {of} voters have caught up"),
             Self::Kafka { why } => write!(f, "an answer of the brokers: {why}"),
+            Self::Restart { why } => write!(f, "a moment at which a restart harms nothing: {why}"),
+            Self::Window { opens: Some(opens) } => write!(f, "the maintenance window that opens at {}", opens.0),
+            Self::Window { opens: None } => write!(f, "a maintenance window; none of spec.rollout.maintenanceWindows ever opens"),
+            Self::Leaders { partitions } => write!(f, "{partitions} partitions to be led by their preferred replicas"),
             Self::Removal { kind, name } => write!(f, "the old {kind} {name} to be gone"),
         }
     }
@@ -159,8 +218,11 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed) 
         return plan;
     };
     plan_certificates(cluster, observed, &trust, &mut plan);
-    plan_objects(cluster, observed, &identity, &trust, &mut plan);
+    let desired = desired::desired(cluster, &identity, &trust);
+    plan_objects(cluster, &desired, observed, &mut plan);
     plan_pods(cluster, observed, &mut plan);
+    plan_configs(object, cluster, observed, &mut plan);
+    disruption::plan(object, cluster, &desired, observed, &mut plan);
     plan
 }
 
@@ -204,10 +266,9 @@ pub fn clients_authority(cluster: &ValidCluster, observed: &Observed) -> Option<
 }
 
 fn trust(cluster: &ValidCluster, observed: &Observed) -> Option<Trust> {
-    Some(Trust {
-        cluster_ca: cluster_authority(cluster, observed)?.certificate,
-        clients_ca: clients_authority(cluster, observed)?.certificate,
-    })
+    let own = clients_authority(cluster, observed)?.certificate;
+    let given = observed.client_authorities.values().filter_map(|secret| Some(format!("{}\n", secret.data.get("ca.crt")?.trim_end())));
+    Some(Trust { cluster_ca: cluster_authority(cluster, observed)?.certificate, clients_ca: std::iter::once(own).chain(given).collect() })
 }
 
 fn plan_certificates(cluster: &ValidCluster, observed: &Observed, trust: &Trust, plan: &mut Plan) {
@@ -253,9 +314,8 @@ fn is_current(cluster: &ValidCluster, observed: &Observed, trust: &Trust, pem: &
     facts.not_after > observed.now + renew_before && held == hosts.iter().collect() && certificates::signed_by(pem, &trust.cluster_ca)
 }
 
-fn plan_objects(cluster: &ValidCluster, observed: &Observed, identity: &Identity, trust: &Trust, plan: &mut Plan) {
-    let desired = desired::desired(cluster, identity, trust);
-    for object in &desired {
+fn plan_objects(cluster: &ValidCluster, desired: &[Object], observed: &Observed, plan: &mut Plan) {
+    for object in desired {
         let live = observed.objects.iter().find(|live| live.resource.kind == object.kind() && live.name() == object.name());
         match live {
             Some(live) if live.is_deleting() => {
@@ -298,6 +358,37 @@ fn plan_pods(cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
     }
 }
 
+/// Keys of dynamic configs as status keeps them.
+pub fn config_key(resource: &str, key: &str) -> String {
+    if resource.is_empty() { key.to_owned() } else { format!("{resource}/{key}") }
+}
+
+/// Configs that brokers take while they run: those of the spec are set, those that were of the spec go.
+fn plan_configs(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
+    let KafkaFacts::Answered { cluster: described, configs, .. } = &observed.kafka else { return };
+    let wanted = dynamic_configs(cluster);
+    let ours = object.status.as_ref().map(|status| status.dynamic_configs.as_slice()).unwrap_or_default();
+    let none = BTreeMap::new();
+    let mut changes = Vec::new();
+    for resource in wanted.keys().chain(configs.keys()).collect::<BTreeSet<_>>() {
+        let (wanted, found) = (wanted.get(resource).unwrap_or(&none), configs.get(resource).unwrap_or(&none));
+        let set =
+            wanted.iter().filter(|(key, value)| found.get(*key) != Some(value)).map(|(key, value)| (key.clone(), Some(value.clone())));
+        let gone = found.keys().filter(|key| !wanted.contains_key(*key) && ours.contains(&config_key(resource, key)));
+        let altered: ConfigChanges = set.chain(gone.map(|key| (key.clone(), None))).collect();
+        let known = |id: &i32| described.brokers.iter().any(|broker| broker.id == *id);
+        let resource = match resource.parse::<i32>() {
+            Err(_) => Some(ConfigResource::Brokers),
+            // Kafka takes configs of brokers that are registered.
+            Ok(id) => Some(id).filter(known).map(ConfigResource::Broker),
+        };
+        changes.extend(resource.filter(|_| !altered.is_empty()).map(|resource| (resource, altered)));
+    }
+    if !changes.is_empty() {
+        plan.steps.push(Step::AlterConfigs(changes));
+    }
+}
+
 fn plan_pod(pod: &PodFacts, in_sync: &InSync, plan: &mut Plan) {
     let pod_name = || pod.name.clone();
     if pod.deleting {
@@ -322,7 +413,7 @@ pub struct InSync(Option<(BTreeSet<i32>, BTreeSet<i32>)>);
 
 impl InSync {
     pub fn of(kafka: &KafkaFacts) -> Self {
-        let KafkaFacts::Answered { cluster, quorum, topics } = kafka else { return Self(None) };
+        let KafkaFacts::Answered { cluster, quorum, topics, .. } = kafka else { return Self(None) };
         Self(Some((in_sync::brokers(cluster, topics), in_sync::voters(quorum))))
     }
 

@@ -1,10 +1,10 @@
 //! The sequence: observe, validate, desired, plan, apply, status; and the end of a cluster.
 
-use super::api::{DeletionPolicy, KafkaCluster, KafkaClusterStatus};
+use super::api::{DeletionPolicy, DisruptionStatus, KafkaCluster, KafkaClusterStatus};
 use super::apply::{self, Scope};
 use super::clients::Connected;
 use super::observe::{self, KafkaFacts, Observed};
-use super::plan::{self, Plan};
+use super::plan::{self, Plan, Step};
 use super::validate::{self, ValidCluster};
 use super::{cleanup, status};
 use crate::conditions::{Condition, ConditionType, Reason, State};
@@ -14,7 +14,7 @@ use crate::kube_io::{self, resource};
 use crate::labels;
 use crate::runtime::clusters::{Cluster, ClusterFacts};
 use crate::runtime::context::Context;
-use crate::runtime::kind::{Failure, Kind, Outcome, Requeue, Watch};
+use crate::runtime::kind::{Failure, Kind, Notice, Outcome, Requeue, Watch};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -24,6 +24,8 @@ use std::time::Duration;
 
 /// A cluster that is not Ready is looked at so often beside its pods' changes: brokers announce nothing by themselves.
 const LOOK_SOON: Duration = Duration::from_millis(700);
+/// Something ended, and the next thing may begin.
+const LOOK_AT_ONCE: Duration = Duration::from_millis(20);
 /// One that has not been Ready for [`PATIENCE`] waits for a person: then less often.
 const LOOK_LATER: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -63,14 +65,17 @@ impl Kind for KafkaClusterKind {
             return end(&object, &context, &now).await;
         }
         match look(&object, &context).await {
-            Ok((status, state)) => {
+            Ok((status, state, soon)) => {
                 let status = status::with_conditions(status, &object, &state, &now);
+                let notices = begun(&object, &status);
                 let after = match state {
+                    // What is under way is in the status now: it may be done.
+                    _ if soon || !notices.is_empty() => LOOK_AT_ONCE,
                     State::Ready => LOOK_AGAIN,
                     _ if is_old(&status.conditions, &now) => LOOK_LATER,
                     _ => LOOK_SOON,
                 };
-                Outcome { status: Some(status), state, notices: Vec::new(), requeue: Requeue::After(after) }
+                Outcome { status: Some(status), state, notices, requeue: Requeue::After(after) }
             }
             Err(error) => {
                 let (status, state) = status::failed(&object, &error);
@@ -83,13 +88,24 @@ impl Kind for KafkaClusterKind {
     }
 }
 
+/// A disruption that begins, for those who watch events.
+fn begun(object: &KafkaCluster, status: &KafkaClusterStatus) -> Vec<Notice> {
+    let before = object.status.as_ref().and_then(|status| status.disruption.as_ref());
+    let new = status.disruption.as_ref().filter(|lease| before.is_none_or(|before| before.node_ids != lease.node_ids));
+    let notice = |lease: &DisruptionStatus| Notice {
+        reason: Reason::Restarting,
+        message: format!("restarting nodes {}: {}", status::ids(&lease.node_ids), lease.why),
+    };
+    new.map(notice).into_iter().collect()
+}
+
 /// True when the Ready condition has been as it is for longer than [`PATIENCE`].
 fn is_old(conditions: &[Condition], now: &Time) -> bool {
     let ready = conditions.iter().find(|condition| condition.kind == ConditionType::Ready);
     ready.is_some_and(|ready| now.0.duration_since(ready.last_transition_time.0).unsigned_abs() > PATIENCE)
 }
 
-async fn look(object: &KafkaCluster, context: &Context) -> Result<(KafkaClusterStatus, State), Error> {
+async fn look(object: &KafkaCluster, context: &Context) -> Result<(KafkaClusterStatus, State, bool), Error> {
     let mut round = 1;
     let mut object = object.clone();
     loop {
@@ -112,8 +128,13 @@ async fn look(object: &KafkaCluster, context: &Context) -> Result<(KafkaClusterS
                 continue;
             }
         }
-        publish(object, context, &cluster, &observed);
-        return Ok(conclude(object, &cluster, &observed, plan));
+        // Topics and Users come once brokers are configured: a topic takes its defaults when it is made.
+        if !plan.steps.iter().any(|step| matches!(step, Step::AlterConfigs(_))) {
+            publish(object, context, &cluster, &observed);
+        }
+        let soon = plan.look_soon;
+        let (status, state) = conclude(object, &cluster, &observed, plan);
+        return Ok((status, state, soon));
     }
 }
 

@@ -1,8 +1,9 @@
 //! What was learned, or the error -> the new status. Pure.
 
 use super::api::{KafkaCluster, KafkaClusterStatus, ListenerStatus, NodePoolStatus, QuorumStatus, Role, VoterStatus, ZoneStatus};
+use super::desired::server_properties;
 use super::observe::{KafkaFacts, Observed};
-use super::plan::{InSync, Plan};
+use super::plan::{InSync, Plan, config_key};
 use super::reconcile::Error;
 use super::validate::{ValidCluster, is_paused};
 use crate::conditions::{Reason, State, conditions, is_ready};
@@ -10,7 +11,7 @@ use crate::kafka::in_sync::{lag_words, voter_lags};
 use crate::names;
 use crate::runtime::kind::Failure;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The most that is listed of what is waited for: a status is read by people.
 const WAITING_MAX: usize = 10;
@@ -22,6 +23,11 @@ pub fn state(object: &KafkaCluster, observed: &Observed, plan: &Plan) -> State {
     }
     if plan.waiting_on.is_empty() && plan.steps.is_empty() && matches!(observed.kafka, KafkaFacts::Answered { .. }) {
         return State::Ready;
+    }
+    if let Some(lease) = &plan.lease {
+        let waiting = waiting_on(plan);
+        let waiting = if waiting.is_empty() { String::new() } else { format!(": waiting for {}", waiting.join("; ")) };
+        return State::reconciling(Reason::Restarting, format!("restarting nodes {} because {}{waiting}", ids(&lease.node_ids), lease.why));
     }
     let was_ready = object.status.as_ref().is_some_and(|status| status.kafka_version.is_some());
     let reason = if was_ready { Reason::Recovering } else { Reason::Starting };
@@ -56,7 +62,9 @@ pub fn learned(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observe
         node_pools: node_pools(cluster, observed, &nodes),
         quorum: quorum(&observed.kafka).or(old.quorum.clone()),
         waiting_on: waiting_on(plan),
-        warnings: cluster.warnings.iter().cloned().chain(outdated(cluster, observed)).collect(),
+        warnings: cluster.warnings.iter().chain(&plan.warnings).cloned().collect(),
+        disruption: plan.lease.clone(),
+        dynamic_configs: dynamic_configs(cluster, observed, &old),
         ..concluded(object, old, state)
     }
 }
@@ -133,24 +141,22 @@ fn quorum(kafka: &KafkaFacts) -> Option<QuorumStatus> {
     Some(QuorumStatus { summary: format!("{caught_up}/{}", voters.len()), leader: (quorum.leader >= 0).then_some(quorum.leader), voters })
 }
 
-/// Pods that run another configuration than the spec's.
-fn outdated(cluster: &ValidCluster, observed: &Observed) -> Option<String> {
-    let wanted = |pod: &str| {
-        let group = cluster.groups.iter().find(|group| group.stateful_set == pod)?;
-        let live = observed.objects.iter().find(|live| live.resource.kind == "StatefulSet" && live.name() == group.stateful_set)?;
-        live.value["spec"]["template"]["metadata"]["annotations"][crate::labels::CONFIG_HASH].as_str()
+/// Node ids in words.
+pub fn ids(ids: &[i32]) -> String {
+    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The configs that are ours in Kafka: those of the spec, and those that were and are still there.
+fn dynamic_configs(cluster: &ValidCluster, observed: &Observed, old: &KafkaClusterStatus) -> Vec<String> {
+    let keys = |configs: &BTreeMap<String, BTreeMap<String, String>>| {
+        configs.iter().flat_map(|(resource, configs)| configs.keys().map(|key| config_key(resource, key))).collect::<BTreeSet<_>>()
     };
-    let mut pods: Vec<_> = observed
-        .pods
-        .iter()
-        .filter(|pod| wanted(&pod.stateful_set).is_some_and(|hash| hash != pod.config_hash))
-        .map(|pod| pod.name.as_str())
-        .collect();
-    pods.sort_unstable();
-    (!pods.is_empty()).then(|| {
-        format!(
-            "pods with an older configuration: {}; a pod takes the new one when it starts again, this version restarts none by itself",
-            pods.join(", ")
-        )
-    })
+    let mut ours = keys(&server_properties::dynamic_configs(cluster));
+    if let KafkaFacts::Answered { configs, .. } = &observed.kafka {
+        let found = keys(configs);
+        ours.extend(old.dynamic_configs.iter().filter(|key| found.contains(*key)).cloned());
+    } else {
+        ours.extend(old.dynamic_configs.iter().cloned());
+    }
+    ours.into_iter().collect()
 }

@@ -2,6 +2,7 @@
 
 use super::api::{CertificateIssuer, ClusterState, KafkaCluster, KafkaClusterSpec, NodePool, Role};
 use super::observe::{Observed, SecretFacts};
+use super::windows;
 use crate::certificates;
 use crate::kafka::config::{self, Definitions};
 use crate::kafka::node_ids::{BLOCK, Blocks, Slot, allocate};
@@ -19,6 +20,8 @@ pub struct ValidCluster {
     pub owner: OwnerReference,
     pub spec: KafkaClusterSpec,
     pub image: String,
+    /// The value of the annotation that asks for a restart of every node.
+    pub restart: Option<String>,
     pub operator_namespace: String,
     pub blocks: Blocks,
     /// Node groups in the order of their first node id.
@@ -97,6 +100,7 @@ pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidClust
     }
     check_identity(spec, observed, &mut invalid);
     check_authority(spec, observed.given_ca.as_ref(), &key.name, &mut invalid);
+    check_client_authorities(spec, observed, &key.name, &mut invalid);
     check_pools(spec, observed, &mut invalid);
     check_replication(spec, &mut invalid);
     let controllers = sum(spec, Role::Controller);
@@ -117,6 +121,11 @@ pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidClust
     {
         invalid("spec.access.topicNames.pattern", format!("not a regular expression: {}", why.replace('\n', " ")));
     }
+    for (index, window) in spec.rollout.maintenance_windows.iter().enumerate() {
+        if let Err(why) = windows::schedule(window) {
+            invalid(&format!("spec.rollout.maintenanceWindows[{index}]"), why);
+        }
+    }
     let slots = slots(spec);
     let given = observed
         .identity
@@ -133,6 +142,7 @@ pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidClust
         owner: kube_io::owner(object),
         spec: sorted(spec),
         image: observed.image.clone().unwrap_or_default(),
+        restart: object.metadata.annotations.as_ref().and_then(|all| all.get(crate::labels::RESTART)).cloned(),
         operator_namespace: observed.operator_namespace.clone(),
         blocks,
         groups,
@@ -225,6 +235,22 @@ fn check_authority(spec: &KafkaClusterSpec, given: Option<&SecretFacts>, cluster
         && let Err(error) = certificates::check_authority(&authority)
     {
         invalid(field, format!("Secret {}: {error}", reference.name));
+    }
+}
+
+fn check_client_authorities(spec: &KafkaClusterSpec, observed: &Observed, cluster: &str, invalid: &mut impl FnMut(&str, String)) {
+    for reference in &spec.certificates.client_authorities {
+        let (field, name) = (format!("spec.certificates.clientAuthorities[{}]", reference.name), &reference.name);
+        let secret = observed.client_authorities.get(name);
+        match secret.map(|secret| secret.data.get("ca.crt")) {
+            None => invalid(&field, format!("no Secret {name} with the label freehold.dev/cluster: {cluster}; create it or label it")),
+            Some(None) => invalid(&field, format!("Secret {name} has no key ca.crt; it needs the CA's certificate there, as PEM")),
+            Some(Some(pem)) => {
+                if let Err(error) = certificates::check_trusted(pem) {
+                    invalid(&field, format!("Secret {name}, ca.crt: {error}"));
+                }
+            }
+        }
     }
 }
 

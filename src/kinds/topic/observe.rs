@@ -55,7 +55,7 @@ pub async fn observe(context: &Context, object: &Topic) -> Result<Result<(Observ
             |topic: &TopicImage| topic.partitions.iter().any(|partition| partition.is_moving() || Some(partition.replicas.len()) != factor);
         let brokers =
             if factor.is_some() && topic.as_ref().is_some_and(moves) { brokers(&image, &cluster.facts) } else { Brokers::default() };
-        (topic, brokers, image.brokers_config().clone())
+        (topic, brokers, image.broker_configs().get("").cloned().unwrap_or_default())
     };
     let mut holds_records = false;
     if let (true, Some(topic)) = (object.metadata.deletion_timestamp.is_some(), &topic) {

@@ -6,7 +6,8 @@ use super::status::Learned;
 use super::{apply, desired, observe, plan, status, validate};
 use crate::conditions::{Condition, Reason, State};
 use crate::kafka::metadata_image::{Concerned, MetadataImage};
-use crate::kafka::topic_plan;
+use crate::kafka::topic_plan::{self, TopicChange};
+use crate::kafka_admin::figures::Figure;
 use crate::kinds::dependence::Dependence;
 use crate::kinds::drift;
 use crate::kinds::error::Error;
@@ -64,6 +65,7 @@ impl Kind for TopicKind {
 async fn look(object: &Arc<Topic>, context: &Context) -> Result<Look<Learned>, Error> {
     let mut object = Arc::clone(object);
     let mut drift = Vec::new();
+    let mut created = false;
     for _ in 0..ROUNDS_MAX {
         let (observed, cluster) = match observe::observe(context, &object).await? {
             Ok(observed) => observed,
@@ -88,9 +90,12 @@ async fn look(object: &Arc<Topic>, context: &Context) -> Result<Look<Learned>, E
                 ),
             };
             let notices = drift::notices(&drift);
-            let learned = Learned { topic: observed.topic, figure: observed.figure, progress, drift };
+            // What was just made is empty: not a write of its own a minute later.
+            let figure = observed.figure.or(created.then(Figure::default));
+            let learned = Learned { topic: observed.topic, figure, progress, drift };
             return Ok(Look { learned, state, notices, after: LOOK_ANYHOW });
         }
+        created |= plan.steps.iter().any(|step| matches!(step, Step::Change(TopicChange::Create(_))));
         for step in &plan.steps {
             tracing::debug!(topic = topic.name, %step, "step");
             if let Some(changed) = apply::apply(&context.client, &cluster.admin, &object, &topic.name, step).await? {

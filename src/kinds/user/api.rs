@@ -48,6 +48,9 @@ pub struct UserSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 200))]
     pub acls: Vec<AclRule>,
+    /// What happens to what it has no right to.
+    #[serde(default)]
+    pub authorization: UserAuthorization,
     /// Limits; none where a field is left out.
     #[serde(default)]
     pub quotas: Quotas,
@@ -190,6 +193,24 @@ pub struct AdminGrant {
     #[schemars(length(max = 100), inner(length(min = 1, max = 249)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub groups: Vec<String>,
+}
+
+/// What happens to what a user has no right to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UserAuthorization {
+    #[serde(default)]
+    pub mode: AuthorizationMode,
+}
+
+/// The modes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AuthorizationMode {
+    /// It is refused.
+    #[default]
+    Enforce,
+    /// It is let through, and listed in `status.wouldBeRefused`. Only where the cluster's `authorization.shadow` is Allowed.
+    Shadow,
 }
 
 /// Limits of a user, on each broker (KIP-13, KIP-124, KIP-599).
@@ -344,6 +365,9 @@ pub struct UserStatus {
     /// Rules in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acls: Option<i32>,
+    /// In shadow mode: what the brokers would have refused in the last 24 hours and the rights still do not allow.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub would_be_refused: Vec<String>,
     /// The credential in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credential: Option<CredentialStatus>,

@@ -1,6 +1,6 @@
 //! Valid user -> its ACLs, and the Secret for a credential. Pure; cannot fail.
 
-use super::api::{AclOperation, AclPattern, AclPermission, AclResourceType, AclRule, Grant, User};
+use super::api::{AclOperation, AclPattern, AclPermission, AclResourceType, AclRule, AuthorizationMode, Grant, User};
 use super::secrets::{self, Marks};
 use super::validate::{ValidUser, principal};
 use crate::certificates::KeyedCertificate;
@@ -41,6 +41,9 @@ pub struct Pkcs12 {
 pub fn acls(object: &User, name: &str) -> Vec<AclBinding> {
     let rules = object.spec.acls.iter().flat_map(|rule| rule.operations.iter().map(move |operation| acl(rule, *operation, name)));
     let mut acls: Vec<_> = rules.chain(object.spec.grants.iter().flat_map(|one| grant(one, name))).collect();
+    if object.spec.authorization.mode == AuthorizationMode::Shadow {
+        acls.extend(grants::shadow(&principal(name)));
+    }
     acls.sort_unstable();
     acls.dedup();
     acls

@@ -1,8 +1,9 @@
 //! Reads what a User's reconcile needs to know. Reads only, and nearly all of it from memory.
 
-use super::api::User;
+use super::api::{AuthorizationMode, User};
 use super::secrets::{SecretFacts, texts};
-use super::validate::{principal_name, secret_name};
+use super::validate::{principal, principal_name, secret_name};
+use crate::kafka::grants;
 use crate::kafka::metadata_image::PrincipalImage;
 use crate::kinds::dependence::{self, Dependence};
 use crate::kinds::error::Error;
@@ -67,6 +68,18 @@ pub async fn observe(context: &Context, object: &User) -> Result<Result<(Observe
         older: context.users.held_by_other(&claim, object),
     };
     Ok(Ok((observed, cluster)))
+}
+
+/// Refusals that are listed: a status is read by people.
+const REFUSALS_MAX: usize = 50;
+
+/// What the brokers let through because of shadow mode, in words; nothing of a user that is not in it.
+pub async fn would_be_refused(object: &User, cluster: &Cluster, name: &str) -> Result<Vec<String>, Error> {
+    if object.spec.authorization.mode == AuthorizationMode::Enforce {
+        return Ok(Vec::new());
+    }
+    let refusals = cluster.admin.direct().would_be_refused(&principal(name)).await?;
+    Ok(grants::refusals(&refusals).into_iter().take(REFUSALS_MAX).collect())
 }
 
 /// The password that a Secret gives; only asked for when it is set in Kafka.

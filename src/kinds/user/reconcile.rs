@@ -1,6 +1,6 @@
 //! The sequence: observe, validate, desired, plan, apply, status; and the end of a User.
 
-use super::api::{CredentialStatus, User, UserAuthenticationType, UserStatus};
+use super::api::{AuthorizationMode, CredentialStatus, User, UserAuthenticationType, UserStatus};
 use super::apply::{self, Scope};
 use super::plan::{Plan, Step, Why};
 use super::status::Learned;
@@ -25,6 +25,9 @@ use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Brokers announce nothing of what they let through.
+const LOOK_AT_SHADOW: Duration = Duration::from_secs(10);
 
 /// The kind, for the driver.
 pub struct UserKind;
@@ -94,8 +97,12 @@ async fn look(object: &Arc<User>, context: &Context) -> Result<Look<Learned>, Er
                 let not_after = secret.marks.not_after.map(Time);
                 Some(CredentialStatus { since: Time(secret.marks.since?), not_after, rotated: secret.marks.rotated })
             });
-            let learned = Learned { acls: Some(desired::acls(&object, &user.name)), credential, drift: found };
-            return Ok(Look { learned, state: State::Ready, notices, after: LOOK_ANYHOW });
+            let would_be_refused = observe::would_be_refused(&object, &cluster, &user.name).await?;
+            notices.extend(newly_refused(&object, &would_be_refused));
+            let after = if object.spec.authorization.mode == AuthorizationMode::Shadow { LOOK_AT_SHADOW } else { LOOK_ANYHOW };
+            let acls = Some(desired::acls(&object, &user.name));
+            let learned = Learned { acls, credential, would_be_refused: Some(would_be_refused), drift: found };
+            return Ok(Look { learned, state: State::Ready, notices, after });
         }
         let writes = steps.iter().any(|step| matches!(step, Step::WriteCredential(_)));
         let given = if writes { observe::given_password(context, &object).await? } else { None };
@@ -154,6 +161,14 @@ async fn act(
     };
     cluster.mirror.wait(SEEN_LIMIT, seen).await;
     Ok(object)
+}
+
+/// What the brokers would refuse and the status does not say yet.
+fn newly_refused(object: &User, refusals: &[String]) -> Option<Notice> {
+    let known = object.status.as_ref().map(|status| status.would_be_refused.as_slice()).unwrap_or_default();
+    let new: Vec<_> = refusals.iter().filter(|one| !known.contains(one)).cloned().collect();
+    let message = format!("without shadow mode it would be refused: {}", new.join("; "));
+    (!new.is_empty()).then_some(Notice { reason: Reason::WouldBeRefused, message })
 }
 
 /// What a rotation means for clients.

@@ -1,12 +1,12 @@
 //! Spec and observed world -> a valid user, or everything that is wrong. Pure.
 
-use super::api::{AclPattern, AclResourceType, User, UserAuthenticationType};
+use super::api::{AclPattern, AclResourceType, AuthorizationMode, User, UserAuthenticationType};
 use super::observe::Observed;
 use crate::conditions::Reason;
 use crate::kafka::grants;
 use crate::kinds::access;
 use crate::kinds::error::Invalid;
-use crate::kinds::kafka_cluster::api::{Authentication, RightsPolicy};
+use crate::kinds::kafka_cluster::api::{Authentication, RightsPolicy, ShadowPolicy};
 use crate::kinds::kafka_cluster::validate::quantity_bytes;
 use crate::names;
 use crate::runtime::clusters::{ClientListener, ClusterFacts};
@@ -80,6 +80,7 @@ pub fn check(object: &User, cluster: &ClusterFacts, at_home: bool) -> Vec<Invali
             (_, None) => invalids.push(Invalid::new(field, "missing; give a name, a prefix with pattern Prefixed, or *")),
         }
     }
+    check_shadow(object, cluster, &mut invalids);
     let name = principal_name(object);
     if !at_home && cluster.super_users.iter().any(|user| user == name) {
         let why =
@@ -94,6 +95,29 @@ pub fn check(object: &User, cluster: &ClusterFacts, at_home: bool) -> Vec<Invali
         invalids.push(invalid);
     }
     invalids
+}
+
+/// Shadow mode lets everything through: the cluster decides whether it may be.
+fn check_shadow(object: &User, cluster: &ClusterFacts, invalids: &mut Vec<Invalid>) {
+    if object.spec.authorization.mode == AuthorizationMode::Shadow && cluster.shadow == ShadowPolicy::Denied {
+        let why = "Shadow lets through what the user has no right to, which the cluster does not allow; set Enforce, or the KafkaCluster's spec.authorization.shadow to Allowed";
+        invalids.push(Invalid::new("spec.authorization.mode", why));
+    }
+    let is_mark = |name: &String| name.trim_end_matches('*') == grants::SHADOW_MARK;
+    let rules = object
+        .spec
+        .acls
+        .iter()
+        .enumerate()
+        .map(|(index, rule)| (format!("spec.acls[{index}].resource.name"), rule.resource.name.iter().collect::<Vec<_>>()));
+    let ids = object.spec.grants.iter().enumerate().map(|(index, grant)| {
+        (format!("spec.grants[{index}].transactional.ids"), grant.transactional.iter().flat_map(|grant| &grant.ids).collect())
+    });
+    for (field, names) in rules.chain(ids) {
+        if names.into_iter().any(is_mark) {
+            invalids.push(Invalid::new(field, "this name means shadow mode; set spec.authorization.mode instead"));
+        }
+    }
 }
 
 /// Rights on nothing but names that are the namespace's own.

@@ -235,6 +235,8 @@ pub fn remove_cgroups() -> Result<()> {
 pub fn wait_ready(layout: &Layout, bin: &Path) -> Result<()> {
     let path = "jsonpath={range .items[*]}{.metadata.name}={.status.conditions[?(@.type==\"Ready\")].status} {end}";
     shell::wait_for("three nodes Ready", Duration::from_secs(180), || {
+        // A kubelet ends when its containerd listens but is not initialized yet: then it is started again.
+        NODES.iter().try_for_each(|node| start(layout, bin, node))?;
         let seen = shell::output(kubectl(layout, bin).args(["get", "nodes", "-o", path]))?;
         Ok((seen.matches("=True").count() != NODES.len()).then_some(seen))
     })

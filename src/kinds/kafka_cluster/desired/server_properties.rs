@@ -6,6 +6,7 @@ use super::super::api::{Authentication, KafkaClusterSpec, Listener, Role};
 use super::super::validate::{self, NodeGroup, ValidCluster};
 use super::{CONTROLLER_PORT, INTERNAL_PORT};
 use crate::certificates::{NODE_NAME, OPERATOR_NAME, ORGANIZATION};
+use crate::kafka::config;
 use crate::names;
 use std::collections::BTreeMap;
 
@@ -14,13 +15,35 @@ pub const TLS_FOLDER: &str = "/etc/kafka/tls";
 const CONTROLLER: &str = "CONTROLLER";
 const INTERNAL: &str = "INTERNAL";
 
-/// All properties: what Freehold sets wins over the pool's own, those over the cluster's, those over defaults.
+/// What a node reads at its start: what Freehold sets wins over the pool's own, those over the cluster's, those over
+/// defaults. What a broker takes while it runs is not among them: see [`dynamic_configs`].
 pub fn server_properties(cluster: &ValidCluster, group: &NodeGroup) -> BTreeMap<String, String> {
     let mut properties = defaults(validate::sum(&cluster.spec, Role::Broker));
     properties.extend(cluster.spec.config.clone());
-    properties.extend(group.pool.config.clone());
+    properties.retain(|key, _| !is_dynamic(cluster, key));
+    let own = group.pool.config.iter().filter(|(key, _)| !(group.is(Role::Broker) && is_dynamic(cluster, key)));
+    properties.extend(own.map(|(key, value)| (key.clone(), value.clone())));
     properties.extend(owned(cluster, group));
     properties
+}
+
+fn is_dynamic(cluster: &ValidCluster, key: &str) -> bool {
+    config::definitions(&cluster.spec.version).is_some_and(|definitions| config::is_dynamic(definitions, key))
+}
+
+/// The configs that brokers take while they run (KIP-226), by node id; those of every broker under the empty name.
+pub fn dynamic_configs(cluster: &ValidCluster) -> BTreeMap<String, BTreeMap<String, String>> {
+    let dynamic = |configs: BTreeMap<String, String>| configs.into_iter().filter(|(key, _)| is_dynamic(cluster, key)).collect();
+    let mut shared = defaults(validate::sum(&cluster.spec, Role::Broker));
+    shared.extend(cluster.spec.config.clone());
+    let mut all = BTreeMap::from([(String::new(), dynamic(shared))]);
+    for group in cluster.groups_of(Role::Broker) {
+        let own: BTreeMap<_, _> = dynamic(group.pool.config.clone());
+        if !own.is_empty() {
+            all.extend(group.node_ids().map(|id| (id.to_string(), own.clone())));
+        }
+    }
+    all
 }
 
 /// `min.insync.replicas` of topics that set none.
@@ -83,8 +106,9 @@ fn owned(cluster: &ValidCluster, group: &NodeGroup) -> BTreeMap<String, String> 
     set("listeners", join(""));
     set("advertised.listeners", join(&host));
     set("listener.security.protocol.map", protocols.join(","));
-    set("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer".into());
+    set("authorizer.class.name", "dev.freehold.kafka.ShadowAuthorizer".into());
     set("super.users", super_users(cluster));
+    set("ssl.engine.factory.class", "dev.freehold.kafka.ReloadingSslEngineFactory".into());
     for name in [CONTROLLER, INTERNAL] {
         tls(&mut set, name, Some("cluster-ca.crt"));
     }

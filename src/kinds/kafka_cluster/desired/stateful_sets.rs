@@ -3,7 +3,7 @@
 //! OnDelete: the operator, not the StatefulSet controller, chooses which pods restart and when. Ordinals start at the
 //! group's first node id, so that a pod's index is its node id.
 
-use super::super::api::Role;
+use super::super::api::{KafkaClusterSpec, Role};
 use super::super::identity::Identity;
 use super::super::validate::{NodeGroup, ValidCluster};
 use super::{config_maps, containers, metadata, pod_selector, volumes};
@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, PodReadinessGate, PodSecurityContext, PodSpec, PodTemplateSpec, SeccompProfile, TopologySpreadConstraint,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
@@ -50,11 +51,39 @@ pub fn stateful_set(cluster: &ValidCluster, group: &NodeGroup, identity: &Identi
     }
 }
 
-/// Hash of what a node has from its start and cannot change later: its pod's template and its server.properties.
-fn config_hash(template: &PodTemplateSpec, config: &ConfigMap) -> String {
+fn hash(text: &str) -> String {
+    Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What a node has from its start and keeps to its end, as annotations by which a pod that is out of date is known. The
+/// image is in the pod itself.
+fn revision(cluster: &ValidCluster, template: &PodTemplateSpec, config: &ConfigMap) -> BTreeMap<String, String> {
     let server = config.data.as_ref().and_then(|data| data.get(config_maps::SERVER)).map(String::as_str).unwrap_or_default();
-    let template = serde_json::to_string(template).expect("a pod template serializes");
-    Sha256::new().chain_update(template).chain_update(server).finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    // Where controllers are is a hint for a node's first contact alone: others than it knows change nothing.
+    let server: Vec<_> = server.lines().filter(|line| !line.starts_with("controller.quorum.bootstrap.servers=")).collect();
+    let mut template = template.clone();
+    for container in template.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
+        container.image = None;
+    }
+    let template = serde_json::to_string(&template).expect("a pod template serializes");
+    let mut all = BTreeMap::from([
+        (labels::CONFIG_HASH.to_owned(), hash(&server.join("\n"))),
+        (labels::TEMPLATE_HASH.to_owned(), hash(&template)),
+        (labels::SPEC_HASH.to_owned(), hash(&what_pods_depend_on(&cluster.spec))),
+    ]);
+    all.extend(cluster.restart.clone().map(|value| (labels::RESTART.to_owned(), value)));
+    all
+}
+
+/// The part of a spec that a change of the spec must be in to change a pod: where it is the same and the pod's template is
+/// another, this operator makes pods otherwise than the one before it.
+fn what_pods_depend_on(spec: &KafkaClusterSpec) -> String {
+    let pools: Vec<_> = spec
+        .node_pools
+        .iter()
+        .map(|pool| json!([pool.name, pool.roles, pool.zones, pool.replicas, pool.resources, pool.jvm, pool.config, pool.pod_template]))
+        .collect();
+    json!([spec.version, spec.config, pools, spec.listeners, spec.authorization.super_users]).to_string()
 }
 
 fn template(cluster: &ValidCluster, group: &NodeGroup, config: &ConfigMap) -> PodTemplateSpec {
@@ -93,8 +122,8 @@ fn template(cluster: &ValidCluster, group: &NodeGroup, config: &ConfigMap) -> Po
             ..Default::default()
         }),
     };
-    let hash = config_hash(&template, config);
-    template.metadata.get_or_insert_default().annotations.get_or_insert_default().insert(labels::CONFIG_HASH.into(), hash);
+    let revision = revision(cluster, &template, config);
+    template.metadata.get_or_insert_default().annotations.get_or_insert_default().extend(revision);
     template
 }
 

@@ -38,12 +38,11 @@ fn an_application_lives_in_a_namespace_of_its_own() {
     names_are_the_namespaces_own(&kubectl);
     kubectl.apply(&topic("placed", "topicName: life.order.placed, partitions: 2")).unwrap();
     let rights = "grants: [{produce: {topics: [\"life.order.*\"]}}, {consume: {topics: [life.order.placed], groups: [\"life.*\"]}}]";
-    kubectl.apply(&user("app", &format!("authentication: {{type: ScramSha512}}, {rights}, secret: {{pkcs12: true}}"))).unwrap();
+    kubectl.apply(&user("app", &format!("authentication: {{type: ScramSha512}}, {rights}"))).unwrap();
     kubectl.wait_ready("topic", NAMESPACE, "placed", LONG).unwrap();
     kubectl.wait_ready("user", NAMESPACE, "app", LONG).unwrap();
     let seen = kubectl.get("user", NAMESPACE, "app").unwrap().unwrap();
     assert!(seen["status"]["grants"].to_string().contains("Allow Write, Describe on Topic life.order.*"), "{}", seen["status"]["grants"]);
-    the_stores_open(&kubectl);
 
     let client = Client { namespace: NAMESPACE.into(), secret: "app-kafka".into(), image, topic: "life.order.placed".into() };
     let acknowledged = produce_through_a_rotation(&kubectl, &client);
@@ -89,23 +88,6 @@ fn names_are_the_namespaces_own(kubectl: &Kubectl) {
     assert_eq!(reason, "NameNotAllowed");
     assert!(message.contains("spec.grants[0].consume.topics"), "{message}");
     kubectl.delete("user", NAMESPACE, "greedy", LONG).unwrap();
-}
-
-/// The PKCS#12 truststore is one, for the JVM's own tool.
-fn the_stores_open(kubectl: &Kubectl) {
-    use base64::prelude::{BASE64_STANDARD, Engine};
-    let found = kubectl.get("secret", NAMESPACE, "app-kafka").unwrap().unwrap();
-    let bytes = |key: &str| BASE64_STANDARD.decode(found["data"][key].as_str().unwrap()).unwrap();
-    let file = std::env::temp_dir().join(format!("freehold-{}.p12", std::process::id()));
-    std::fs::write(&file, bytes("truststore.p12")).unwrap();
-    let password = String::from_utf8(bytes("pkcs12.password")).unwrap();
-    let listed = shell::output(
-        shell::command("keytool", ["-list", "-storetype", "PKCS12", "-keystore", &file.to_string_lossy()])
-            .args(["-storepass:env", "STORE_PASSWORD"])
-            .env("STORE_PASSWORD", password),
-    );
-    std::fs::remove_file(&file).unwrap();
-    assert!(listed.unwrap().contains("trustedCertEntry"));
 }
 
 /// A Deployment of one replica that produces until it is told to end.

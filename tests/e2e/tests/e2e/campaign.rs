@@ -124,6 +124,11 @@ fn every_field_of_a_user_is_followed_or_refused() {
     let given = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "given", "namespace": "shop", "labels": {"freehold.dev/user": "campaign"}},
         "stringData": {"password": "correct-horse-battery", "other": "staple-battery-horse"}});
     kubectl.apply(&given.to_string()).unwrap();
+    let shadow = |policy: &str| {
+        let patch = json!({"spec": {"authorization": {"shadow": policy}}}).to_string();
+        kubectl.run(&["patch", "kafkacluster", "demo", "--namespace", "kafka", "--type=merge", "-p", &patch]).unwrap();
+    };
+    shadow("Allowed");
     let base = json!({"clusterRef": {"name": "demo", "namespace": "kafka"}, "authentication": {"type": "ScramSha512"}});
     Campaign { kubectl: kubectl.clone(), kind: "User", base }.run(&fields, |admin, object| {
         let user: User = serde_json::from_value(object.clone()).map_err(|error| error.to_string())?;
@@ -143,6 +148,7 @@ fn every_field_of_a_user_is_followed_or_refused() {
         }
         agrees_secret(object)
     });
+    shadow("Denied");
     kubectl.delete("secret", "shop", "given", LONG).unwrap();
 }
 
@@ -309,6 +315,13 @@ fn user_fields() -> Vec<Field> {
             rule(json!({"host": "*"})),
             no_rules(),
             json!({"acls": [{"resource": {"type": "Topic", "name": "a"}, "operations": ["Read"], "host": ""}]}),
+        ),
+        field(
+            "authorization.mode",
+            Some(json!({"authorization": {"mode": "Shadow"}})),
+            Some(json!({"authorization": {"mode": "Enforce"}})),
+            Some(json!({"authorization": null})),
+            json!({"authorization": {"mode": "Sometimes"}}),
         ),
         field(
             "quotas.producerByteRate",

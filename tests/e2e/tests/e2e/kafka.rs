@@ -109,3 +109,18 @@ pub async fn quotas(admin: &Client) -> AdminResult<BTreeMap<String, BTreeMap<Str
     }
     Ok(all)
 }
+
+/// A dynamic config of every broker; `None` where none is set.
+pub async fn broker_config(admin: &Client, key: &str) -> AdminResult<Option<String>> {
+    // 4: brokers; the empty name: all of them.
+    let resource = m::describe_configs_request::DescribeConfigsResource::default()
+        .with_resource_type(4)
+        .with_resource_name(text(""))
+        .with_configuration_keys(Some(vec![text(key)]));
+    let response = admin.send(&m::DescribeConfigsRequest::default().with_resources(vec![resource]), 4).await?;
+    let result = response.results.first().ok_or_else(|| AdminError::Protocol("DescribeConfigs without a result".into()))?;
+    check("DescribeConfigs", result.error_code)?;
+    // 3: the dynamic default of brokers.
+    let entry = result.configs.iter().find(|entry| &*entry.name == key && entry.config_source == 3);
+    Ok(entry.and_then(|entry| entry.value.as_ref()).map(ToString::to_string))
+}

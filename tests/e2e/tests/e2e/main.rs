@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "what was measured is printed")]
 
 mod application;
+mod authorization;
 mod bad_inputs;
 mod campaign;
 mod chaos;
@@ -14,6 +15,8 @@ mod failures;
 mod kafka;
 mod leader;
 mod lifecycle;
+mod oracle;
 mod quickstart;
 mod refused;
+mod rolls;
 mod world;

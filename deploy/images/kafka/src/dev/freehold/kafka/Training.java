@@ -38,7 +38,7 @@ final class Training {
                 "listener.name.scram.scram-sha-512.sasl.jaas.config",
                 "org.apache.kafka.common.security.scram.ScramLoginModule required;",
                 "ssl.client.auth", "required",
-                "authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+                "authorizer.class.name", "dev.freehold.kafka.ShadowAuthorizer",
                 "super.users", "User:CN=training",
                 "offsets.topic.replication.factor", "1"));
         Path config = work.resolve("server.properties");

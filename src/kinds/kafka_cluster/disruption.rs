@@ -1,0 +1,277 @@
+//! One disruption at a time: which pods are out of date and why, which of them may restart now, and when a batch is
+//! over. Pure.
+//!
+//! What is under way is in the status (`disruption`) before anything is done, so that it survives the operator: the next
+//! one goes on with it, or lets it go.
+
+use super::api::{DisruptionKind, DisruptionStatus, KafkaCluster, OperatorUpgrade, Role};
+use super::observe::{KafkaFacts, Observed, PodFacts, Revision};
+use super::plan::{InSync, Plan, Step, WaitingOn};
+use super::validate::{NodeGroup, ValidCluster};
+use super::windows;
+use crate::kafka::in_sync;
+use crate::kafka::restart::{self, Blocked, View};
+use crate::kube_io::Object;
+use crate::names;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// Partitions of one election.
+const ELECTIONS_MAX: usize = 2000;
+
+/// Why a node must restart.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RestartReason {
+    Image {
+        from: String,
+        to: String,
+    },
+    /// Configuration that only a start reads.
+    Config,
+    PodTemplate,
+    /// The annotation `freehold.dev/restart`.
+    Requested,
+}
+
+impl fmt::Display for RestartReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image { from, to } => write!(f, "image {from} becomes {to}"),
+            Self::Config => write!(f, "configuration that only a start reads has changed"),
+            Self::PodTemplate => write!(f, "the pod's template has changed"),
+            Self::Requested => write!(f, "a restart was asked for"),
+        }
+    }
+}
+
+/// A pod that is not as it would be started today.
+#[derive(Clone, Debug)]
+pub struct Outdated<'a> {
+    pub pod: &'a PodFacts,
+    pub zone: &'a str,
+    pub reasons: Vec<RestartReason>,
+    /// The spec is the one that it was started with: this operator would start it otherwise than the one before.
+    pub by_operator: bool,
+}
+
+fn reasons(pod: &Revision, wanted: &Revision) -> Vec<RestartReason> {
+    let mut reasons = Vec::new();
+    if pod.image != wanted.image {
+        reasons.push(RestartReason::Image { from: pod.image.clone(), to: wanted.image.clone() });
+    }
+    if pod.config != wanted.config {
+        reasons.push(RestartReason::Config);
+    }
+    if pod.template != wanted.template {
+        reasons.push(RestartReason::PodTemplate);
+    }
+    if wanted.requested.is_some() && pod.requested != wanted.requested {
+        reasons.push(RestartReason::Requested);
+    }
+    reasons
+}
+
+/// The pods that are out of date, by node id.
+pub fn outdated<'a>(cluster: &'a ValidCluster, desired: &[Object], observed: &'a Observed) -> BTreeMap<i32, Outdated<'a>> {
+    let wanted = |group: &NodeGroup| {
+        let set = desired.iter().find(|object| object.kind() == "StatefulSet" && object.name() == group.stateful_set)?;
+        Some(Revision::of(&set.value["spec"]["template"]))
+    };
+    let mut all = BTreeMap::new();
+    for group in &cluster.groups {
+        let Some(wanted) = wanted(group) else { continue };
+        for pod in observed.pods.iter().filter(|pod| pod.stateful_set == group.stateful_set) {
+            let reasons = reasons(&pod.revision, &wanted);
+            if !reasons.is_empty() {
+                let asked = reasons.contains(&RestartReason::Requested);
+                let by_operator = !asked && (pod.revision.spec.is_empty() || pod.revision.spec == wanted.spec);
+                all.insert(pod.node_id, Outdated { pod, zone: &group.zone, reasons, by_operator });
+            }
+        }
+    }
+    all
+}
+
+/// What the roll comes to in this look: the lease, steps and what is waited for, into the plan.
+pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, desired: &[Object], observed: &Observed, plan: &mut Plan) {
+    let lease = object.status.as_ref().and_then(|status| status.disruption.clone());
+    let outdated = outdated(cluster, desired, observed);
+    let (held, free): (Vec<_>, Vec<_>) = outdated.values().partition(|one| one.by_operator && waits(cluster));
+    if !held.is_empty() {
+        plan.warnings.push(held_back(&held));
+    }
+    let free: BTreeMap<i32, &Outdated<'_>> = free.into_iter().map(|one| (one.pod.node_id, one)).collect();
+    plan.lease = match lease {
+        Some(lease) => go_on(&lease, &free, cluster, observed, plan),
+        None => begin(&free, cluster, observed, plan),
+    };
+}
+
+fn waits(cluster: &ValidCluster) -> bool {
+    cluster.spec.rollout.operator_upgrade == OperatorUpgrade::Wait
+}
+
+fn held_back(held: &[&Outdated<'_>]) -> String {
+    let pods: Vec<_> = held.iter().map(|one| one.pod.name.as_str()).collect();
+    let reasons: BTreeSet<_> = held.iter().flat_map(|one| &one.reasons).map(ToString::to_string).collect();
+    format!(
+        "this version of Freehold would restart {} ({}); set spec.rollout.operatorUpgrade to Restart, or ask for it by the annotation {}",
+        pods.join(", "),
+        reasons.into_iter().collect::<Vec<_>>().join("; "),
+        crate::labels::RESTART
+    )
+}
+
+/// With what is under way.
+fn go_on(
+    lease: &DisruptionStatus,
+    outdated: &BTreeMap<i32, &Outdated<'_>>,
+    cluster: &ValidCluster,
+    observed: &Observed,
+    plan: &mut Plan,
+) -> Option<DisruptionStatus> {
+    let members: BTreeSet<i32> = lease.node_ids.iter().copied().collect();
+    let left: Vec<&Outdated<'_>> = members.iter().filter_map(|id| outdated.get(id).copied()).filter(|one| !one.pod.deleting).collect();
+    if !left.is_empty() {
+        let up: BTreeSet<i32> = left.iter().filter(|one| one.pod.containers_ready).map(|one| one.pod.node_id).collect();
+        // Members that are down already are no obstacle to each other: the rule counts them as down.
+        match allowed(&up, cluster, observed) {
+            Ok(()) => plan.steps.extend(left.iter().filter(|one| ready_or_stuck(one.pod)).map(|one| restart_step(one))),
+            // Nothing was done yet: who is next is decided anew.
+            Err(_) if left.len() == members.len() => return None,
+            Err(blocked) => plan.waiting_on.push(WaitingOn::Restart { why: blocked }),
+        }
+        return Some(lease.clone());
+    }
+    let in_sync = InSync::of(&observed.kafka);
+    let pods = observed.pods.iter().filter(|pod| members.contains(&pod.node_id));
+    if !pods.clone().all(|pod| !pod.deleting && in_sync.says(pod) == Some(true)) || pods.count() < members.len() {
+        return Some(lease.clone());
+    }
+    // Back in sync; before the next batch it leads again what it led.
+    let elections = elections(&members, observed);
+    if elections.is_empty() {
+        plan.look_soon = true;
+        return None;
+    }
+    plan.waiting_on.push(WaitingOn::Leaders { partitions: elections.len() });
+    plan.steps.push(Step::ElectLeaders(elections.into_iter().take(ELECTIONS_MAX).collect()));
+    Some(lease.clone())
+}
+
+fn restart_step(one: &Outdated<'_>) -> Step {
+    Step::RestartPod { pod: Box::new(one.pod.clone()), reasons: one.reasons.clone() }
+}
+
+/// A pod that starts is waited for, unless Kubernetes says that it will not: a log that is being recovered must not begin anew.
+fn ready_or_stuck(pod: &PodFacts) -> bool {
+    pod.containers_ready || pod.trouble.is_some()
+}
+
+/// The next batch, if there is one to begin.
+fn begin(
+    outdated: &BTreeMap<i32, &Outdated<'_>>,
+    cluster: &ValidCluster,
+    observed: &Observed,
+    plan: &mut Plan,
+) -> Option<DisruptionStatus> {
+    if outdated.is_empty() || !plan.is_applied() || !seen_by_controllers(cluster, observed) {
+        return None;
+    }
+    // One that cannot start as it is takes nothing with it: its repair waits for nobody.
+    if let Some(stuck) = outdated.values().find(|one| one.pod.trouble.is_some() && !one.pod.containers_ready && !one.pod.deleting) {
+        return Some(lease(&[stuck], observed));
+    }
+    let rollout = &cluster.spec.rollout;
+    if let Err(opens) = windows::open(&rollout.maintenance_windows, observed.now) {
+        plan.waiting_on.push(WaitingOn::Window { opens: opens.map(Time) });
+        return None;
+    }
+    // A node that is not in sync is waited for already: then none restarts on top of it.
+    if !all_in_sync(cluster, observed) {
+        return None;
+    }
+    let leader = if let KafkaFacts::Answered { quorum, .. } = &observed.kafka { quorum.leader } else { -1 };
+    let mut zones: BTreeMap<&str, Vec<i32>> = BTreeMap::new();
+    for one in outdated.values().filter(|one| one.pod.node_id != leader || outdated.len() == 1) {
+        zones.entry(one.zone).or_default().push(one.pod.node_id);
+    }
+    let mut why = None;
+    for candidates in zones.values() {
+        let chosen = with_view(cluster, observed, |view| restart::batch(candidates, view));
+        match chosen {
+            Some(Ok(batch)) if !batch.is_empty() => {
+                let members: Vec<_> = batch.iter().filter_map(|id| outdated.get(id).copied()).collect();
+                return Some(lease(&members, observed));
+            }
+            Some(Err(blocked)) => drop(why.get_or_insert(blocked)),
+            _ => {}
+        }
+    }
+    plan.waiting_on.extend(why.map(|why| WaitingOn::Restart { why }));
+    None
+}
+
+fn lease(members: &[&Outdated<'_>], observed: &Observed) -> DisruptionStatus {
+    let reasons: BTreeSet<_> = members.iter().flat_map(|one| &one.reasons).map(ToString::to_string).collect();
+    DisruptionStatus {
+        kind: DisruptionKind::Restart,
+        node_ids: members.iter().map(|one| one.pod.node_id).collect(),
+        why: reasons.into_iter().collect::<Vec<_>>().join("; "),
+        since: Time(observed.now),
+    }
+}
+
+/// A pod that is deleted before the StatefulSet's controller knows the new template would come back as it was.
+fn seen_by_controllers(cluster: &ValidCluster, observed: &Observed) -> bool {
+    cluster.groups.iter().all(|group| {
+        let set = observed.objects.iter().find(|live| live.resource.kind == "StatefulSet" && live.name() == group.stateful_set);
+        set.is_some_and(|set| set.value["status"]["observedGeneration"] == set.value["metadata"]["generation"])
+    })
+}
+
+fn all_in_sync(cluster: &ValidCluster, observed: &Observed) -> bool {
+    let in_sync = InSync::of(&observed.kafka);
+    cluster.groups.iter().flat_map(|group| group.node_ids().map(move |id| names::pod(&group.stateful_set, id))).all(|name| {
+        let pod = observed.pods.iter().find(|pod| pod.name == name);
+        pod.is_some_and(|pod| !pod.deleting && in_sync.says(pod) == Some(true))
+    })
+}
+
+fn allowed(set: &BTreeSet<i32>, cluster: &ValidCluster, observed: &Observed) -> Result<(), Blocked> {
+    if set.is_empty() {
+        return Ok(());
+    }
+    let unknown = Blocked::Unknown;
+    with_view(cluster, observed, |view| restart::can_restart(set, view)).unwrap_or(Err(unknown))
+}
+
+/// What the rule looks at; `None` while the brokers do not say.
+fn with_view<T>(cluster: &ValidCluster, observed: &Observed, decide: impl FnOnce(&View<'_>) -> T) -> Option<T> {
+    let KafkaFacts::Answered { cluster: described, quorum, topics, .. } = &observed.kafka else { return None };
+    let serving: BTreeSet<i32> = described.brokers.iter().filter(|broker| !broker.fenced).map(|broker| broker.id).collect();
+    let brokers: BTreeSet<i32> = cluster.groups_of(Role::Broker).flat_map(NodeGroup::node_ids).collect();
+    let running: BTreeSet<i32> = observed.pods.iter().filter(|pod| pod.containers_ready && !pod.deleting).map(|pod| pod.node_id).collect();
+    let nodes = cluster.groups.iter().flat_map(NodeGroup::node_ids);
+    let down = nodes.filter(|id| !running.contains(id) || (brokers.contains(id) && !serving.contains(id))).collect();
+    let voters = quorum.voters.iter().map(|voter| voter.id).collect();
+    let caught_up = in_sync::voters(quorum);
+    let consent = cluster.spec.rollout.allow_unavailable;
+    Some(decide(&View { topics, voters: &voters, caught_up: &caught_up, down: &down, consent }))
+}
+
+/// Partitions whose preferred leader is one of these nodes, in sync, and not the leader.
+fn elections(members: &BTreeSet<i32>, observed: &Observed) -> Vec<(String, i32)> {
+    let KafkaFacts::Answered { topics, .. } = &observed.kafka else { return Vec::new() };
+    let mut all = Vec::new();
+    for topic in topics {
+        for (index, partition) in topic.partitions.iter().enumerate() {
+            let Some(first) = partition.replicas.first() else { continue };
+            if members.contains(first) && partition.leader != *first && partition.in_sync().contains(first) {
+                all.push((topic.name.to_string(), i32::try_from(index).unwrap_or(i32::MAX)));
+            }
+        }
+    }
+    all
+}
