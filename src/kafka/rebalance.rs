@@ -6,7 +6,7 @@
 //! as [`lower_bound`] says, unless racks allow no straight move. Leaders change by the order of replicas alone, along
 //! shortest augmenting paths. Of the replicas that could make a move, the one is taken whose size fills the disks alike.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What a broker is to the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -296,18 +296,14 @@ impl<'a> Planner<'a> {
     /// Finds homes: where most is missing to the floor, then where most room is to the ceiling.
     fn settle(&mut self, homeless: Vec<usize>) {
         // Brokers of each rack, those that want most first; kept in order as they are given.
-        let mut wanting: Vec<BTreeMap<(i64, i64, usize), ()>> = vec![BTreeMap::new(); self.members.len()];
         let key = |planner: &Self, broker: usize| {
             let count = i64::try_from(planner.counts[broker]).unwrap_or(i64::MAX);
             let floor = i64::try_from(planner.shares[broker].floor).unwrap_or(i64::MAX);
             let bytes = i64::try_from(planner.bytes[broker]).unwrap_or(i64::MAX);
             (count - floor, bytes, broker)
         };
-        for rack in 0..self.members.len() {
-            for broker in self.members[rack].clone() {
-                wanting[rack].insert(key(self, broker), ());
-            }
-        }
+        let of_rack = |members: &Vec<usize>| members.iter().map(|broker| key(self, *broker)).collect();
+        let mut wanting: Vec<BTreeSet<(i64, i64, usize)>> = self.members.iter().map(of_rack).collect();
         let mut homeless = homeless;
         // Large ones first, so that small ones even out what is left.
         homeless.sort_by_key(|slot| (std::cmp::Reverse(self.placement.bytes[self.partition(*slot)]), *slot));
@@ -316,7 +312,7 @@ impl<'a> Planner<'a> {
             // In a rack that holds fewest of the partition, the broker that wants most.
             let best = (0..wanting.len())
                 .filter_map(|rack| {
-                    let first = wanting[rack].keys().find(|(.., broker)| !self.holds(partition, *broker)).copied()?;
+                    let first = wanting[rack].iter().find(|(.., broker)| !self.holds(partition, *broker)).copied()?;
                     Some((self.in_rack(partition, rack), first))
                 })
                 .min();
@@ -324,7 +320,7 @@ impl<'a> Planner<'a> {
             let rack = self.rack[broker];
             wanting[rack].remove(&key(self, broker));
             self.give(slot, broker);
-            wanting[rack].insert(key(self, broker), ());
+            wanting[rack].insert(key(self, broker));
         }
     }
 
@@ -528,7 +524,6 @@ impl<'a> Planner<'a> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
 
     fn brokers(duties: &[(usize, Duty)]) -> Vec<Broker> {
         let of = |(index, (rack, duty)): (usize, &(usize, Duty))| Broker {

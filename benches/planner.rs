@@ -1,0 +1,161 @@
+//! The reassignment planner over generated clusters: time, memory, and moves against the lower bound and against what
+//! Kafka's own tool does (it places every replica anew, by turns).
+//!
+//! `cargo bench --bench planner` prints a table; `docs/benchmarks/planner.md` keeps one.
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "it prints what it measures")]
+
+use freehold::kafka::rebalance::{Broker, Duty, Placement, lower_bound, plan};
+use std::time::Instant;
+
+/// How partitions lie on brokers before.
+#[derive(Clone, Copy, Debug)]
+enum Skew {
+    Uniform,
+    Linear,
+    Exponential,
+}
+
+/// Small and the same on each run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+fn brokers(count: usize, racks: usize, uneven: bool) -> Vec<Broker> {
+    // Uneven: the first rack has half as many as the others.
+    let rack = |index: usize| if uneven && index.is_multiple_of(2 * racks) { 1 % racks } else { index % racks };
+    (0..count).map(|index| Broker { id: i32::try_from(index).unwrap(), rack: format!("r{}", rack(index)), duty: Duty::Full }).collect()
+}
+
+/// Replicas in different racks, more on some brokers than on others.
+fn placement(brokers: &[Broker], partitions: usize, factor: usize, skew: Skew) -> Placement {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut racks: Vec<Vec<u16>> = Vec::new();
+    let mut names: Vec<&str> = brokers.iter().map(|broker| broker.rack.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in &names {
+        let of = brokers.iter().enumerate().filter(|(_, broker)| broker.rack == *name);
+        racks.push(of.map(|(index, _)| u16::try_from(index).unwrap()).collect());
+    }
+    let mut placement = Placement::new();
+    for partition in 0..partitions {
+        let first = usize::try_from(random.next() % racks.len() as u64).unwrap();
+        let replicas: Vec<u16> = (0..factor)
+            .map(|nth| {
+                let rack = &racks[(first + nth) % racks.len()];
+                let at = match skew {
+                    Skew::Uniform => random.unit(),
+                    Skew::Linear => 1.0 - (1.0 - random.unit()).sqrt(),
+                    Skew::Exponential => (-random.unit().max(1e-9).ln() / 4.0).min(0.999_999),
+                };
+                rack[((at * rack.len() as f64) as usize).min(rack.len() - 1)]
+            })
+            .collect();
+        placement.push(replicas, 1 + partition as u64 % 97, false);
+    }
+    placement
+}
+
+/// Kafka's `--generate` (AdminUtils.assignReplicasToBrokers): brokers in turn, whatever was there before.
+fn by_kafkas_tool(brokers: &[Broker], before: &Placement) -> usize {
+    // Brokers of each rack in turn, as it orders them.
+    let mut order: Vec<u16> =
+        (0..u16::try_from(brokers.len()).unwrap()).filter(|index| brokers[usize::from(*index)].duty == Duty::Full).collect();
+    let nth_of_rack = |index: u16| order_in_rack(brokers, index);
+    order.sort_by_key(|index| (nth_of_rack(*index), brokers[usize::from(*index)].rack.clone()));
+    let mut moves = 0;
+    for partition in 0..before.partitions() {
+        let old = before.of(partition);
+        let mut new: Vec<u16> = Vec::new();
+        let mut shift = 0;
+        while new.len() < old.len() {
+            let next = order[(partition + partition / order.len() + shift) % order.len()];
+            shift += 1;
+            let rack = |index: &u16| &brokers[usize::from(*index)].rack;
+            if shift > 4 * order.len() || !new.iter().any(|other| rack(other) == rack(&next)) {
+                new.push(next);
+            }
+        }
+        moves += new.iter().filter(|broker| !old.contains(broker)).count();
+    }
+    moves
+}
+
+fn order_in_rack(brokers: &[Broker], index: u16) -> usize {
+    let rack = &brokers[usize::from(index)].rack;
+    brokers[..usize::from(index)].iter().filter(|broker| broker.rack == *rack).count()
+}
+
+fn resident_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    peak.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) / 1024
+}
+
+fn main() {
+    println!(
+        "| cluster | partitions x replicas | ms | moves | lower bound | ratio | Kafka's tool / lower bound | replicas within | leaders within | peak MiB |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    let mut rows = Vec::new();
+    for skew in [Skew::Uniform, Skew::Linear, Skew::Exponential] {
+        for (count, racks, uneven) in [(6, 3, false), (30, 3, false), (31, 3, true), (210, 6, false)] {
+            rows.push((
+                format!("{skew:?}, {count} brokers, {racks} racks{}", if uneven { ", uneven" } else { "" }),
+                skew,
+                count,
+                racks,
+                uneven,
+                33_334,
+                3,
+                0,
+            ));
+        }
+    }
+    rows.push(("added: 30 to 36".into(), Skew::Uniform, 36, 3, false, 33_334, 3, -6));
+    rows.push(("dead: 3 of 30".into(), Skew::Uniform, 30, 3, false, 33_334, 3, 3));
+    rows.push(("100 000 partitions, dead: 3 of 60".into(), Skew::Uniform, 60, 3, false, 100_000, 3, 3));
+    rows.push(("2.8 million replicas".into(), Skew::Linear, 210, 6, false, 933_334, 3, 0));
+    for (name, skew, count, racks, uneven, partitions, factor, change) in rows {
+        let mut all = brokers(count, racks, uneven);
+        let before = match usize::try_from(-change) {
+            // Those that are added hold nothing yet.
+            Ok(added) if added > 0 => placement(&all[..count - added], partitions, factor, skew),
+            _ => placement(&all, partitions, factor, skew),
+        };
+        (0..usize::try_from(change).unwrap_or(0)).for_each(|index| all[index].duty = Duty::Leaving);
+        let start = Instant::now();
+        let planned = plan(&all, &before);
+        let took = start.elapsed();
+        let bound = lower_bound(&all, &before).max(1);
+        let full: Vec<usize> = (0..all.len()).filter(|index| all[*index].duty == Duty::Full).collect();
+        let mut held = vec![0_usize; all.len()];
+        let mut led = vec![0_usize; all.len()];
+        planned.placement.replicas.iter().for_each(|broker| held[usize::from(*broker)] += 1);
+        (0..planned.placement.partitions()).for_each(|partition| led[usize::from(planned.placement.of(partition)[0])] += 1);
+        let within = |counts: &[usize]| {
+            full.iter().map(|index| counts[*index]).max().unwrap() - full.iter().map(|index| counts[*index]).min().unwrap()
+        };
+        println!(
+            "| {name} | {partitions} x {factor} | {:.0} | {} | {bound} | {:.3} | {:.1} | {} | {} | {} |",
+            took.as_secs_f64() * 1000.0,
+            planned.moves,
+            planned.moves as f64 / bound as f64,
+            by_kafkas_tool(&all, &before) as f64 / bound as f64,
+            within(&held),
+            within(&led),
+            resident_mib(),
+        );
+    }
+}
