@@ -61,7 +61,7 @@ reasons! {
     Recovering => "A node that was in sync is not at present.",
     Restarting => "Nodes are being restarted, as many at a time as harms nothing.",
     Applying => "Objects or broker state are being brought in line with the spec.",
-    Reassigning => "Partitions are being moved to reach the replication factor of the spec.",
+    Reassigning => "Replicas are being moved: to another replication factor, off brokers that leave, or onto others.",
     WaitingForCluster => "The cluster that the object refers to is not Ready to be asked.",
     Deleting => "The object is being deleted.",
     Paused => "The spec asks that nothing be changed.",

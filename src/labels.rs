@@ -41,6 +41,8 @@ pub const SECRET_ROTATED: &str = "freehold.dev/rotated";
 /// Version and key of the Secret that gave the password.
 pub const SECRET_GIVEN: &str = "freehold.dev/given";
 pub const FINALIZER: &str = "freehold.dev/finalizer";
+/// On a KafkaCluster: approves the plan of this name (`status.rebalance.proposal`).
+pub const APPROVE_REBALANCE: &str = "freehold.dev/approve-rebalance";
 /// Selects every object that Freehold made.
 pub const SELECTOR: &str = "app.kubernetes.io/managed-by=freehold";
 

@@ -79,6 +79,7 @@ pub fn objects(cluster: &KafkaCluster) -> Result<Vec<Value>, MainError> {
         secrets: BTreeMap::new(),
         given_ca: None,
         client_authorities: BTreeMap::new(),
+        emptied: std::collections::BTreeSet::new(),
         volumes: Vec::new(),
         pods: Vec::new(),
         kafka: KafkaFacts::NotAsked,

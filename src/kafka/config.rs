@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 pub const VERSIONS: [&str; 2] = ["4.2.1", "4.3.1"];
 
 /// Keys that Freehold sets itself, with the field of the spec to use instead where there is one.
-const OWNED: [(&str, &str); 21] = [
+const OWNED: [(&str, &str); 22] = [
     ("advertised.listeners", "listeners"),
     ("authorizer.class.name", ""),
     ("broker.id", ""),
@@ -32,6 +32,7 @@ const OWNED: [(&str, &str); 21] = [
     ("security.inter.broker.protocol", ""),
     ("super.users", "authorization.superUsers"),
     ("controller.quorum.auto.join.enable", ""),
+    ("cordoned.log.dirs", ""),
 ];
 
 /// Prefixes of keys that Freehold sets itself.

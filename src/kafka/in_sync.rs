@@ -60,7 +60,7 @@ mod tests {
     fn a_broker_with_one_replica_out_of_sync_is_not_in_sync() {
         let cluster = ClusterDescription { cluster_id: "c".into(), brokers: vec![broker(1, false), broker(2, false), broker(3, true)] };
         let fields = PartitionFields { replicas: Some(vec![1, 2, 3]), in_sync: Some(vec![1]), ..PartitionFields::default() };
-        let topic = TopicView { name: "t".into(), min_in_sync: 1, partitions: vec![PartitionImage::of(fields)] };
+        let topic = TopicView { name: "t".into(), min_in_sync: 1, partitions: vec![PartitionImage::of(fields)], ..TopicView::default() };
         assert_eq!(brokers(&cluster, &[topic]), BTreeSet::from([1]));
         assert_eq!(brokers(&cluster, &[]), BTreeSet::from([1, 2]), "a fenced broker serves nobody");
     }

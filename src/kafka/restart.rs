@@ -7,11 +7,17 @@ use std::fmt;
 use std::sync::Arc;
 
 /// A topic as a restart sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopicView {
     pub name: Arc<str>,
     /// `min.insync.replicas` in force.
     pub min_in_sync: usize,
+    /// Bytes of a replica of one of its partitions, about.
+    pub partition_bytes: u64,
+    /// The throttle of moves is on it.
+    pub throttled: bool,
+    /// A Topic manages it.
+    pub claimed: bool,
     /// By index.
     pub partitions: Vec<PartitionImage>,
 }
@@ -177,7 +183,7 @@ mod tests {
                 for removing in subsets(&list(replicas)).iter().filter(|removing| removing.len() < replicas.len() && removing.len() < 2) {
                     let partitions = vec![partition(&list(replicas), &list(&in_sync), &list(removing))];
                     for min_in_sync in 1..=3 {
-                        let topics = [TopicView { name: "t".into(), min_in_sync, partitions: partitions.clone() }];
+                        let topics = [TopicView { name: "t".into(), min_in_sync, partitions: partitions.clone(), ..TopicView::default() }];
                         for down in subsets(&ids).iter().filter(|down| down.len() < 3) {
                             for set in subsets(&ids).iter().filter(|set| !set.is_empty()) {
                                 let view = View { topics: &topics, voters: &none, caught_up: &none, down, consent: false };
@@ -220,8 +226,12 @@ mod tests {
 
     #[test]
     fn what_no_restart_can_spare_waits_for_consent_and_then_goes_alone() {
-        let topics =
-            [TopicView { name: "single".into(), min_in_sync: 1, partitions: vec![partition(&[1], &[1], &[]), partition(&[2], &[2], &[])] }];
+        let topics = [TopicView {
+            name: "single".into(),
+            min_in_sync: 1,
+            partitions: vec![partition(&[1], &[1], &[]), partition(&[2], &[2], &[])],
+            ..TopicView::default()
+        }];
         let (none, voters) = (BTreeSet::new(), BTreeSet::from([1, 2, 3]));
         let view = View { topics: &topics, voters: &voters, caught_up: &voters, down: &none, consent: false };
         let refused = batch(&[1, 2], &view).unwrap_err();
@@ -234,7 +244,7 @@ mod tests {
     fn a_batch_is_as_large_as_the_rule_allows() {
         let spread =
             (0..6).map(|first| partition(&[first, (first + 6) % 12, (first + 3) % 12], &[first, (first + 6) % 12, (first + 3) % 12], &[]));
-        let topics = [TopicView { name: "t".into(), min_in_sync: 2, partitions: spread.collect() }];
+        let topics = [TopicView { name: "t".into(), min_in_sync: 2, partitions: spread.collect(), ..TopicView::default() }];
         let none = BTreeSet::new();
         let view = View { topics: &topics, voters: &none, caught_up: &none, down: &none, consent: false };
         assert_eq!(batch(&[0, 1, 2], &view), Ok(BTreeSet::from([0, 1, 2])));

@@ -7,7 +7,7 @@ use std::fmt;
 
 /// While partitions move, these configs of the topic put the cluster's throttle on them (KIP-73). Kafka holds back only
 /// replicas that are not in sync.
-const THROTTLED: [&str; 2] = ["leader.replication.throttled.replicas", "follower.replication.throttled.replicas"];
+pub const THROTTLED: [&str; 2] = ["leader.replication.throttled.replicas", "follower.replication.throttled.replicas"];
 /// The throttle itself, in bytes per second and broker.
 pub const THROTTLE_RATES: [&str; 2] = ["leader.replication.throttled.rate", "follower.replication.throttled.rate"];
 /// Partitions of a topic that move at the same time.

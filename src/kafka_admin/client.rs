@@ -466,6 +466,24 @@ impl Admin for Client {
         Ok(bytes)
     }
 
+    async fn logs_of(&self, broker: i32) -> AdminResult<usize> {
+        let response = self.send_to(broker, &m::DescribeLogDirsRequest::default().with_topics(None), 4).await?;
+        check("DescribeLogDirs", response.error_code, None)?;
+        let mut logs = 0;
+        for folder in &response.results {
+            check("DescribeLogDirs", folder.error_code, None)?;
+            let topics = folder.topics.iter().filter(|topic| &*topic.name.0 != "__cluster_metadata");
+            logs += topics.map(|topic| topic.partitions.len()).sum::<usize>();
+        }
+        Ok(logs)
+    }
+
+    async fn unregister_broker(&self, broker: i32) -> AdminResult<()> {
+        let request = m::UnregisterBrokerRequest::default().with_broker_id(m::BrokerId(broker));
+        let response = self.send(&request, 0).await?;
+        gone_is_fine(check("UnregisterBroker", response.error_code, response.error_message.as_ref()), &["BrokerIdNotRegistered"])
+    }
+
     async fn create_acls(&self, acls: &[AclBinding]) -> Each<()> {
         let request = m::CreateAclsRequest::default().with_creations(acls.iter().map(acl_creation).collect());
         self.each(acls.len(), &request, 3, |response| {

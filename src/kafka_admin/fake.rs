@@ -141,6 +141,12 @@ impl Admin for FakeCluster {
     async fn log_bytes(&self) -> AdminResult<BTreeMap<String, i64>> {
         Ok(BTreeMap::new())
     }
+    async fn logs_of(&self, _broker: i32) -> AdminResult<usize> {
+        Ok(0)
+    }
+    async fn unregister_broker(&self, _broker: i32) -> AdminResult<()> {
+        Ok(())
+    }
     async fn create_acls(&self, acls: &[AclBinding]) -> Each<()> {
         let mut state = self.state();
         for acl in acls {

@@ -119,6 +119,16 @@ pub enum ConfigResource {
     Broker(i32),
 }
 
+impl std::fmt::Display for ConfigResource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Topic(topic) => write!(f, "topic {topic}"),
+            Self::Brokers => write!(f, "all brokers"),
+            Self::Broker(id) => write!(f, "broker {id}"),
+        }
+    }
+}
+
 /// Configs to set (`Some`) and to remove (`None`).
 pub type ConfigChanges = BTreeMap<String, Option<String>>;
 
@@ -189,6 +199,10 @@ pub trait Admin: Send + Sync {
     async fn count_records(&self, topics: &[Leaders]) -> Each<i64>;
     /// Bytes of each topic's logs on all brokers together.
     async fn log_bytes(&self) -> AdminResult<BTreeMap<String, i64>>;
+    /// Partitions of which a broker has a log, by its own word, but for the metadata's.
+    async fn logs_of(&self, broker: i32) -> AdminResult<usize>;
+    /// Takes a broker that is gone from the cluster's list (KIP-631); one that is not in it is fine.
+    async fn unregister_broker(&self, broker: i32) -> AdminResult<()>;
     async fn create_acls(&self, acls: &[AclBinding]) -> Each<()>;
     async fn delete_acls(&self, acls: &[AclBinding]) -> Each<()>;
     /// What every node let a principal in shadow mode do all the same, as rules that deny.

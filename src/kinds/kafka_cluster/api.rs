@@ -1,10 +1,12 @@
 //! The KafkaCluster resource: its spec, its status, and every rule that the API server itself can check.
 #![allow(clippy::duplicated_attributes, reason = "printer columns have types and sources in common")]
 
-use crate::conditions::Condition;
+mod status;
+
+pub use status::*;
+
 use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -37,8 +39,8 @@ use std::collections::BTreeMap;
         .message("nodePools: one pool needs the role controller"),
     validation = Rule::new("self.nodePools.exists(p, 'broker' in p.roles)")
         .message("nodePools: one pool needs the role broker"),
-    validation = Rule::new("oldSelf.nodePools.all(o, self.nodePools.exists(p, p.name == o.name))")
-        .message("nodePools: a pool cannot be removed in this version, its brokers would have to be drained first"),
+    validation = Rule::new("oldSelf.nodePools.all(o, o.replicas == 0 || self.nodePools.exists(p, p.name == o.name))")
+        .message("nodePools: a pool can be removed once its replicas are 0: set that first, so that its brokers are drained"),
     validation = Rule::new("!has(self.listeners) || self.listeners.all(l, self.listeners.exists_one(m, m.port == l.port))")
         .message("listeners: two listeners have the same port, give each its own"),
     validation = Rule::new("has(self.clusterId) == has(oldSelf.clusterId) && (!has(self.clusterId) || self.clusterId == oldSelf.clusterId)")
@@ -94,8 +96,9 @@ pub struct KafkaClusterSpec {
         .message("replicas: not divisible by the number of zones, so that zones would be of unequal size; take a multiple of it"),
     validation = Rule::new("self.roles == oldSelf.roles")
         .message("roles: immutable; make another pool with the roles that you want"),
-    validation = Rule::new("self.replicas == oldSelf.replicas")
-        .message("replicas: changing them is not supported in this version"),
+    validation = Rule::new("self.replicas == oldSelf.replicas || !('controller' in self.roles)")
+        .message("replicas: a quorum's controllers cannot be added or removed in this version; scale a pool of brokers"),
+    validation = Rule::new("self.replicas > 0 || !('controller' in self.roles)").message("replicas: a pool of controllers needs at least one"),
     validation = Rule::new("self.zones.all(z, z in oldSelf.zones) && oldSelf.zones.all(z, z in self.zones)")
         .message("zones: volumes cannot move between zones; put the old zones back"),
     validation = Rule::new("self.storage.size == oldSelf.storage.size || quantity(self.storage.size).compareTo(quantity(oldSelf.storage.size)) >= 0")
@@ -111,8 +114,8 @@ pub struct NodePool {
     #[x_kube(merge_strategy = ListMerge::Set)]
     #[schemars(length(min = 1, max = 2))]
     pub roles: Vec<Role>,
-    /// Nodes in all zones together.
-    #[schemars(range(min = 1, max = 300))]
+    /// Nodes in all zones together. Fewer: partitions are moved away first, without downtime. 0: the pool may be removed after.
+    #[schemars(range(max = 300))]
     pub replicas: u32,
     /// Zones (values of the nodes' label topology.kubernetes.io/zone).
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -410,6 +413,13 @@ pub enum OperatorUpgrade {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Rebalance {
+    /// When replicas move: off brokers that leave, onto new ones, and where brokers hold too unlike shares.
+    #[serde(default)]
+    pub mode: RebalanceMode,
+    /// Topics that stay where they are, unless their broker leaves. A name that ends in `*` stands for all that begin so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100), inner(length(min = 1, max = 249)))]
+    pub exclude_topics: Vec<String>,
     /// Bytes per second and broker for replicas that move, for example 50Mi.
     #[serde(default = "Rebalance::default_throttle")]
     #[schemars(with = "String", regex(pattern = r"^[0-9]+(Ki|Mi|Gi|k|M|G)?$"), length(max = 12))]
@@ -424,8 +434,20 @@ impl Rebalance {
 
 impl Default for Rebalance {
     fn default() -> Self {
-        Self { throttle: Self::default_throttle() }
+        Self { mode: RebalanceMode::default(), exclude_topics: Vec::new(), throttle: Self::default_throttle() }
     }
+}
+
+/// When replicas move.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RebalanceMode {
+    /// As soon as there is a reason, inside the maintenance windows.
+    #[default]
+    Auto,
+    /// The plan waits in `status.rebalance` until the annotation `freehold.dev/approve-rebalance` names it.
+    Propose,
+    /// Not at all; what is under way is taken back.
+    Never,
 }
 
 /// Namespaces that may refer to a cluster, as in the Gateway API.
@@ -474,120 +496,4 @@ pub enum ClusterState {
     Running,
     /// Nothing is changed; status is still kept.
     Paused,
-}
-
-/// What is known of the cluster.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct KafkaClusterStatus {
-    /// The spec that this status is about.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-    /// Ready, Reconciling and Stalled, in the sense of kstatus.
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
-    pub conditions: Vec<Condition>,
-    /// Why it is not Ready; empty when it is.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub reason: String,
-    /// What it waits for, in words.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub waiting_on: Vec<String>,
-    /// What a person should know although nothing waits for it.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
-    /// Where clients start, by listener.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
-    pub bootstrap: Vec<ListenerStatus>,
-    /// Kafka's cluster id.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cluster_id: Option<String>,
-    /// The version that runs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kafka_version: Option<String>,
-    /// Brokers ready/all.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub brokers: String,
-    /// Pools with their nodes.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
-    pub node_pools: Vec<NodePoolStatus>,
-    /// The metadata quorum.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub quorum: Option<QuorumStatus>,
-    /// The one disruption that is under way.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub disruption: Option<DisruptionStatus>,
-    /// Broker configs that were set while brokers run: `key`, or `node id/key`. What is in here and no more in the spec goes
-    /// back to its default; others in Kafka are somebody else's.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub dynamic_configs: Vec<String>,
-}
-
-/// What disturbs the cluster at present; nothing else does while it is here.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct DisruptionStatus {
-    pub kind: DisruptionKind,
-    /// The nodes that it is about.
-    pub node_ids: Vec<i32>,
-    /// Why, in words.
-    pub why: String,
-    pub since: Time,
-}
-
-/// Kinds of disruptions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum DisruptionKind {
-    Restart,
-}
-
-/// Where clients of a listener start.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ListenerStatus {
-    pub name: String,
-    /// `host:port`, for bootstrap.servers.
-    pub address: String,
-}
-
-/// A pool's nodes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct NodePoolStatus {
-    pub name: String,
-    /// Nodes in sync / all.
-    pub ready: String,
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["zone"]))]
-    pub zones: Vec<ZoneStatus>,
-}
-
-/// The nodes of a pool in a zone.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ZoneStatus {
-    pub zone: String,
-    pub node_ids: Vec<i32>,
-}
-
-/// The metadata quorum, from DescribeQuorum (KIP-595). Lag is in records, as coarse steps, so that it does not write for ever.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct QuorumStatus {
-    /// Voters caught up / all.
-    pub summary: String,
-    /// Node id of the active controller.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub leader: Option<i32>,
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["nodeId"]))]
-    pub voters: Vec<VoterStatus>,
-}
-
-/// A voter of the quorum.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct VoterStatus {
-    pub node_id: i32,
-    /// `caughtUp`, or how many records it lags behind (`>100`, `>1000`, …), or `unknown`.
-    pub lag: String,
 }

@@ -64,6 +64,8 @@ pub async fn apply(scope: &Scope<'_>, step: &Step) -> Result<(), Error> {
         Step::Prune(live) => kube_io::delete(client, namespace, live).await?,
         Step::AlterConfigs(changes) => all(admin(scope)?.alter_configs(changes).await)?,
         Step::RestartPod { pod, .. } => restart(scope, pod).await?,
+        Step::Reassign(moves) => all(admin(scope)?.reassign(moves).await)?,
+        Step::Unregister(id) => admin(scope)?.unregister_broker(*id).await?,
         // One that is not elected this time is asked for again at the next look.
         Step::ElectLeaders(partitions) => {
             let failed = admin(scope)?.elect_preferred_leaders(partitions).await.into_iter().find_map(Result::err);

@@ -103,6 +103,12 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, desired: &[Object], o
     }
     let free: BTreeMap<i32, &Outdated<'_>> = free.into_iter().map(|one| (one.pod.node_id, one)).collect();
     plan.lease = match lease {
+        // Replicas move: nothing restarts, but for what cannot start as it is.
+        Some(lease) if lease.kind == DisruptionKind::Reassignment => {
+            let stuck = free.values().filter(|one| one.pod.trouble.is_some() && !one.pod.containers_ready && !one.pod.deleting);
+            plan.steps.extend(stuck.map(|one| restart_step(one)));
+            Some(lease)
+        }
         Some(lease) => go_on(&lease, &free, cluster, observed, plan),
         None => begin(&free, cluster, observed, plan),
     };
@@ -220,6 +226,7 @@ fn lease(members: &[&Outdated<'_>], observed: &Observed) -> DisruptionStatus {
         node_ids: members.iter().map(|one| one.pod.node_id).collect(),
         why: reasons.into_iter().collect::<Vec<_>>().join("; "),
         since: Time(observed.now),
+        total: None,
     }
 }
 

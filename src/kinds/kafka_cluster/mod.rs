@@ -8,6 +8,7 @@ pub mod desired;
 pub mod disruption;
 pub mod facts;
 pub mod identity;
+pub mod moves;
 pub mod observe;
 pub mod plan;
 pub mod reconcile;

@@ -8,8 +8,11 @@ use super::reconcile::Error;
 use crate::certificates::KeyedCertificate;
 use crate::kafka::metadata_image::{MetadataImage, TopicImage};
 use crate::kafka::restart::TopicView;
+use crate::kafka::topic_plan::THROTTLED;
 use crate::kafka_admin::{Admin, AdminError, ClusterDescription, QuorumDescription};
+use crate::kinds::reference::ClusterKey;
 use crate::kube_io::{self, Live, resource};
+use crate::runtime::claims::Claim;
 use crate::runtime::context::Context;
 use crate::{labels, names};
 use base64::prelude::{BASE64_STANDARD, Engine};
@@ -19,7 +22,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ApiResource;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything that was seen, as plain data.
 #[derive(Clone)]
@@ -38,6 +41,8 @@ pub struct Observed {
     pub volumes: Vec<Live>,
     pub pods: Vec<PodFacts>,
     pub kafka: KafkaFacts,
+    /// Brokers that the spec has no more, and that hold nothing: by the metadata, and by their own log folders.
+    pub emptied: BTreeSet<i32>,
 }
 
 /// A Secret's texts. No `Debug`: it holds keys.
@@ -166,7 +171,9 @@ pub async fn observe(context: &Context, object: &KafkaCluster) -> Result<Observe
     let pods: Vec<PodFacts> = pods.iter().filter_map(pod_facts).collect();
     let secrets: BTreeMap<String, SecretFacts> = secrets.into_iter().map(|live| (live.name().to_owned(), secret_facts(live))).collect();
     let kafka = ask_kafka(context, object, &pods, &secrets, given_ca.as_ref()).await;
+    let emptied = emptied(context, object, &objects, &pods, &secrets, given_ca.as_ref(), &kafka).await;
     Ok(Observed {
+        emptied,
         now: Timestamp::now(),
         image: context.settings.images.get(&object.spec.version).cloned(),
         operator_namespace: context.settings.namespace.clone(),
@@ -246,6 +253,10 @@ async fn ask_kafka(
         Ok(None) => return KafkaFacts::NotAsked,
         Err(error) => return KafkaFacts::Unavailable(error.to_string()),
     };
+    let key = ClusterKey {
+        namespace: object.metadata.namespace.clone().unwrap_or_default(),
+        name: object.metadata.name.clone().unwrap_or_default(),
+    };
     let admin = &connected.client;
     let asked = async {
         let (cluster, quorum) = futures::try_join!(admin.describe_cluster(), admin.describe_quorum())?;
@@ -262,11 +273,56 @@ async fn ask_kafka(
     match answer {
         Ok((cluster, quorum)) => {
             let image = connected.mirror.read();
-            let (topics, configs) = (views(&image, min_in_sync(&object.spec)), image.broker_configs().clone());
+            let mut topics = views(&image, min_in_sync(&object.spec));
+            for topic in &mut topics {
+                topic.claimed = context.topics.is_claimed(&Claim { cluster: key.clone(), name: topic.name.to_string() });
+                let replicas: usize = topic.partitions.iter().map(|partition| partition.replicas.len()).sum();
+                let bytes = connected.figures.get(&topic.name).and_then(|figure| u64::try_from(figure.bytes).ok()).unwrap_or(0);
+                topic.partition_bytes = bytes / replicas.max(1) as u64;
+            }
+            let configs = image.broker_configs().clone();
             KafkaFacts::Answered { cluster, quorum, topics, configs }
         }
         Err(error) => KafkaFacts::Unavailable(error.to_string()),
     }
+}
+
+/// Leaving brokers that hold nothing: no replica in the metadata, and no log of their own.
+async fn emptied(
+    context: &Context,
+    object: &KafkaCluster,
+    objects: &[Live],
+    pods: &[PodFacts],
+    secrets: &BTreeMap<String, SecretFacts>,
+    given_ca: Option<&SecretFacts>,
+    kafka: &KafkaFacts,
+) -> BTreeSet<i32> {
+    let KafkaFacts::Answered { topics, .. } = kafka else { return BTreeSet::new() };
+    let held: BTreeSet<i32> =
+        topics.iter().flat_map(|topic| &topic.partitions).flat_map(|partition| partition.replicas.iter().copied()).collect();
+    let mut leaving = Vec::new();
+    for pool in &object.spec.node_pools {
+        let zones = u32::try_from(pool.zones.len()).unwrap_or(u32::MAX).max(1);
+        let wanted = i64::from(pool.replicas / zones);
+        let name = object.metadata.name.as_deref().unwrap_or_default();
+        for set in pool.zones.iter().map(|zone| names::stateful_set(name, &pool.name, zone)) {
+            let Some(live) = objects.iter().find(|live| live.resource.kind == "StatefulSet" && live.name() == set) else { continue };
+            let (first, count) =
+                (live.value["spec"]["ordinals"]["start"].as_i64().unwrap_or(0), live.value["spec"]["replicas"].as_i64().unwrap_or(0));
+            leaving.extend((first + wanted..first + count).filter_map(|id| i32::try_from(id).ok()));
+        }
+    }
+    let Ok(Some(connected)) = context.clients.get(object, pods, secrets, given_ca) else { return BTreeSet::new() };
+    let mut emptied = BTreeSet::new();
+    for id in leaving.into_iter().filter(|id| !held.contains(id)) {
+        // A broker that does not answer is not known to be empty, unless it never started.
+        let runs = pods.iter().any(|pod| pod.node_id == id && pod.containers_ready);
+        let logs = if runs { connected.client.logs_of(id).await } else { Ok(0) };
+        if logs.is_ok_and(|logs| logs == 0) {
+            emptied.insert(id);
+        }
+    }
+    emptied
 }
 
 const MIN_IN_SYNC: &str = "min.insync.replicas";
@@ -278,6 +334,9 @@ fn views(image: &MetadataImage, default: i16) -> Vec<TopicView> {
     let view = |(name, topic): (&std::sync::Arc<str>, &TopicImage)| TopicView {
         name: std::sync::Arc::clone(name),
         min_in_sync: topic.config.get(MIN_IN_SYNC).and_then(number).unwrap_or(default),
+        partition_bytes: 0,
+        throttled: THROTTLED.iter().any(|key| topic.config.contains_key(*key)),
+        claimed: false,
         partitions: topic.partitions.clone(),
     };
     let mut views: Vec<_> = image.topics().map(view).collect();

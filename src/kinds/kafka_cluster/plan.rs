@@ -1,17 +1,18 @@
 //! Valid cluster and observed world -> the steps that bring them together, and what is waited for. Pure.
 
-use super::api::{CertificateIssuer, DisruptionStatus, KafkaCluster, Role};
+use super::api::{CertificateIssuer, DisruptionStatus, KafkaCluster, RebalanceStatus, Role};
 use super::desired::server_properties::dynamic_configs;
 use super::desired::{self, Trust};
 use super::disruption::{self, RestartReason};
 use super::identity::Identity;
+use super::moves;
 use super::observe::{KafkaFacts, Observed, PodFacts, SecretFacts};
 use super::validate::{NodeGroup, ValidCluster};
 use crate::certificates::{self, KeyedCertificate};
 use crate::kafka::in_sync;
 use crate::kafka::node_ids::Blocks;
 use crate::kafka::restart::Blocked;
-use crate::kafka_admin::{ConfigChanges, ConfigResource};
+use crate::kafka_admin::{ConfigChanges, ConfigResource, Reassignment};
 use crate::kube_io::difference::differs;
 use crate::kube_io::{self, Live, Object};
 use crate::{labels, names};
@@ -29,6 +30,8 @@ pub struct Plan {
     pub look_again: bool,
     /// The disruption that is under way from now on.
     pub lease: Option<DisruptionStatus>,
+    /// Replicas that move, or would.
+    pub rebalance: Option<RebalanceStatus>,
     /// One ended, and the next may begin: there is no reason to wait.
     pub look_soon: bool,
     /// What a person should know although nothing waits for it.
@@ -74,6 +77,9 @@ pub enum Step {
     },
     /// Topics and partitions whose first replica shall lead.
     ElectLeaders(Vec<(String, i32)>),
+    Reassign(Vec<Reassignment>),
+    /// Takes a broker that is gone from the cluster's list.
+    Unregister(i32),
 }
 
 impl Plan {
@@ -106,11 +112,7 @@ impl fmt::Display for Step {
             Self::AlterConfigs(changes) => {
                 let words = |(resource, changes): &(ConfigResource, ConfigChanges)| {
                     let keys: Vec<_> = changes.keys().map(String::as_str).collect();
-                    format!(
-                        "{} of {}",
-                        keys.join(", "),
-                        if let ConfigResource::Broker(id) = resource { format!("broker {id}") } else { "all brokers".into() }
-                    )
+                    format!("{} of {resource}", keys.join(", "))
                 };
                 write!(f, "alter configs: {}", changes.iter().map(words).collect::<Vec<_>>().join("; "))
             }
@@ -118,6 +120,8 @@ impl fmt::Display for Step {
                 let reasons: Vec<_> = reasons.iter().map(ToString::to_string).collect();
                 write!(f, "restart pod {}: {}", pod.name, reasons.join("; "))
             }
+            Self::Reassign(moves) => write!(f, "reassign {} partitions", moves.len()),
+            Self::Unregister(id) => write!(f, "unregister broker {id}"),
             Self::ElectLeaders(partitions) => write!(f, "elect the preferred leaders of {} partitions", partitions.len()),
             Self::SetInSync { pod, in_sync } => write!(f, "set {} of pod {} to {in_sync}", labels::IN_SYNC, pod.name),
         }
@@ -154,6 +158,14 @@ pub enum WaitingOn {
     Restart {
         why: Blocked,
     },
+    /// Replicas that move.
+    Moves {
+        replicas: usize,
+    },
+    /// Somebody who approves a plan.
+    Approval {
+        hash: String,
+    },
     /// A maintenance window.
     Window {
         opens: Option<Time>,
@@ -180,6 +192,8 @@ impl fmt::Display for WaitingOn {
             Self::Quorum { voters, of } => write!(f, "the quorum: {voters} of {of} voters have caught up"),
             Self::Kafka { why } => write!(f, "an answer of the brokers: {why}"),
             Self::Restart { why } => write!(f, "a moment at which a restart harms nothing: {why}"),
+            Self::Moves { replicas } => write!(f, "{replicas} replicas to be moved"),
+            Self::Approval { hash } => write!(f, "an approval of the moves: annotate with {}={hash}", labels::APPROVE_REBALANCE),
             Self::Window { opens: Some(opens) } => write!(f, "the maintenance window that opens at {}", opens.0),
             Self::Window { opens: None } => write!(f, "a maintenance window; none of spec.rollout.maintenanceWindows ever opens"),
             Self::Leaders { partitions } => write!(f, "{partitions} partitions to be led by their preferred replicas"),
@@ -223,6 +237,7 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed) 
     plan_pods(cluster, observed, &mut plan);
     plan_configs(object, cluster, observed, &mut plan);
     disruption::plan(object, cluster, &desired, observed, &mut plan);
+    moves::plan(object, cluster, observed, &mut plan);
     plan
 }
 
@@ -327,8 +342,8 @@ fn plan_objects(cluster: &ValidCluster, desired: &[Object], observed: &Observed,
     }
     let wanted: BTreeSet<_> = desired.iter().map(|object| (object.kind().to_owned(), object.name().to_owned())).collect();
     for live in observed.objects.iter().filter(|live| live.is_owned_by(&cluster.owner.uid) && !live.is_deleting()) {
-        // A StatefulSet is never pruned: its pods hold partitions. The spec's rules keep pools from being removed.
-        let pods = live.resource.kind == "StatefulSet";
+        // A StatefulSet goes when it has no pods: they hold partitions. The spec's rules let go of a pool at 0 replicas alone.
+        let pods = live.resource.kind == "StatefulSet" && (live.value["spec"]["replicas"] != 0 || live.value["status"]["replicas"] != 0);
         if !pods && !wanted.contains(&(live.resource.kind.clone(), live.name().to_owned())) {
             plan.steps.push(Step::Prune(Box::new(live.clone())));
         }

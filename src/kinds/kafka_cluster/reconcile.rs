@@ -1,6 +1,6 @@
 //! The sequence: observe, validate, desired, plan, apply, status; and the end of a cluster.
 
-use super::api::{DeletionPolicy, DisruptionStatus, KafkaCluster, KafkaClusterStatus};
+use super::api::{DeletionPolicy, DisruptionKind, DisruptionStatus, KafkaCluster, KafkaClusterStatus};
 use super::apply::{self, Scope};
 use super::clients::Connected;
 use super::observe::{self, KafkaFacts, Observed};
@@ -92,9 +92,11 @@ impl Kind for KafkaClusterKind {
 fn begun(object: &KafkaCluster, status: &KafkaClusterStatus) -> Vec<Notice> {
     let before = object.status.as_ref().and_then(|status| status.disruption.as_ref());
     let new = status.disruption.as_ref().filter(|lease| before.is_none_or(|before| before.node_ids != lease.node_ids));
-    let notice = |lease: &DisruptionStatus| Notice {
-        reason: Reason::Restarting,
-        message: format!("restarting nodes {}: {}", status::ids(&lease.node_ids), lease.why),
+    let notice = |lease: &DisruptionStatus| match lease.kind {
+        DisruptionKind::Restart => {
+            Notice { reason: Reason::Restarting, message: format!("restarting nodes {}: {}", status::ids(&lease.node_ids), lease.why) }
+        }
+        DisruptionKind::Reassignment => Notice { reason: Reason::Reassigning, message: lease.why.clone() },
     };
     new.map(notice).into_iter().collect()
 }

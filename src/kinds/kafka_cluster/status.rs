@@ -1,6 +1,8 @@
 //! What was learned, or the error -> the new status. Pure.
 
-use super::api::{KafkaCluster, KafkaClusterStatus, ListenerStatus, NodePoolStatus, QuorumStatus, Role, VoterStatus, ZoneStatus};
+use super::api::{
+    DisruptionKind, KafkaCluster, KafkaClusterStatus, ListenerStatus, NodePoolStatus, QuorumStatus, Role, VoterStatus, ZoneStatus,
+};
 use super::desired::server_properties;
 use super::observe::{KafkaFacts, Observed};
 use super::plan::{InSync, Plan, config_key};
@@ -27,7 +29,12 @@ pub fn state(object: &KafkaCluster, observed: &Observed, plan: &Plan) -> State {
     if let Some(lease) = &plan.lease {
         let waiting = waiting_on(plan);
         let waiting = if waiting.is_empty() { String::new() } else { format!(": waiting for {}", waiting.join("; ")) };
-        return State::reconciling(Reason::Restarting, format!("restarting nodes {} because {}{waiting}", ids(&lease.node_ids), lease.why));
+        return match lease.kind {
+            DisruptionKind::Restart => {
+                State::reconciling(Reason::Restarting, format!("restarting nodes {} because {}{waiting}", ids(&lease.node_ids), lease.why))
+            }
+            DisruptionKind::Reassignment => State::reconciling(Reason::Reassigning, format!("{}{waiting}", lease.why)),
+        };
     }
     let was_ready = object.status.as_ref().is_some_and(|status| status.kafka_version.is_some());
     let reason = if was_ready { Reason::Recovering } else { Reason::Starting };
@@ -64,6 +71,7 @@ pub fn learned(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observe
         waiting_on: waiting_on(plan),
         warnings: cluster.warnings.iter().chain(&plan.warnings).cloned().collect(),
         disruption: plan.lease.clone(),
+        rebalance: plan.rebalance.clone(),
         dynamic_configs: dynamic_configs(cluster, observed, &old),
         ..concluded(object, old, state)
     }
@@ -124,7 +132,7 @@ fn node_pools(cluster: &ValidCluster, observed: &Observed, in_sync: &InSync) -> 
         let ready = observed.pods.iter().filter(|pod| pod.stateful_set == group.stateful_set && in_sync.counts(pod));
         let count = counts.entry(name).or_default();
         count.0 += ready.count();
-        count.1 += group.replicas;
+        count.1 += group.running;
     }
     let summary = |mut pool: NodePoolStatus| {
         let (ready, all) = counts.get(pool.name.as_str()).copied().unwrap_or_default();

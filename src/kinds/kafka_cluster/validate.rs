@@ -36,14 +36,21 @@ pub struct NodeGroup {
     pub pool: NodePool,
     pub zone: String,
     pub first_node_id: i32,
+    /// Nodes that there should be.
     pub replicas: i32,
+    /// Nodes that there are to be for now: those that leave stay until they hold nothing.
+    pub running: i32,
     /// Bytes of heap.
     pub heap_bytes: u64,
 }
 
 impl NodeGroup {
     pub fn node_ids(&self) -> impl Iterator<Item = i32> + use<> {
-        self.first_node_id..self.first_node_id + self.replicas
+        self.first_node_id..self.first_node_id + self.running
+    }
+    /// Those of them that leave.
+    pub fn leaving_ids(&self) -> impl Iterator<Item = i32> + use<> {
+        self.first_node_id + self.replicas..self.first_node_id + self.running
     }
     pub fn is(&self, role: Role) -> bool {
         self.pool.roles.contains(&role)
@@ -133,7 +140,7 @@ pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidClust
         .map(super::identity::Identity::blocks)
         .unwrap_or_else(|| super::plan::blocks_of_volumes(&observed.volumes));
     let blocks = allocate(&given, slots);
-    let groups = groups(&sorted(spec), &key, &blocks, &mut invalid);
+    let groups = groups(&sorted(spec), &key, &blocks, observed, &mut invalid);
     if !invalids.is_empty() {
         return Err(invalids);
     }
@@ -190,6 +197,9 @@ fn check_configs(spec: &KafkaClusterSpec, definitions: &Definitions, invalid: &m
 /// Replication factors and min.insync.replicas against the number of brokers.
 fn check_replication(spec: &KafkaClusterSpec, invalid: &mut impl FnMut(&str, String)) {
     let brokers = sum(spec, Role::Broker);
+    if brokers == 0 {
+        invalid("spec.nodePools", "no brokers are left; give a pool of brokers replicas".into());
+    }
     let keys = [
         "default.replication.factor",
         "offsets.topic.replication.factor",
@@ -290,7 +300,13 @@ pub fn quantity_bytes(quantity: &Quantity) -> Option<u64> {
     Some((number * factor) as u64)
 }
 
-fn groups(spec: &KafkaClusterSpec, key: &ClusterKey, blocks: &Blocks, invalid: &mut impl FnMut(&str, String)) -> Vec<NodeGroup> {
+fn groups(
+    spec: &KafkaClusterSpec,
+    key: &ClusterKey,
+    blocks: &Blocks,
+    observed: &Observed,
+    invalid: &mut impl FnMut(&str, String),
+) -> Vec<NodeGroup> {
     let mut groups = Vec::new();
     for pool in &spec.node_pools {
         let field = format!("spec.nodePools[{}]", pool.name);
@@ -303,11 +319,23 @@ fn groups(spec: &KafkaClusterSpec, key: &ClusterKey, blocks: &Blocks, invalid: &
         for zone in &pool.zones {
             let Some(first_node_id) = blocks.get(&(pool.name.clone(), zone.clone())).copied() else { continue };
             let stateful_set = names::stateful_set(&key.name, &pool.name, zone);
-            groups.push(NodeGroup { stateful_set, pool: pool.clone(), zone: zone.clone(), first_node_id, replicas, heap_bytes });
+            let running = running(&stateful_set, first_node_id, replicas, observed);
+            groups.push(NodeGroup { stateful_set, pool: pool.clone(), zone: zone.clone(), first_node_id, replicas, running, heap_bytes });
         }
     }
     groups.sort_by_key(|group| group.first_node_id);
     groups
+}
+
+/// Nodes of a group for now: what its StatefulSet runs already, less the last ones that hold nothing any more.
+fn running(stateful_set: &str, first_node_id: i32, replicas: i32, observed: &Observed) -> i32 {
+    let live = observed.objects.iter().find(|live| live.resource.kind == "StatefulSet" && live.name() == stateful_set);
+    let live = live.and_then(|live| live.value["spec"]["replicas"].as_i64()).and_then(|count| i32::try_from(count).ok());
+    let mut running = live.unwrap_or(replicas).max(replicas);
+    while running > replicas && observed.emptied.contains(&(first_node_id + running - 1)) {
+        running -= 1;
+    }
+    running
 }
 
 fn heap(pool: &NodePool, field: &str, invalid: &mut impl FnMut(&str, String)) -> Option<u64> {

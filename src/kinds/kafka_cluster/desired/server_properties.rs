@@ -14,6 +14,7 @@ pub const DATA_FOLDER: &str = "/var/lib/kafka/data";
 pub const TLS_FOLDER: &str = "/etc/kafka/tls";
 const CONTROLLER: &str = "CONTROLLER";
 const INTERNAL: &str = "INTERNAL";
+const CORDONED: &str = "cordoned.log.dirs";
 
 /// What a node reads at its start: what Freehold sets wins over the pool's own, those over the cluster's, those over
 /// defaults. What a broker takes while it runs is not among them: see [`dynamic_configs`].
@@ -41,6 +42,11 @@ pub fn dynamic_configs(cluster: &ValidCluster) -> BTreeMap<String, BTreeMap<Stri
         let own: BTreeMap<_, _> = dynamic(group.pool.config.clone());
         if !own.is_empty() {
             all.extend(group.node_ids().map(|id| (id.to_string(), own.clone())));
+        }
+        // A broker that leaves is given nothing new (KIP-1066).
+        if config::definitions(&cluster.spec.version).is_some_and(|definitions| definitions.broker.contains_key(CORDONED)) {
+            let mut cordon = |id: i32| all.entry(id.to_string()).or_default().insert(CORDONED.to_owned(), "*".to_owned());
+            group.leaving_ids().for_each(|id| drop(cordon(id)));
         }
     }
     all

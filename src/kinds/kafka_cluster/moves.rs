@@ -1,0 +1,374 @@
+//! Replicas that move: off brokers that leave, onto brokers that are new, and where brokers hold too unlike shares. Pure.
+//!
+//! What is under way counts as done, so that whoever looks next, after whatever death, plans what is left and no move more.
+
+use super::api::{DisruptionKind, DisruptionStatus, KafkaCluster, RebalanceMode, RebalanceStatus, Role};
+use super::observe::{KafkaFacts, Observed};
+use super::plan::{Plan, Step, WaitingOn};
+use super::validate::{NodeGroup, ValidCluster, quantity_bytes};
+use super::windows;
+use crate::kafka::rebalance::{self, Broker, Duty, Placement};
+use crate::kafka::restart::TopicView;
+use crate::kafka::topic_plan::{THROTTLE_RATES, THROTTLED};
+use crate::kafka_admin::{ConfigChanges, ConfigResource, Reassignment};
+use crate::labels;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Partitions that move at the same time.
+const PARTITIONS_MAX: usize = 100;
+/// Bytes that move at the same time.
+const BYTES_MAX: u64 = 20 * 1024 * 1024 * 1024;
+/// Partitions of one request whose replicas change places only.
+const REORDERED_MAX: usize = 1000;
+/// Brokers are unlike when the fullest holds this many replicas more than the emptiest …
+const UNLIKE_REPLICAS: usize = 10;
+/// … and this many percent more.
+const UNLIKE_PERCENT: usize = 20;
+
+/// What is to be done about where replicas are.
+struct Work<'a> {
+    topics: &'a [TopicView],
+    brokers: Vec<Broker>,
+    before: Placement,
+    plan: rebalance::Plan,
+    /// Topic and index of each partition.
+    names: Vec<(usize, i32)>,
+}
+
+/// What moves come to in this look: the lease, steps and what is waited for, into the plan.
+pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
+    unregister(cluster, observed, plan);
+    let lease = object.status.as_ref().and_then(|status| status.disruption.clone());
+    let moving = lease.filter(|lease| lease.kind == DisruptionKind::Reassignment);
+    // Another disruption is under way, or nobody can be asked: what moves goes on by itself.
+    let KafkaFacts::Answered { topics, .. } = &observed.kafka else {
+        plan.lease = plan.lease.take().or(moving);
+        return;
+    };
+    if plan.lease.is_some() && moving.is_none() {
+        return;
+    }
+    let mode = cluster.spec.rebalance.mode;
+    match moving {
+        Some(lease) if mode == RebalanceMode::Never => plan.lease = take_back(&lease, topics, observed, plan),
+        Some(lease) => plan.lease = go_on(&lease, cluster, observed, topics, plan),
+        None => plan.lease = begin(object, cluster, observed, topics, plan),
+    }
+    if plan.lease.as_ref().is_none_or(|lease| lease.kind != DisruptionKind::Reassignment) {
+        release(topics, plan);
+    }
+}
+
+fn duty(broker: i32, fenced: bool, cluster: &ValidCluster) -> Duty {
+    let group = cluster.groups_of(Role::Broker).find(|group| group.node_ids().any(|id| id == broker));
+    match group {
+        Some(group) if group.leaving_ids().any(|id| id == broker) => Duty::Leaving,
+        None => Duty::Leaving,
+        // One that is away is given nothing, and nothing is taken from it: it may come back.
+        Some(_) if fenced => Duty::Cordoned,
+        Some(_) => Duty::Full,
+    }
+}
+
+fn brokers(cluster: &ValidCluster, observed: &Observed) -> Vec<Broker> {
+    let KafkaFacts::Answered { cluster: described, .. } = &observed.kafka else { return Vec::new() };
+    let broker = |broker: &crate::kafka_admin::BrokerDescription| Broker {
+        id: broker.id,
+        rack: broker.rack.clone().unwrap_or_default(),
+        duty: duty(broker.id, broker.fenced, cluster),
+    };
+    let mut brokers: Vec<_> = described.brokers.iter().map(broker).collect();
+    brokers.sort_by_key(|broker| broker.id);
+    brokers
+}
+
+/// Where replicas are to be, and where they are once everything under way has ended.
+fn work<'a>(cluster: &ValidCluster, observed: &Observed, topics: &'a [TopicView]) -> Option<Work<'a>> {
+    let brokers = brokers(cluster, observed);
+    let place: BTreeMap<i32, u16> =
+        brokers.iter().enumerate().filter_map(|(index, broker)| Some((broker.id, index.try_into().ok()?))).collect();
+    let excluded = |name: &str| {
+        cluster.spec.rebalance.exclude_topics.iter().any(|pattern| match pattern.strip_suffix('*') {
+            Some(prefix) => name.starts_with(prefix),
+            None => name == pattern,
+        })
+    };
+    let (mut before, mut names) = (Placement::new(), Vec::new());
+    for (topic_index, topic) in topics.iter().enumerate() {
+        let fixed = excluded(&topic.name);
+        for (index, partition) in topic.partitions.iter().enumerate() {
+            let target = partition.target();
+            let replicas: Option<Vec<u16>> = target.iter().map(|id| place.get(id).copied()).collect();
+            // A replica on a broker that is not even registered: somebody else's repair.
+            let Some(replicas) = replicas else { continue };
+            let leaves = replicas.iter().any(|broker| brokers[usize::from(*broker)].duty == Duty::Leaving);
+            before.push(replicas, topic.partition_bytes, fixed && !leaves);
+            names.push((topic_index, i32::try_from(index).unwrap_or(i32::MAX)));
+        }
+    }
+    if !brokers.iter().any(|broker| broker.duty == Duty::Full) {
+        return None;
+    }
+    let plan = rebalance::plan(&brokers, &before);
+    Some(Work { topics, brokers, before, plan, names })
+}
+
+impl Work<'_> {
+    fn reassignment(&self, partition: usize) -> Reassignment {
+        let (topic, index) = self.names[partition];
+        let id = |broker: &u16| self.brokers[usize::from(*broker)].id;
+        let replicas = self.plan.placement.of(partition).iter().map(id).collect();
+        Reassignment { topic: self.topics[topic].name.to_string(), partition: index, replicas: Some(replicas) }
+    }
+
+    /// Replicas of a partition that go somewhere else.
+    fn moves(&self, partition: usize) -> usize {
+        let before = self.before.of(partition);
+        self.plan.placement.of(partition).iter().filter(|broker| !before.contains(broker)).count()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.plan.changed(&self.before).map(|partition| self.before.bytes[partition] * self.moves(partition) as u64).sum()
+    }
+
+    fn held(&self) -> Vec<usize> {
+        let mut held = vec![0; self.brokers.len()];
+        self.before.replicas.iter().for_each(|broker| held[usize::from(*broker)] += 1);
+        held
+    }
+
+    /// Why replicas should move at all; `None` where it is well as it is.
+    fn why(&self) -> Option<String> {
+        if self.plan.moves == 0 {
+            return None;
+        }
+        let held = self.held();
+        let ids = |wanted: &dyn Fn(usize) -> bool| {
+            let ids: Vec<_> = (0..held.len()).filter(|index| wanted(*index)).map(|index| self.brokers[index].id.to_string()).collect();
+            (!ids.is_empty()).then(|| ids.join(", "))
+        };
+        let is = |index: usize, duty: Duty| self.brokers[index].duty == duty;
+        if let Some(leaving) = ids(&|index| is(index, Duty::Leaving) && held[index] > 0) {
+            return Some(format!("brokers {leaving} are to leave"));
+        }
+        if let Some(empty) = ids(&|index| is(index, Duty::Full) && held[index] == 0) {
+            return Some(format!("brokers {empty} are new"));
+        }
+        let full = || (0..held.len()).filter(|index| is(*index, Duty::Full)).map(|index| held[index]);
+        let (most, least) = (full().max()?, full().min()?);
+        let unlike = most >= least + UNLIKE_REPLICAS && most * 100 > least * (100 + UNLIKE_PERCENT);
+        unlike.then(|| format!("brokers hold between {least} and {most} replicas"))
+    }
+
+    /// The plan in a line, for people.
+    fn summary(&self) -> String {
+        let changed: BTreeSet<usize> = self.plan.changed(&self.before).map(|partition| self.names[partition].0).collect();
+        format!(
+            "{} replicas of {} topics move, about {}; {} partitions get another preferred leader",
+            self.plan.moves,
+            changed.len(),
+            bytes_words(self.bytes()),
+            self.plan.leader_changes
+        )
+    }
+
+    /// Names the plan: another one has another name.
+    fn hash(&self) -> String {
+        let mut hash = Sha256::new();
+        for partition in self.plan.changed(&self.before) {
+            let one = self.reassignment(partition);
+            hash.update(format!("{}-{}:{:?};", one.topic, one.partition, one.replicas));
+        }
+        hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// Bytes in the largest unit that leaves a number above one.
+pub fn bytes_words(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let unit = units.iter().enumerate().rev().find(|(power, _)| bytes >= 1 << (10 * power)).map_or(0, |(power, _)| power);
+    format!("{} {}", bytes >> (10 * unit), units[unit])
+}
+
+fn begin(
+    object: &KafkaCluster,
+    cluster: &ValidCluster,
+    observed: &Observed,
+    topics: &[TopicView],
+    plan: &mut Plan,
+) -> Option<DisruptionStatus> {
+    // Everything else first: pods that start, configs, and moves that somebody else began.
+    if !plan.waiting_on.is_empty() || !plan.is_applied() || topics.iter().any(|topic| topic.partitions.iter().any(|one| one.is_moving())) {
+        return None;
+    }
+    let work = work(cluster, observed, topics)?;
+    let why = work.why()?;
+    let (hash, summary) = (work.hash(), work.summary());
+    let rebalance = &cluster.spec.rebalance;
+    let approved = object.metadata.annotations.as_ref().and_then(|all| all.get(labels::APPROVE_REBALANCE));
+    plan.rebalance = Some(RebalanceStatus { proposal: Some(hash.clone()), summary: format!("{why}: {summary}"), progress: None });
+    match rebalance.mode {
+        RebalanceMode::Never => return None,
+        RebalanceMode::Propose if approved != Some(&hash) => {
+            // A spec that cannot be reached without it waits; what is only uneven does not.
+            if work.brokers.iter().any(|broker| broker.duty == Duty::Leaving) {
+                plan.waiting_on.push(WaitingOn::Approval { hash });
+            }
+            return None;
+        }
+        RebalanceMode::Propose | RebalanceMode::Auto => {}
+    }
+    if let Err(opens) = windows::open(&cluster.spec.rollout.maintenance_windows, observed.now) {
+        plan.waiting_on.push(WaitingOn::Window { opens: opens.map(Time) });
+        return None;
+    }
+    Some(DisruptionStatus {
+        kind: DisruptionKind::Reassignment,
+        node_ids: work.brokers.iter().filter(|broker| broker.duty != Duty::Cordoned).map(|broker| broker.id).collect(),
+        why: format!("{why}: {summary}"),
+        since: Time(observed.now),
+        total: Some(u32::try_from(work.plan.moves).unwrap_or(u32::MAX)),
+    })
+}
+
+/// The next batch, until nothing is left and nothing moves.
+fn go_on(
+    lease: &DisruptionStatus,
+    cluster: &ValidCluster,
+    observed: &Observed,
+    topics: &[TopicView],
+    plan: &mut Plan,
+) -> Option<DisruptionStatus> {
+    let work = work(cluster, observed, topics)?;
+    let (mut partitions, mut bytes, mut under_way) = (0, 0, 0);
+    for topic in topics {
+        let moving = topic.partitions.iter().filter(|partition| partition.is_moving());
+        for partition in moving {
+            partitions += 1;
+            under_way += partition.adding.len();
+            bytes += topic.partition_bytes * partition.adding.len() as u64;
+        }
+    }
+    let left = work.plan.moves + under_way;
+    progress(lease, left, observed, plan);
+    let (reordered, moved): (Vec<usize>, Vec<usize>) = work.plan.changed(&work.before).partition(|partition| work.moves(*partition) == 0);
+    let mut next: Vec<Reassignment> = reordered.iter().take(REORDERED_MAX).map(|partition| work.reassignment(*partition)).collect();
+    for partition in moved {
+        let size = work.before.bytes[partition] * work.moves(partition) as u64;
+        // One that is larger than the limit moves alone.
+        if partitions >= PARTITIONS_MAX || (partitions > 0 && bytes + size > BYTES_MAX) {
+            break;
+        }
+        (partitions, bytes) = (partitions + 1, bytes + size);
+        next.push(work.reassignment(partition));
+    }
+    if !next.is_empty() {
+        throttle(cluster, observed, &next, topics, plan);
+        plan.steps.push(Step::Reassign(next));
+    }
+    if left > 0 || !reordered.is_empty() {
+        plan.waiting_on.push(WaitingOn::Moves { replicas: left });
+        return Some(lease.clone());
+    }
+    // Whoever is first now leads.
+    let elections: Vec<(String, i32)> = topics
+        .iter()
+        .flat_map(|topic| topic.partitions.iter().enumerate().map(move |(index, partition)| (topic, index, partition)))
+        .filter(|(_, _, partition)| {
+            partition.replicas.first().is_some_and(|first| partition.leader != *first && partition.in_sync().contains(first))
+        })
+        .map(|(topic, index, _)| (topic.name.to_string(), i32::try_from(index).unwrap_or(i32::MAX)))
+        .collect();
+    if elections.is_empty() {
+        plan.look_soon = true;
+        return None;
+    }
+    plan.waiting_on.push(WaitingOn::Leaders { partitions: elections.len() });
+    plan.steps.push(Step::ElectLeaders(elections));
+    Some(lease.clone())
+}
+
+fn progress(lease: &DisruptionStatus, left: usize, observed: &Observed, plan: &mut Plan) {
+    let total = lease.total.and_then(|total| usize::try_from(total).ok()).unwrap_or(left).max(left).max(1);
+    let done = total - left;
+    let elapsed = observed.now.duration_since(lease.since.0).as_secs().max(1);
+    let eta = (done > 0 && left > 0).then(|| elapsed * i64::try_from(left).unwrap_or(i64::MAX) / i64::try_from(done).unwrap_or(i64::MAX));
+    // Coarse, so that it is written seldom.
+    let eta =
+        eta.map(|seconds| if seconds < 60 { ", less than a minute left".to_owned() } else { format!(", about {} min left", seconds / 60) });
+    let progress = format!("{done}/{total} replicas ({} %){}", done * 100 / total, eta.unwrap_or_default());
+    plan.rebalance = Some(RebalanceStatus { proposal: None, summary: lease.why.clone(), progress: Some(progress) });
+}
+
+/// The rate on the brokers, and the topics that it holds for.
+fn throttle(cluster: &ValidCluster, observed: &Observed, next: &[Reassignment], topics: &[TopicView], plan: &mut Plan) {
+    let KafkaFacts::Answered { configs, .. } = &observed.kafka else { return };
+    let rate = quantity_bytes(&cluster.spec.rebalance.throttle).unwrap_or(u64::MAX).to_string();
+    let set = |key: &&str| configs.get("").and_then(|configs| configs.get(*key)) != Some(&rate);
+    let rates: ConfigChanges = THROTTLE_RATES.iter().filter(|key| set(key)).map(|key| ((*key).to_owned(), Some(rate.clone()))).collect();
+    let mut changes = Vec::new();
+    if !rates.is_empty() {
+        changes.push((ConfigResource::Brokers, rates));
+    }
+    let names: BTreeSet<&str> = next.iter().map(|one| one.topic.as_str()).collect();
+    // A Topic throttles its own topic while it moves.
+    for topic in topics.iter().filter(|topic| names.contains(&*topic.name) && !topic.throttled && !topic.claimed) {
+        changes.push((
+            ConfigResource::Topic(topic.name.to_string()),
+            THROTTLED.iter().map(|key| ((*key).to_owned(), Some("*".to_owned()))).collect(),
+        ));
+    }
+    if !changes.is_empty() {
+        plan.steps.push(Step::AlterConfigs(changes));
+    }
+}
+
+/// Takes the throttle from topics that do not move any more.
+fn release(topics: &[TopicView], plan: &mut Plan) {
+    let idle = |topic: &&TopicView| topic.throttled && !topic.claimed && !topic.partitions.iter().any(|partition| partition.is_moving());
+    let changes: Vec<_> = topics
+        .iter()
+        .filter(idle)
+        .map(|topic| (ConfigResource::Topic(topic.name.to_string()), THROTTLED.iter().map(|key| ((*key).to_owned(), None)).collect()))
+        .collect();
+    if !changes.is_empty() {
+        plan.steps.push(Step::AlterConfigs(changes));
+    }
+}
+
+/// The mode is Never: what is under way is taken back.
+fn take_back(lease: &DisruptionStatus, topics: &[TopicView], observed: &Observed, plan: &mut Plan) -> Option<DisruptionStatus> {
+    let moving =
+        topics.iter().flat_map(|topic| topic.partitions.iter().enumerate().map(move |(index, partition)| (topic, index, partition)));
+    let back: Vec<Reassignment> = moving
+        .filter(|(.., partition)| partition.is_moving())
+        .map(|(topic, index, _)| Reassignment {
+            topic: topic.name.to_string(),
+            partition: i32::try_from(index).unwrap_or(i32::MAX),
+            replicas: None,
+        })
+        .collect();
+    if back.is_empty() {
+        return None;
+    }
+    progress(lease, back.len(), observed, plan);
+    plan.waiting_on.push(WaitingOn::Moves { replicas: back.len() });
+    plan.steps.push(Step::Reassign(back));
+    Some(lease.clone())
+}
+
+/// Brokers whose pods are gone for good, and which hold nothing, are taken from the cluster's list.
+fn unregister(cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
+    let KafkaFacts::Answered { cluster: described, topics, .. } = &observed.kafka else { return };
+    let nodes: BTreeSet<i32> = cluster.groups.iter().flat_map(NodeGroup::node_ids).collect();
+    let held: BTreeSet<i32> =
+        topics.iter().flat_map(|topic| &topic.partitions).flat_map(|partition| partition.replicas.iter().copied()).collect();
+    for broker in described.brokers.iter().filter(|broker| broker.fenced) {
+        let gone = !nodes.contains(&broker.id) && !observed.pods.iter().any(|pod| pod.node_id == broker.id) && !held.contains(&broker.id);
+        if gone && cluster.blocks.values().any(|first| (*first..*first + crate::kafka::node_ids::BLOCK).contains(&broker.id)) {
+            plan.steps.push(Step::Unregister(broker.id));
+        }
+    }
+}

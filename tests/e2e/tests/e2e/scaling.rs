@@ -1,0 +1,102 @@
+//! Out and in again under load, while operators die: brokers join and are filled, leave and are emptied first, and no
+//! record is lost.
+
+use crate::load::{self, Load};
+use crate::oracle;
+use crate::rolls::{patch, pods, settled};
+use crate::world::{block_on, kubectl, super_admin};
+use freehold::kafka_admin::Admin;
+use ground::kubectl::Kubectl;
+use ground::shell;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(600);
+const RATE: i64 = 150;
+/// As long as it takes.
+const RECORDS: usize = 30_000;
+
+/// The quickstart's pools, and one of brokers beside them.
+fn pools(kubectl: &Kubectl, replicas: Option<u32>) -> Value {
+    let found = kubectl.get("kafkacluster", "kafka", "demo").unwrap().unwrap();
+    let pools = found["spec"]["nodePools"].as_array().unwrap().iter();
+    let mut pools: Vec<Value> = pools.filter(|pool| pool["name"] != "extra").cloned().collect();
+    pools.extend(replicas.map(|replicas| {
+        json!({"name": "extra", "roles": ["broker"], "replicas": replicas, "zones": ["zone-a", "zone-b", "zone-c"],
+            "storage": {"size": "1Gi"}, "jvm": {"heap": "256Mi"}})
+    }));
+    json!({"spec": {"nodePools": pools}})
+}
+
+/// Replicas by broker, and leaders by broker; of brokers that are registered.
+fn shares(kubectl: &Kubectl) -> (BTreeMap<i32, usize>, BTreeMap<i32, usize>) {
+    let admin = super_admin(kubectl, "kafka", "demo");
+    let (cluster, topics) = block_on(async { (admin.describe_cluster().await.unwrap(), admin.describe_topics().await.unwrap()) });
+    let mut held: BTreeMap<i32, usize> = cluster.brokers.iter().map(|broker| (broker.id, 0)).collect();
+    let mut led = held.clone();
+    for partition in topics.iter().flat_map(|topic| &topic.partitions) {
+        partition.replicas.iter().for_each(|id| *held.entry(*id).or_default() += 1);
+        *led.entry(partition.leader).or_default() += 1;
+    }
+    (held, led)
+}
+
+fn within_one(counts: &BTreeMap<i32, usize>) -> bool {
+    counts.values().max().unwrap() - counts.values().min().unwrap() <= 1
+}
+
+#[test]
+#[ignore = "needs the ground: cargo xtask test"]
+fn brokers_join_and_leave_under_load_while_operators_die() {
+    let kubectl = kubectl();
+    settled(&kubectl);
+    let before = pods(&kubectl);
+    let mark = oracle::mark(&kubectl, "kafka", "demo");
+    let load = Load::start(&kubectl, "scale", RECORDS, RATE);
+
+    let start = Instant::now();
+    patch(&kubectl, &pools(&kubectl, Some(3)));
+    load::kill_operators(2, Duration::from_secs(12));
+    shell::wait_for("six brokers that hold like shares", LIMIT, || {
+        let (held, led) = shares(&kubectl);
+        Ok((held.len() != 6 || !within_one(&held) || !within_one(&led)).then(|| format!("{held:?} {led:?}")))
+    })
+    .unwrap();
+    settled(&kubectl);
+    let out = start.elapsed();
+    let now = pods(&kubectl);
+    assert!(before.iter().all(|(name, uid)| now.get(name) == Some(uid)), "who was there was not restarted");
+
+    let start = Instant::now();
+    patch(&kubectl, &pools(&kubectl, Some(0)));
+    load::kill_operators(2, Duration::from_secs(12));
+    shell::wait_for("three brokers that hold everything", LIMIT, || {
+        let (held, _) = shares(&kubectl);
+        Ok((held.len() != 3 || held.values().any(|count| *count == 0)).then(|| format!("{held:?}")))
+    })
+    .unwrap();
+    settled(&kubectl);
+    let back = start.elapsed();
+    assert_eq!(pods(&kubectl), before, "the pool's pods are gone, the others stayed");
+    patch(&kubectl, &pools(&kubectl, None));
+    settled(&kubectl);
+    let sets = kubectl.run(&["get", "statefulsets", "--namespace", "kafka", "-o", "name"]).unwrap();
+    assert!(!sets.contains("extra"), "the pool is gone: {sets}");
+
+    let seen = oracle::replay(&kubectl, "kafka", "demo", mark);
+    assert!(seen.violations.is_empty(), "{:#?}", seen.violations);
+    let topics = block_on(super_admin(&kubectl, "kafka", "demo").describe_topics()).unwrap();
+    for topic in &topics {
+        let config = block_on(crate::kafka::config(&super_admin(&kubectl, "kafka", "demo"), &topic.name)).unwrap();
+        assert!(!config.keys().any(|key| key.contains("throttled")), "the throttle is gone from {}: {config:?}", topic.name);
+    }
+    let done = load.finish(&kubectl);
+    println!(
+        "scaling: three brokers to six in {:.1} s and back in {:.1} s with four operators killed; {done}; {} states replayed, {} partitions",
+        out.as_secs_f64(),
+        back.as_secs_f64(),
+        seen.states,
+        seen.partitions
+    );
+}

@@ -1,0 +1,267 @@
+//! Scaling over generated clusters, against a model of what reassignments do: new brokers are filled, leaving ones are
+//! emptied before their pods go, with as many moves as the bound says, whoever dies between two looks.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod fixture;
+
+use fixture::{Kafka, Pod, World, cluster, observe};
+use freehold::kafka::metadata_image::PartitionImage;
+use freehold::kafka::metadata_record::PartitionFields;
+use freehold::kinds::kafka_cluster::api::{KafkaCluster, KafkaClusterStatus, RebalanceMode};
+use freehold::kinds::kafka_cluster::observe::KafkaFacts;
+use freehold::kinds::kafka_cluster::plan::{self, Plan, Step};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+const LOOKS_MAX: usize = 600;
+
+/// Three controllers, and a pool of brokers over three zones: nodes 0.., 100.., 200.. are brokers.
+fn object(replicas: u32) -> KafkaCluster {
+    cluster(&format!(
+        "apiVersion: freehold.dev/v1alpha1\nkind: KafkaCluster\nmetadata: {{name: c, namespace: n, finalizers: [freehold.dev/finalizer]}}\nspec:\n  \
+         version: 4.3.1\n  nodePools:\n  - {{name: b, roles: [broker], replicas: {replicas}, zones: [a, b, c], storage: {{size: 1Gi}}}}\n  \
+         - {{name: c, roles: [controller], replicas: 3, zones: [a, b, c], storage: {{size: 1Gi}}}}\n"
+    ))
+}
+
+struct Model {
+    object: KafkaCluster,
+    /// Brokers of a zone that run.
+    per_zone: i32,
+    partitions: Vec<PartitionImage>,
+    /// Replicas that were added to a partition, ever.
+    added: usize,
+    /// What leaves and was seen empty.
+    emptied: BTreeSet<i32>,
+}
+
+fn partition(replicas: Vec<i32>, target: Option<&[i32]>) -> PartitionImage {
+    let Some(target) = target else { return PartitionImage::new(&replicas) };
+    let all: Vec<i32> = target.iter().chain(replicas.iter().filter(|id| !target.contains(id))).copied().collect();
+    PartitionImage::of(PartitionFields {
+        leader: replicas.first().copied(),
+        in_sync: Some(replicas.clone()),
+        adding: Some(target.iter().filter(|id| !replicas.contains(id)).copied().collect()),
+        removing: Some(replicas.iter().filter(|id| !target.contains(id)).copied().collect()),
+        replicas: Some(all),
+    })
+}
+
+impl Model {
+    fn new(per_zone: i32, placements: &[(i32, i32, i32)]) -> Self {
+        let at = |zone: i32, index: i32| zone * 100 + index % per_zone;
+        let partitions = placements.iter().map(|(a, b, c)| {
+            let mut replicas = vec![at(0, *a), at(1, *b), at(2, *c)];
+            replicas.rotate_left(usize::try_from(a % 3).unwrap());
+            PartitionImage::new(&replicas)
+        });
+        let partitions = partitions.collect();
+        Self { object: object(u32::try_from(3 * per_zone).unwrap()), per_zone, partitions, added: 0, emptied: BTreeSet::new() }
+    }
+
+    fn brokers(&self) -> Vec<i32> {
+        (0..3).flat_map(|zone| (0..self.per_zone).map(move |index| zone * 100 + index)).collect()
+    }
+
+    fn plan(&self) -> Plan {
+        let controllers = [300, 400, 500];
+        let pod = |node: i32| Pod { node, ready: true, in_sync: true, ..Pod::default() };
+        let mut nodes = self.brokers();
+        let kafka = Kafka {
+            unfenced: nodes.clone(),
+            leader: 300,
+            voters: controllers.iter().map(|id| (*id, 100)).collect(),
+            min_in_sync: Some(2),
+            ..Kafka::default()
+        };
+        nodes.extend(controllers);
+        let world = World {
+            cluster_id: Some("ID".into()),
+            formed: true,
+            certificates: true,
+            applied: true,
+            pods: nodes.into_iter().map(pod).collect(),
+            kafka: Some(kafka),
+            // The StatefulSets run so many for now.
+            running: [("c-b-a", self.per_zone), ("c-b-b", self.per_zone), ("c-b-c", self.per_zone)]
+                .map(|(name, count)| (name.to_owned(), count))
+                .into(),
+            emptied: self.emptied.clone(),
+            ..World::default()
+        };
+        let (mut observed, valid) = observe(&self.object, &world);
+        if let KafkaFacts::Answered { topics, cluster, .. } = &mut observed.kafka {
+            topics[0].partitions = self.partitions.clone();
+            topics[0].partition_bytes = 1 << 20;
+            for broker in &mut cluster.brokers {
+                broker.rack = Some(["a", "b", "c"][usize::try_from(broker.id / 100).unwrap()].into());
+            }
+        }
+        plan::plan(&self.object, &valid.unwrap(), &observed)
+    }
+
+    fn apply(&mut self, plan: Plan, dies: bool) {
+        for step in plan.steps {
+            match step {
+                Step::Reassign(moves) => {
+                    for one in moves {
+                        let lease = self.object.status.as_ref().and_then(|status| status.disruption.as_ref());
+                        assert!(lease.is_some(), "nothing moves without a lease in status");
+                        let found = &mut self.partitions[usize::try_from(one.partition).unwrap()];
+                        let now = found.origin();
+                        let target = one.replicas.as_deref();
+                        let racks: BTreeSet<i32> = target.unwrap_or(&now).iter().map(|id| id / 100).collect();
+                        assert_eq!(racks.len(), 3, "every replica set spans the racks, on its way too");
+                        self.added += target.map_or(0, |target| target.iter().filter(|id| !found.replicas.contains(id)).count());
+                        *found = partition(now, target);
+                        if !found.is_moving() {
+                            let same = found.target();
+                            let leader = found.leader;
+                            *found = PartitionImage::of(PartitionFields {
+                                replicas: Some(same.clone()),
+                                in_sync: Some(same),
+                                leader: Some(leader),
+                                ..PartitionFields::default()
+                            });
+                        }
+                    }
+                }
+                Step::ElectLeaders(partitions) => {
+                    for (_, index) in partitions {
+                        let found = &mut self.partitions[usize::try_from(index).unwrap()];
+                        *found = PartitionImage::new(&found.replicas);
+                    }
+                }
+                Step::AlterConfigs(_) => {}
+                Step::Apply(object) if object.kind() == "StatefulSet" => {
+                    let replicas = i32::try_from(object.value["spec"]["replicas"].as_i64().unwrap()).unwrap();
+                    assert!(!object.name().contains("c-c-"), "controllers stay");
+                    if replicas < self.per_zone {
+                        for zone in 0..3 {
+                            for gone in replicas..self.per_zone {
+                                let id = zone * 100 + gone;
+                                let held = self.partitions.iter().any(|partition| partition.replicas.contains(&id));
+                                assert!(
+                                    !held || object.name() != format!("c-b-{}", ["a", "b", "c"][usize::try_from(zone).unwrap()]),
+                                    "{id} holds partitions"
+                                );
+                            }
+                        }
+                    }
+                }
+                Step::Apply(_) | Step::IssueNodeCertificates { .. } | Step::Unregister(_) | Step::SetInSync { .. } => {}
+                other => panic!("{other}"),
+            }
+        }
+        if !dies {
+            self.object.status = Some(KafkaClusterStatus { disruption: plan.lease, ..KafkaClusterStatus::default() });
+        }
+    }
+
+    /// Some of what is under way ends.
+    fn time_passes(&mut self, choice: usize) {
+        let moving: Vec<usize> = (0..self.partitions.len()).filter(|index| self.partitions[*index].is_moving()).collect();
+        for index in moving.iter().skip(choice % 3).step_by(2).chain(moving.first()) {
+            let found = &mut self.partitions[*index];
+            let (target, leader) = (found.target(), found.leader);
+            if target.is_empty() || !found.is_moving() {
+                continue;
+            }
+            let leader = if target.contains(&leader) { leader } else { target[0] };
+            *found = PartitionImage::of(PartitionFields {
+                replicas: Some(target.clone()),
+                in_sync: Some(target),
+                leader: Some(leader),
+                ..PartitionFields::default()
+            });
+        }
+        let held: BTreeSet<i32> = self.partitions.iter().flat_map(|partition| partition.replicas.iter().copied()).collect();
+        let wanted = i32::try_from(self.object.spec.node_pools[0].replicas / 3).unwrap();
+        self.emptied = self.brokers().into_iter().filter(|id| id % 100 >= wanted && !held.contains(id)).collect();
+    }
+
+    /// Looks until nothing is left to move.
+    fn run(&mut self, chances: &[(usize, bool)]) -> bool {
+        for look in 0..LOOKS_MAX {
+            let (choice, dies) = chances[look % chances.len()];
+            let plan = self.plan();
+            let idle = plan.lease.is_none() && plan.rebalance.is_none() && !plan.steps.iter().any(|step| matches!(step, Step::Reassign(_)));
+            self.apply(plan, dies && look % 7 != 0);
+            let held = self.object.status.as_ref().is_some_and(|status| status.disruption.is_some());
+            if idle && !held {
+                return true;
+            }
+            self.time_passes(choice);
+        }
+        false
+    }
+
+    fn counts(&self) -> Vec<usize> {
+        self.brokers().iter().map(|id| self.partitions.iter().filter(|partition| partition.replicas.contains(id)).count()).collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn brokers_are_added_and_removed_with_the_fewest_moves_whoever_dies(
+        placements in prop::collection::vec((0..9_i32, 0..9_i32, 0..9_i32), 12..80),
+        chances in prop::collection::vec((0..9_usize, prop::bool::weighted(0.3)), 1..40),
+    ) {
+        let mut model = Model::new(1, &placements);
+        // Out: from three brokers to six.
+        model.object = KafkaCluster { status: model.object.status.clone(), ..object(6) };
+        model.per_zone = 2;
+        prop_assert!(model.run(&chances), "scaling out comes to an end");
+        let counts = model.counts();
+        prop_assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{:?}", counts);
+        prop_assert_eq!(model.added, 3 * (placements.len() / 2), "as many moves as brokers lacked, and not one more");
+        let leads = |id: &i32| model.partitions.iter().filter(|partition| partition.leader == *id).count();
+        let leaders: Vec<usize> = model.brokers().iter().map(leads).collect();
+        prop_assert!(leaders.iter().max().unwrap() - leaders.iter().min().unwrap() <= 1, "leaders {:?}", leaders);
+
+        // In: back to three. What leaves is emptied, then its StatefulSet shrinks.
+        model.added = 0;
+        model.object = KafkaCluster { status: model.object.status.clone(), ..object(3) };
+        let on_leaving: usize = counts.iter().zip(model.brokers()).filter(|(_, id)| id % 100 == 1).map(|(count, _)| count).sum();
+        prop_assert!(model.run(&chances), "scaling in comes to an end");
+        prop_assert_eq!(model.added, on_leaving, "what they held, and not one more");
+        prop_assert_eq!(model.emptied.len(), 3);
+        let shrunk = model.plan().steps.iter().filter(|step| step.to_string().starts_with("apply StatefulSet c-b-")).count();
+        prop_assert_eq!(shrunk, 3, "the empty brokers' pods may go now");
+    }
+}
+
+#[test]
+fn a_proposal_waits_for_its_name_and_never_takes_everything_back() {
+    let placements: Vec<_> = (0..30).map(|index| (index, index, index)).collect();
+    let mut model = Model::new(1, &placements);
+    let mut propose = object(6);
+    propose.spec.rebalance.mode = RebalanceMode::Propose;
+    model.object = propose;
+    model.per_zone = 2;
+    let first = model.plan();
+    let proposal = first.rebalance.as_ref().and_then(|status| status.proposal.clone()).unwrap();
+    assert!(first.lease.is_none() && first.steps.is_empty(), "it waits");
+    assert_eq!(model.plan().rebalance.unwrap().proposal.as_deref(), Some(proposal.as_str()), "the same plan has the same name");
+    let approve = |name: &str| [("freehold.dev/approve-rebalance".to_owned(), name.to_owned())].into();
+    model.object.metadata.annotations = Some(approve("another"));
+    assert!(model.plan().lease.is_none(), "another plan's name approves nothing");
+    model.object.metadata.annotations = Some(approve(&proposal));
+    let plan = model.plan();
+    assert!(plan.lease.is_some());
+    model.apply(plan, false);
+    let plan = model.plan();
+    model.apply(plan, false);
+    assert!(model.partitions.iter().any(PartitionImage::is_moving));
+
+    model.object.spec.rebalance.mode = RebalanceMode::Never;
+    let plan = model.plan();
+    let back = plan.steps.iter().any(|step| matches!(step, Step::Reassign(moves) if moves.iter().all(|one| one.replicas.is_none())));
+    assert!(back, "what is under way is taken back");
+    model.apply(plan, false);
+    assert!(!model.partitions.iter().any(PartitionImage::is_moving));
+    let plan = model.plan();
+    assert!(plan.lease.is_none(), "and nothing is begun");
+}
