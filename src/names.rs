@@ -45,6 +45,11 @@ pub fn host(pod: &str, cluster: &str, namespace: &str) -> String {
     format!("{pod}.{}.{namespace}.svc", nodes_service(cluster))
 }
 
+/// A broker's host name for clients: that of a Service of its own, whose address stays when the pod's changes.
+pub fn client_host(pod: &str, namespace: &str) -> String {
+    format!("{pod}.{namespace}.svc")
+}
+
 /// The bootstrap Service's host name.
 pub fn bootstrap_host(cluster: &str, namespace: &str) -> String {
     format!("{}.{namespace}.svc", bootstrap_service(cluster))

@@ -40,7 +40,7 @@ fn object(per_zone: u32) -> KafkaCluster {
     cluster(&format!(
         "apiVersion: freehold.dev/v1alpha1\nkind: KafkaCluster\nmetadata: {{name: c, namespace: n, finalizers: [freehold.dev/finalizer]}}\nspec:\n  \
          version: 4.3.1\n  nodePools:\n  - {{name: p, roles: [controller, broker], replicas: {replicas}, zones: [a, b, c], storage: {{size: 1Gi}}}}\n  \
-         rebalance: {{mode: \"Off\"}}\n"
+         rebalance: {{mode: Never}}\n"
     ))
 }
 

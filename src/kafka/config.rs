@@ -55,6 +55,8 @@ pub struct Definition {
 /// The configs of one version.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Definitions {
+    /// The levels of features that this version of Kafka brings (KIP-584), `metadata.version` among them.
+    pub features: BTreeMap<String, i16>,
     pub broker: BTreeMap<String, Definition>,
     pub topic: BTreeMap<String, Definition>,
 }
@@ -67,6 +69,14 @@ static LISTS: LazyLock<BTreeMap<&'static str, Definitions>> = LazyLock::new(|| {
 /// The lists of a version; `None` for one that Freehold does not run.
 pub fn definitions(version: &str) -> Option<&'static Definitions> {
     LISTS.get(version)
+}
+
+/// The feature that says how metadata is written: its level decides which versions can read it.
+pub const METADATA_VERSION: &str = "metadata.version";
+
+/// A version's place among those that Freehold runs.
+pub fn order(version: &str) -> Option<usize> {
+    VERSIONS.iter().position(|known| *known == version)
 }
 
 /// True when Kafka takes a change of this broker config without a restart (KIP-226).

@@ -126,6 +126,8 @@ pub struct MetadataImage {
     acls: HashMap<Uuid, Arc<str>>,
     /// Dynamic configs of brokers, by node id; those that hold for every broker under the empty name.
     broker_configs: BTreeMap<String, BTreeMap<String, String>>,
+    /// Levels of features in force.
+    features: BTreeMap<String, i16>,
     transaction: Option<Vec<MetadataRecord>>,
 }
 
@@ -149,6 +151,11 @@ impl MetadataImage {
     /// Dynamic configs of brokers, by node id; those that hold for every broker under the empty name.
     pub fn broker_configs(&self) -> &BTreeMap<String, BTreeMap<String, String>> {
         &self.broker_configs
+    }
+
+    /// Levels of features in force (KIP-584).
+    pub fn features(&self) -> &BTreeMap<String, i16> {
+        &self.features
     }
 
     /// A dynamic config that holds for every broker.
@@ -216,6 +223,10 @@ impl MetadataImage {
                     Some(value) => drop(principal.quotas.insert(key, value)),
                     None => drop(principal.quotas.remove(&key)),
                 })))
+            }
+            MetadataRecord::Feature { name, level } => {
+                self.features.insert(name, level);
+                None
             }
             MetadataRecord::Scram { .. }
             | MetadataRecord::RemoveScram { .. }

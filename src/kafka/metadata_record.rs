@@ -66,6 +66,11 @@ pub enum MetadataRecord {
         key: String,
         value: Option<f64>,
     },
+    /// A feature's level in force (KIP-584). 0: none.
+    Feature {
+        name: String,
+        level: i16,
+    },
     /// KIP-868: what follows counts only once the end is there.
     BeginTransaction,
     EndTransaction,
@@ -131,6 +136,7 @@ pub fn decode(bytes: &[u8]) -> Read<Option<MetadataRecord>> {
             let (user, mechanism, _salt, stored_key) = (reader.string()?, reader.i8()?, reader.bytes()?, reader.bytes()?);
             MetadataRecord::Scram { user, mechanism, fingerprint: Fingerprint::of(stored_key) }
         }
+        12 => MetadataRecord::Feature { name: reader.string()?, level: reader.i16()? },
         14 => quota(&mut reader)?,
         18 => acl(&mut reader)?,
         19 => MetadataRecord::RemoveAcl { id: reader.uuid()? },
@@ -206,6 +212,11 @@ impl<'a> Reader<'a> {
 
     fn array<const N: usize>(&mut self) -> Read<[u8; N]> {
         self.take(N)?.try_into().map_err(|_| Unreadable)
+    }
+
+    fn i16(&mut self) -> Read<i16> {
+        let bytes = self.take(2)?;
+        Ok(i16::from_be_bytes([bytes[0], bytes[1]]))
     }
 
     fn i8(&mut self) -> Read<i8> {

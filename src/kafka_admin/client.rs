@@ -1,16 +1,15 @@
 //! The client: a connection to each broker, requests to any that answers, retries on retriable errors only.
 
 use super::connection::{Connection, Endpoint};
+use super::requests::{acl_creation, acl_filter, alter_configs_request, altered, check, config_resource, text, topic_name};
 use super::sasl::ScramLogin;
 use super::tls::TlsSettings;
 use super::*;
 use crate::kafka::grants;
-use crate::kafka::metadata_record::{BROKER_RESOURCE, SCRAM_SHA_512, TOPIC_RESOURCE};
+use crate::kafka::metadata_record::SCRAM_SHA_512;
 use bytes::Bytes;
-use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages as m;
-use kafka_protocol::messages::TopicName;
-use kafka_protocol::protocol::{Request, StrBytes};
+use kafka_protocol::protocol::Request;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,27 +30,6 @@ pub struct Client {
     tls: TlsSettings,
     login: Option<ScramLogin>,
     connections: Mutex<HashMap<i32, Arc<Connection>>>,
-}
-
-fn text(value: impl Into<String>) -> StrBytes {
-    StrBytes::from_string(value.into())
-}
-
-fn topic_name(name: &str) -> TopicName {
-    TopicName(text(name))
-}
-
-/// Kafka's error code as a result.
-fn check(api: &'static str, code: i16, message: Option<&StrBytes>) -> AdminResult<()> {
-    match ResponseError::try_from_code(code) {
-        None => Ok(()),
-        Some(error) => Err(AdminError::Refused {
-            api,
-            error: format!("{error:?}"),
-            retriable: error.is_retriable(),
-            message: message.map(|message| message.to_string()),
-        }),
-    }
 }
 
 impl Client {
@@ -212,28 +190,6 @@ fn gone_is_fine(result: AdminResult<()>, names: &[&str]) -> AdminResult<()> {
     }
 }
 
-fn acl_creation(acl: &AclBinding) -> m::create_acls_request::AclCreation {
-    m::create_acls_request::AclCreation::default()
-        .with_resource_type(acl.resource_type)
-        .with_resource_name(text(&acl.resource_name))
-        .with_resource_pattern_type(acl.pattern_type)
-        .with_principal(text(&acl.principal))
-        .with_host(text(&acl.host))
-        .with_operation(acl.operation)
-        .with_permission_type(acl.permission)
-}
-
-fn acl_filter(acl: &AclBinding) -> m::delete_acls_request::DeleteAclsFilter {
-    m::delete_acls_request::DeleteAclsFilter::default()
-        .with_resource_type_filter(acl.resource_type)
-        .with_resource_name_filter(Some(text(&acl.resource_name)))
-        .with_pattern_type_filter(acl.pattern_type)
-        .with_principal_filter(Some(text(&acl.principal)))
-        .with_host_filter(Some(text(&acl.host)))
-        .with_operation(acl.operation)
-        .with_permission_type(acl.permission)
-}
-
 #[async_trait]
 impl Admin for Client {
     async fn describe_cluster(&self) -> AdminResult<ClusterDescription> {
@@ -359,36 +315,24 @@ impl Admin for Client {
     }
 
     async fn alter_configs(&self, changes: &[(ConfigResource, ConfigChanges)]) -> Each<()> {
-        use m::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
-        let name = |resource: &ConfigResource| match resource {
-            ConfigResource::Topic(topic) => (TOPIC_RESOURCE, topic.clone()),
-            ConfigResource::Brokers => (BROKER_RESOURCE, String::new()),
-            ConfigResource::Broker(id) => (BROKER_RESOURCE, id.to_string()),
-        };
-        let resources = changes.iter().map(|(resource, changes)| {
-            // KIP-339: 0 sets, 1 deletes.
-            let configs = changes.iter().map(|(key, value)| {
-                AlterableConfig::default()
-                    .with_name(text(key))
-                    .with_config_operation(i8::from(value.is_none()))
-                    .with_value(value.as_deref().map(text))
-            });
-            let (kind, name) = name(resource);
-            AlterConfigsResource::default().with_resource_type(kind).with_resource_name(text(name)).with_configs(configs.collect())
+        // A broker takes its own configs itself; what is not a broker's any one passes on.
+        let own = |change: &&(ConfigResource, ConfigChanges)| matches!(change.0, ConfigResource::Broker(_));
+        let shared: Vec<_> = changes.iter().filter(|change| !own(change)).collect();
+        let of_brokers = changes.iter().filter(own).map(|change| async move {
+            let ConfigResource::Broker(id) = change.0 else { return Ok(()) };
+            let response = self.send_to(id, &alter_configs_request(&[change]), 1).await?;
+            response.responses.iter().try_for_each(altered)
         });
-        let request = m::IncrementalAlterConfigsRequest::default().with_resources(resources.collect());
-        let names: Vec<String> = changes.iter().map(|(resource, _)| name(resource).1).collect();
-        self.each(changes.len(), &request, 1, |response| {
-            let results = response.responses.iter();
-            let found = results
-                .map(|result| {
-                    let checked = check("IncrementalAlterConfigs", result.error_code, result.error_message.as_ref());
-                    (result.resource_name.to_string(), checked)
-                })
-                .collect();
+        let request = alter_configs_request(&shared);
+        let of_others = self.each(shared.len(), &request, 1, |response| {
+            let found = response.responses.iter().map(|result| (result.resource_name.to_string(), altered(result))).collect();
+            let names: Vec<String> = shared.iter().map(|(resource, _)| config_resource(resource).1).collect();
             not_controller(ordered(names.iter().map(String::as_str), found))
-        })
-        .await
+        });
+        let (of_brokers, of_others) = futures::join!(futures::future::join_all(of_brokers), of_others);
+        let (mut of_brokers, mut of_others) = (of_brokers.into_iter(), of_others.into_iter());
+        let result = |change: &(ConfigResource, ConfigChanges)| if own(&change) { of_brokers.next() } else { of_others.next() };
+        changes.iter().filter_map(result).collect()
     }
 
     async fn reassign(&self, moves: &[Reassignment]) -> Each<()> {
@@ -482,6 +426,21 @@ impl Admin for Client {
         let request = m::UnregisterBrokerRequest::default().with_broker_id(m::BrokerId(broker));
         let response = self.send(&request, 0).await?;
         gone_is_fine(check("UnregisterBroker", response.error_code, response.error_message.as_ref()), &["BrokerIdNotRegistered"])
+    }
+
+    async fn upgrade_features(&self, levels: &BTreeMap<String, i16>) -> AdminResult<()> {
+        let update = |(name, level): (&String, &i16)| {
+            // 1: an upgrade; a level is never lowered.
+            m::update_features_request::FeatureUpdateKey::default()
+                .with_feature(text(name))
+                .with_max_version_level(*level)
+                .with_upgrade_type(1)
+        };
+        let request =
+            m::UpdateFeaturesRequest::default().with_timeout_ms(REQUEST_LIMIT_MS).with_feature_updates(levels.iter().map(update).collect());
+        let response = self.send(&request, 2).await?;
+        check("UpdateFeatures", response.error_code, response.error_message.as_ref())?;
+        response.results.iter().try_for_each(|result| check("UpdateFeatures", result.error_code, result.error_message.as_ref()))
     }
 
     async fn create_acls(&self, acls: &[AclBinding]) -> Each<()> {

@@ -147,6 +147,11 @@ impl Admin for FakeCluster {
     async fn unregister_broker(&self, _broker: i32) -> AdminResult<()> {
         Ok(())
     }
+    async fn upgrade_features(&self, levels: &BTreeMap<String, i16>) -> AdminResult<()> {
+        let mut state = self.state();
+        levels.iter().for_each(|(name, level)| state.write(MetadataRecord::Feature { name: name.clone(), level: *level }));
+        Ok(())
+    }
     async fn create_acls(&self, acls: &[AclBinding]) -> Each<()> {
         let mut state = self.state();
         for acl in acls {

@@ -10,6 +10,7 @@ pub mod fake;
 pub mod figures;
 pub mod follower;
 pub mod mirror;
+mod requests;
 pub mod sasl;
 pub mod tls;
 
@@ -203,6 +204,8 @@ pub trait Admin: Send + Sync {
     async fn logs_of(&self, broker: i32) -> AdminResult<usize>;
     /// Takes a broker that is gone from the cluster's list (KIP-631); one that is not in it is fine.
     async fn unregister_broker(&self, broker: i32) -> AdminResult<()>;
+    /// Raises features to these levels (KIP-584).
+    async fn upgrade_features(&self, levels: &BTreeMap<String, i16>) -> AdminResult<()>;
     async fn create_acls(&self, acls: &[AclBinding]) -> Each<()>;
     async fn delete_acls(&self, acls: &[AclBinding]) -> Each<()>;
     /// What every node let a principal in shadow mode do all the same, as rules that deny.

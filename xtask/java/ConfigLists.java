@@ -3,6 +3,8 @@ import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
 import org.apache.kafka.common.config.ConfigDef;
+import org.apache.kafka.server.common.Feature;
+import org.apache.kafka.server.common.MetadataVersion;
 
 /**
  * Prints the lists of broker and topic configs of the Kafka on the class path as JSON: name -> type, default, valid
@@ -13,7 +15,16 @@ public final class ConfigLists {
         ConfigDef broker = (ConfigDef) Class.forName("kafka.server.KafkaConfig").getMethod("configDef").invoke(null);
         Object topic = Class.forName("org.apache.kafka.storage.internals.log.LogConfig").getMethod("configDefCopy").invoke(null);
         Map<?, ?> modes = modes();
-        StringBuilder out = new StringBuilder("{\n\"broker\": {\n");
+        StringBuilder out = new StringBuilder("{\n\"features\": {");
+        MetadataVersion release = MetadataVersion.latestProduction();
+        List<String> features = new ArrayList<>(List.of(quote("metadata.version") + ": " + release.featureLevel()));
+        for (Feature feature : Feature.PRODUCTION_FEATURES) {
+            // The quorum's own protocol is chosen when volumes are formatted.
+            if (!feature.featureName().equals("kraft.version")) {
+                features.add(quote(feature.featureName()) + ": " + feature.defaultLevel(release));
+            }
+        }
+        out.append(String.join(", ", features)).append("},\n\"broker\": {\n");
         list(out, broker, modes);
         out.append("},\n\"topic\": {\n");
         list(out, (ConfigDef) topic, Map.of());

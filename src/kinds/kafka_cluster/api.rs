@@ -47,7 +47,8 @@ use std::collections::BTreeMap;
         .message("clusterId: immutable, the volumes carry it"),
 )]
 pub struct KafkaClusterSpec {
-    /// Kafka's version, one of those that this Freehold knows (`freehold versions`).
+    /// Kafka's version, one of those that this Freehold knows (`freehold versions`). A newer one: nodes are restarted one batch
+    /// after the other, then the version's features come into force; until that, the older version can be set again.
     pub version: String,
     /// The id of a cluster whose volumes are adopted; default: a new one. 22 characters of URL-safe base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -77,6 +78,9 @@ pub struct KafkaClusterSpec {
     /// When and how the operator may disturb what runs.
     #[serde(default)]
     pub rollout: Rollout,
+    /// How a new version's features come into force.
+    #[serde(default)]
+    pub upgrade: Upgrade,
     /// How replicas are moved.
     #[serde(default)]
     pub rebalance: Rebalance,
@@ -438,6 +442,41 @@ impl Default for Rebalance {
     }
 }
 
+/// How a new version's features come into force.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Upgrade {
+    /// Whether `metadata.version` and the other features are raised. After that the older version cannot read the metadata.
+    #[serde(default)]
+    pub features: FeatureUpgrade,
+    /// Minutes that every node must have run the new version before.
+    #[serde(default = "Upgrade::default_soak_minutes")]
+    #[schemars(range(max = 43200))]
+    pub soak_minutes: u32,
+}
+
+impl Upgrade {
+    fn default_soak_minutes() -> u32 {
+        60
+    }
+}
+
+impl Default for Upgrade {
+    fn default() -> Self {
+        Self { features: FeatureUpgrade::default(), soak_minutes: Self::default_soak_minutes() }
+    }
+}
+
+/// Whether a new version's features come into force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum FeatureUpgrade {
+    /// By themselves, after the soak.
+    #[default]
+    Auto,
+    /// They stay as they are until this is Auto.
+    Hold,
+}
+
 /// When replicas move.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RebalanceMode {
@@ -496,4 +535,6 @@ pub enum ClusterState {
     Running,
     /// Nothing is changed; status is still kept.
     Paused,
+    /// No pods, all data: volumes, ids, certificates and Secrets stay. Running wakes it as it was.
+    Hibernated,
 }

@@ -65,6 +65,7 @@ pub async fn apply(scope: &Scope<'_>, step: &Step) -> Result<(), Error> {
         Step::AlterConfigs(changes) => all(admin(scope)?.alter_configs(changes).await)?,
         Step::RestartPod { pod, .. } => restart(scope, pod).await?,
         Step::Reassign(moves) => all(admin(scope)?.reassign(moves).await)?,
+        Step::UpgradeFeatures(levels) => admin(scope)?.upgrade_features(levels).await?,
         Step::Unregister(id) => admin(scope)?.unregister_broker(*id).await?,
         // One that is not elected this time is asked for again at the next look.
         Step::ElectLeaders(partitions) => {

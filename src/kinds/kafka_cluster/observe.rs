@@ -121,6 +121,8 @@ pub enum KafkaFacts {
         topics: Vec<TopicView>,
         /// Dynamic configs by node id; those of every broker under the empty name.
         configs: BTreeMap<String, BTreeMap<String, String>>,
+        /// Levels of features in force.
+        features: BTreeMap<String, i16>,
     },
 }
 
@@ -280,8 +282,8 @@ async fn ask_kafka(
                 let bytes = connected.figures.get(&topic.name).and_then(|figure| u64::try_from(figure.bytes).ok()).unwrap_or(0);
                 topic.partition_bytes = bytes / replicas.max(1) as u64;
             }
-            let configs = image.broker_configs().clone();
-            KafkaFacts::Answered { cluster, quorum, topics, configs }
+            let (configs, features) = (image.broker_configs().clone(), image.features().clone());
+            KafkaFacts::Answered { cluster, quorum, topics, configs, features }
         }
         Err(error) => KafkaFacts::Unavailable(error.to_string()),
     }

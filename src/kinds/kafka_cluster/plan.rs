@@ -1,6 +1,6 @@
 //! Valid cluster and observed world -> the steps that bring them together, and what is waited for. Pure.
 
-use super::api::{CertificateIssuer, DisruptionStatus, KafkaCluster, RebalanceStatus, Role};
+use super::api::{CertificateIssuer, DisruptionStatus, FeatureUpgrade, KafkaCluster, RebalanceStatus, Role};
 use super::desired::server_properties::dynamic_configs;
 use super::desired::{self, Trust};
 use super::disruption::{self, RestartReason};
@@ -9,6 +9,7 @@ use super::moves;
 use super::observe::{KafkaFacts, Observed, PodFacts, SecretFacts};
 use super::validate::{NodeGroup, ValidCluster};
 use crate::certificates::{self, KeyedCertificate};
+use crate::kafka::config;
 use crate::kafka::in_sync;
 use crate::kafka::node_ids::Blocks;
 use crate::kafka::restart::Blocked;
@@ -78,6 +79,8 @@ pub enum Step {
     /// Topics and partitions whose first replica shall lead.
     ElectLeaders(Vec<(String, i32)>),
     Reassign(Vec<Reassignment>),
+    /// Raises features to the levels of the version that runs.
+    UpgradeFeatures(BTreeMap<String, i16>),
     /// Takes a broker that is gone from the cluster's list.
     Unregister(i32),
 }
@@ -121,6 +124,10 @@ impl fmt::Display for Step {
                 write!(f, "restart pod {}: {}", pod.name, reasons.join("; "))
             }
             Self::Reassign(moves) => write!(f, "reassign {} partitions", moves.len()),
+            Self::UpgradeFeatures(levels) => {
+                let levels: Vec<_> = levels.iter().map(|(name, level)| format!("{name} to {level}")).collect();
+                write!(f, "upgrade features: {}", levels.join(", "))
+            }
             Self::Unregister(id) => write!(f, "unregister broker {id}"),
             Self::ElectLeaders(partitions) => write!(f, "elect the preferred leaders of {} partitions", partitions.len()),
             Self::SetInSync { pod, in_sync } => write!(f, "set {} of pod {} to {in_sync}", labels::IN_SYNC, pod.name),
@@ -234,10 +241,16 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed) 
     plan_certificates(cluster, observed, &trust, &mut plan);
     let desired = desired::desired(cluster, &identity, &trust);
     plan_objects(cluster, &desired, observed, &mut plan);
+    if cluster.hibernated {
+        let left = observed.pods.iter().map(|pod| WaitingOn::PodEnding { pod: pod.name.clone() });
+        plan.waiting_on.extend(left);
+        return plan;
+    }
     plan_pods(cluster, observed, &mut plan);
     plan_configs(object, cluster, observed, &mut plan);
     disruption::plan(object, cluster, &desired, observed, &mut plan);
     moves::plan(object, cluster, observed, &mut plan);
+    plan_features(object, cluster, observed, &mut plan);
     plan
 }
 
@@ -315,6 +328,7 @@ fn plan_certificates(cluster: &ValidCluster, observed: &Observed, trust: &Trust,
 pub fn hosts(cluster: &ValidCluster, group: &NodeGroup, node_id: i32) -> Vec<String> {
     let mut hosts = vec![cluster.host(group, node_id)];
     if group.is(Role::Broker) {
+        hosts.push(names::client_host(&names::pod(&group.stateful_set, node_id), &cluster.key.namespace));
         hosts.push(names::bootstrap_host(&cluster.key.name, &cluster.key.namespace));
     }
     let local: Vec<_> = hosts.iter().map(|host| format!("{host}.cluster.local")).collect();
@@ -391,16 +405,48 @@ fn plan_configs(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observ
             wanted.iter().filter(|(key, value)| found.get(*key) != Some(value)).map(|(key, value)| (key.clone(), Some(value.clone())));
         let gone = found.keys().filter(|key| !wanted.contains_key(*key) && ours.contains(&config_key(resource, key)));
         let altered: ConfigChanges = set.chain(gone.map(|key| (key.clone(), None))).collect();
-        let known = |id: &i32| described.brokers.iter().any(|broker| broker.id == *id);
+        let serves = |id: &i32| described.brokers.iter().any(|broker| broker.id == *id && !broker.fenced);
         let resource = match resource.parse::<i32>() {
             Err(_) => Some(ConfigResource::Brokers),
-            // Kafka takes configs of brokers that are registered.
-            Ok(id) => Some(id).filter(known).map(ConfigResource::Broker),
+            // A broker is asked itself; one that is away later.
+            Ok(id) => Some(id).filter(serves).map(ConfigResource::Broker),
         };
         changes.extend(resource.filter(|_| !altered.is_empty()).map(|resource| (resource, altered)));
     }
     if !changes.is_empty() {
         plan.steps.push(Step::AlterConfigs(changes));
+    }
+}
+
+/// The last step of an upgrade: features are raised once every node has run the version for long enough.
+fn plan_features(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
+    let (KafkaFacts::Answered { features, .. }, Some(definitions)) = (&observed.kafka, config::definitions(&cluster.spec.version)) else {
+        return;
+    };
+    let status = object.status.as_ref();
+    let runs = status.is_some_and(|status| status.kafka_version.as_ref() == Some(&cluster.spec.version));
+    let behind = |(name, level): &(&String, &i16)| features.get(*name).copied().unwrap_or(0) < **level;
+    let levels: BTreeMap<String, i16> = definitions.features.iter().filter(behind).map(|(name, level)| (name.clone(), *level)).collect();
+    // Nothing is known of them before the metadata is.
+    if levels.is_empty() || !features.contains_key(config::METADATA_VERSION) {
+        return;
+    }
+    let upgrade = &cluster.spec.upgrade;
+    if upgrade.features == FeatureUpgrade::Hold {
+        let warning = "features of this version are held back (spec.upgrade.features is Hold): the older version can still be set";
+        plan.warnings.push(warning.into());
+        return;
+    }
+    let since = status.and_then(|status| status.version_since.clone());
+    let soaked = since.is_some_and(|since| observed.now >= since.0 + SignedDuration::from_mins(upgrade.soak_minutes.into()));
+    if runs && soaked && plan.waiting_on.is_empty() && plan.lease.is_none() && plan.steps.is_empty() {
+        plan.steps.push(Step::UpgradeFeatures(levels));
+    } else if runs && !soaked {
+        let ends = status
+            .and_then(|status| status.version_since.as_ref())
+            .map(|since| since.0 + SignedDuration::from_mins(upgrade.soak_minutes.into()));
+        let ends = ends.map(|ends| ends.to_string()).unwrap_or_default();
+        plan.warnings.push(format!("features of this version come into force at {ends}; until then the older version can be set"));
     }
 }
 

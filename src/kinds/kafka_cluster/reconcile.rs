@@ -130,6 +130,10 @@ async fn look(object: &KafkaCluster, context: &Context) -> Result<(KafkaClusterS
                 continue;
             }
         }
+        if cluster.hibernated {
+            context.clusters.remove(&cluster.key);
+            context.clients.forget(object.metadata.uid.as_deref().unwrap_or_default());
+        }
         // Topics and Users come once brokers are configured: a topic takes its defaults when it is made.
         if !plan.steps.iter().any(|step| matches!(step, Step::AlterConfigs(_))) {
             publish(object, context, &cluster, &observed);

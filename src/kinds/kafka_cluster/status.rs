@@ -1,7 +1,8 @@
 //! What was learned, or the error -> the new status. Pure.
 
 use super::api::{
-    DisruptionKind, KafkaCluster, KafkaClusterStatus, ListenerStatus, NodePoolStatus, QuorumStatus, Role, VoterStatus, ZoneStatus,
+    ClusterState, DisruptionKind, KafkaCluster, KafkaClusterStatus, ListenerStatus, NodePoolStatus, QuorumStatus, Role, VoterStatus,
+    ZoneStatus,
 };
 use super::desired::server_properties;
 use super::observe::{KafkaFacts, Observed};
@@ -9,6 +10,7 @@ use super::plan::{InSync, Plan, config_key};
 use super::reconcile::Error;
 use super::validate::{ValidCluster, is_paused};
 use crate::conditions::{Reason, State, conditions, is_ready};
+use crate::kafka::config::METADATA_VERSION;
 use crate::kafka::in_sync::{lag_words, voter_lags};
 use crate::names;
 use crate::runtime::kind::Failure;
@@ -22,6 +24,9 @@ const WAITING_MAX: usize = 10;
 pub fn state(object: &KafkaCluster, observed: &Observed, plan: &Plan) -> State {
     if is_paused(object) {
         return State::reconciling(Reason::Paused, "spec.state is Paused: nothing is changed");
+    }
+    if object.spec.state == ClusterState::Hibernated && observed.pods.is_empty() && plan.waiting_on.is_empty() && plan.steps.is_empty() {
+        return State::Ready;
     }
     if plan.waiting_on.is_empty() && plan.steps.is_empty() && matches!(observed.kafka, KafkaFacts::Answered { .. }) {
         return State::Ready;
@@ -65,6 +70,14 @@ pub fn learned(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observe
         bootstrap: bootstrap(cluster),
         cluster_id: observed.identity.as_ref().map(|identity| identity.cluster_id.clone()).or(old.cluster_id.clone()),
         kafka_version: if ready { Some(cluster.spec.version.clone()) } else { old.kafka_version.clone() },
+        version_since: match &old.version_since {
+            Some(since) if !ready || old.kafka_version.as_ref() == Some(&cluster.spec.version) => Some(since.clone()),
+            _ => ready.then(|| Time(observed.now)),
+        },
+        metadata_version: match &observed.kafka {
+            KafkaFacts::Answered { features, .. } => features.get(METADATA_VERSION).copied(),
+            _ => old.metadata_version,
+        },
         brokers: format!("{}/{}", in_sync(Role::Broker), cluster.count(Role::Broker)),
         node_pools: node_pools(cluster, observed, &nodes),
         quorum: quorum(&observed.kafka).or(old.quorum.clone()),
@@ -92,7 +105,7 @@ fn concluded(object: &KafkaCluster, old: KafkaClusterStatus, state: &State) -> K
     KafkaClusterStatus {
         observed_generation: object.metadata.generation,
         reason: if matches!(state, State::Ready) {
-            String::new()
+            if object.spec.state == ClusterState::Hibernated { "Hibernated".into() } else { String::new() }
         } else {
             format!("{}: {}", state.words().0, first_words(state.words().1))
         },

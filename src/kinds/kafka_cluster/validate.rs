@@ -1,7 +1,7 @@
 //! Spec and observed world -> a valid cluster, or everything that is wrong with it at once. Pure.
 
 use super::api::{CertificateIssuer, ClusterState, KafkaCluster, KafkaClusterSpec, NodePool, Role};
-use super::observe::{Observed, SecretFacts};
+use super::observe::{KafkaFacts, Observed, SecretFacts};
 use super::windows;
 use crate::certificates;
 use crate::kafka::config::{self, Definitions};
@@ -22,6 +22,8 @@ pub struct ValidCluster {
     pub image: String,
     /// The value of the annotation that asks for a restart of every node.
     pub restart: Option<String>,
+    /// No pods are to run.
+    pub hibernated: bool,
     pub operator_namespace: String,
     pub blocks: Blocks,
     /// Node groups in the order of their first node id.
@@ -101,10 +103,7 @@ pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidClust
         (Some(_), None) => invalid("spec.version", format!("no image is configured for {}; set images.kafka in the chart", spec.version)),
         (Some(definitions), Some(_)) => check_configs(spec, definitions, &mut invalid),
     }
-    let running = object.status.as_ref().and_then(|status| status.kafka_version.as_ref());
-    if let Some(running) = running.filter(|running| **running != spec.version) {
-        invalid("spec.version", format!("the cluster runs {running}, and upgrades are not supported in this version; set {running}"));
-    }
+    check_version(object, observed, &mut invalid);
     check_identity(spec, observed, &mut invalid);
     check_authority(spec, observed.given_ca.as_ref(), &key.name, &mut invalid);
     check_client_authorities(spec, observed, &key.name, &mut invalid);
@@ -149,6 +148,7 @@ pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidClust
         owner: kube_io::owner(object),
         spec: sorted(spec),
         image: observed.image.clone().unwrap_or_default(),
+        hibernated: is_hibernated(object, &groups),
         restart: object.metadata.annotations.as_ref().and_then(|all| all.get(crate::labels::RESTART)).cloned(),
         operator_namespace: observed.operator_namespace.clone(),
         blocks,
@@ -175,12 +175,43 @@ pub fn is_paused(object: &KafkaCluster) -> bool {
     object.spec.state == ClusterState::Paused
 }
 
+/// Asked to sleep, and nothing is under way that would be left half done.
+fn is_hibernated(object: &KafkaCluster, groups: &[NodeGroup]) -> bool {
+    let busy = object.status.as_ref().is_some_and(|status| status.disruption.is_some());
+    let leaving = groups.iter().any(|group| group.leaving_ids().next().is_some());
+    object.spec.state == ClusterState::Hibernated && !busy && !leaving
+}
+
 fn slots(spec: &KafkaClusterSpec) -> impl Iterator<Item = Slot> + '_ {
     spec.node_pools.iter().flat_map(|pool| pool.zones.iter().map(|zone| (pool.name.clone(), zone.clone())))
 }
 
 pub fn sum(spec: &KafkaClusterSpec, role: Role) -> u32 {
     spec.node_pools.iter().filter(|pool| pool.roles.contains(&role)).map(|pool| pool.replicas).sum()
+}
+
+/// A version that cannot read the cluster's metadata is refused.
+fn check_version(object: &KafkaCluster, observed: &Observed, invalid: &mut impl FnMut(&str, String)) {
+    let status = object.status.as_ref();
+    let (Some(running), wanted) = (status.and_then(|status| status.kafka_version.as_deref()), object.spec.version.as_str()) else { return };
+    let Some(definitions) = config::definitions(wanted) else { return };
+    if config::order(wanted) >= config::order(running) {
+        return;
+    }
+    let told =
+        if let KafkaFacts::Answered { features, .. } = &observed.kafka { features.get(config::METADATA_VERSION).copied() } else { None };
+    let Some(level) = told.or_else(|| status.and_then(|status| status.metadata_version)) else {
+        return invalid("spec.version", format!("the cluster runs {running}, and its metadata.version is not known yet; set {running}"));
+    };
+    let readable = definitions.features.get(config::METADATA_VERSION).copied().unwrap_or(0);
+    if level > readable {
+        invalid(
+            "spec.version",
+            format!(
+                "metadata.version is at level {level}, and Kafka {wanted} reads up to {readable}: nodes of it would not start; set {running}"
+            ),
+        );
+    }
 }
 
 fn check_configs(spec: &KafkaClusterSpec, definitions: &Definitions, invalid: &mut impl FnMut(&str, String)) {

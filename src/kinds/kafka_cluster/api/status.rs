@@ -34,6 +34,12 @@ pub struct KafkaClusterStatus {
     /// The version that runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kafka_version: Option<String>,
+    /// Since when every node has run that version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version_since: Option<Time>,
+    /// Level of the feature `metadata.version`: which versions can read the metadata.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata_version: Option<i16>,
     /// Brokers ready/all.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub brokers: String,

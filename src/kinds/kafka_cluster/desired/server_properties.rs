@@ -108,9 +108,13 @@ fn owned(cluster: &ValidCluster, group: &NodeGroup) -> BTreeMap<String, String> 
             ports.push((listener.name.to_uppercase(), listener.port));
         }
     }
-    let join = |host: &str| ports.iter().map(|(name, port)| format!("{name}://{host}:{port}")).collect::<Vec<_>>().join(",");
-    set("listeners", join(""));
-    set("advertised.listeners", join(&host));
+    let join = |of: &dyn Fn(&str) -> String| {
+        ports.iter().map(|(name, port)| format!("{name}://{}:{port}", of(name))).collect::<Vec<_>>().join(",")
+    };
+    set("listeners", join(&|_| String::new()));
+    // Nodes know each other by their pods' names, clients know brokers by Services.
+    let clients = names::client_host("@POD_NAME@", &cluster.key.namespace);
+    set("advertised.listeners", join(&|name| if [CONTROLLER, INTERNAL].contains(&name) { host.clone() } else { clients.clone() }));
     set("listener.security.protocol.map", protocols.join(","));
     set("authorizer.class.name", "dev.freehold.kafka.ShadowAuthorizer".into());
     set("super.users", super_users(cluster));

@@ -33,7 +33,7 @@ pub fn stateful_set(cluster: &ValidCluster, group: &NodeGroup, identity: &Identi
         metadata,
         spec: Some(StatefulSetSpec {
             service_name: Some(names::nodes_service(&cluster.key.name)),
-            replicas: Some(group.running),
+            replicas: Some(if cluster.hibernated { 0 } else { group.running }),
             ordinals: Some(StatefulSetOrdinals { start: Some(group.first_node_id) }),
             pod_management_policy: Some("Parallel".into()),
             update_strategy: Some(StatefulSetUpdateStrategy { type_: Some("OnDelete".into()), rolling_update: None }),

@@ -21,4 +21,5 @@ mod quickstart;
 mod refused;
 mod rolls;
 mod scaling;
+mod upgrade;
 mod world;

@@ -1,0 +1,93 @@
+//! A cluster of the older version is upgraded, taken back while that is possible, upgraded for good, put to sleep and
+//! woken: with the same records all the time.
+
+use crate::world::{LONG, client, kubectl, small_cluster, topic, user};
+use ground::flow;
+use ground::kubectl::{Kubectl, not_ready};
+use ground::shell;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(400);
+
+fn patch(kubectl: &Kubectl, spec: &Value) {
+    let patch = json!({"spec": spec}).to_string();
+    kubectl.run(&["patch", "kafkacluster", "aging", "--namespace", "kafka", "--type=merge", "-p", &patch]).unwrap();
+}
+
+fn status(kubectl: &Kubectl) -> Value {
+    kubectl.get("kafkacluster", "kafka", "aging").unwrap().unwrap_or_default()["status"].clone()
+}
+
+/// Waits until the cluster is Ready with its spec as it is now, and this version.
+fn runs(kubectl: &Kubectl, version: &str) {
+    shell::wait_for(&format!("the cluster to run {version}"), LIMIT, || {
+        let found = kubectl.get("kafkacluster", "kafka", "aging")?.unwrap_or_default();
+        let seen = found["status"]["observedGeneration"] == found["metadata"]["generation"];
+        let is = seen && found["status"]["kafkaVersion"] == version;
+        Ok(not_ready(&found).or_else(|| (!is).then(|| found["status"]["kafkaVersion"].to_string())))
+    })
+    .unwrap();
+}
+
+#[test]
+#[ignore = "needs the ground: cargo xtask test"]
+fn a_cluster_is_upgraded_and_taken_back_until_its_metadata_is_the_new_one_s() {
+    let kubectl = kubectl();
+    let more = "  deletionPolicy: Delete\n  rollout: {allowUnavailable: true}\n  upgrade: {features: Hold}\n";
+    kubectl.apply(&small_cluster("aging", "kafka", "4.2.1", more)).unwrap();
+    kubectl.apply(&topic("aged", "aging", "  partitions: 2\n")).unwrap();
+    let rights = "  authentication: {type: ScramSha512}\n  grants:\n  - {produce: {topics: [aged]}}\n  - {consume: {topics: [aged], groups: [\"shop-*\"]}}\n";
+    kubectl.apply(&user("aged", "aging", rights)).unwrap();
+    for (kind, namespace, name) in [("kafkacluster", "kafka", "aging"), ("topic", "shop", "aged"), ("user", "shop", "aged")] {
+        kubectl.wait_ready(kind, namespace, name, LONG).unwrap();
+    }
+    let client = client(&kubectl, "aged", "aged");
+    flow::prove(&kubectl, &client, "aged", 200, flow::Before::Nothing, LONG).unwrap();
+    let old = status(&kubectl)["metadataVersion"].as_i64().unwrap();
+
+    // Forward, and back: the metadata is still the older version's.
+    patch(&kubectl, &json!({"version": "4.3.1"}));
+    runs(&kubectl, "4.3.1");
+    assert_eq!(status(&kubectl)["metadataVersion"].as_i64(), Some(old), "features are held back");
+    assert!(status(&kubectl)["warnings"].to_string().contains("held back"), "{}", status(&kubectl));
+    patch(&kubectl, &json!({"version": "4.2.1"}));
+    runs(&kubectl, "4.2.1");
+
+    // Forward for good.
+    patch(&kubectl, &json!({"version": "4.3.1", "upgrade": {"features": "Auto", "soakMinutes": 0}}));
+    shell::wait_for("the new version's features", LIMIT, || {
+        let level = status(&kubectl)["metadataVersion"].as_i64();
+        Ok((level <= Some(old)).then(|| format!("{level:?}")))
+    })
+    .unwrap();
+    runs(&kubectl, "4.3.1");
+    patch(&kubectl, &json!({"version": "4.2.1"}));
+    let (_, message) = kubectl.wait_condition("kafkacluster", "kafka", "aging", "Stalled", LONG).unwrap();
+    assert!(message.contains("spec.version") && message.contains("metadata.version") && message.contains("set 4.3.1"), "{message}");
+    patch(&kubectl, &json!({"version": "4.3.1"}));
+    runs(&kubectl, "4.3.1");
+
+    // Asleep: no pods. Awake: everything is there.
+    patch(&kubectl, &json!({"state": "Hibernated"}));
+    shell::wait_for("no pod to be left", LIMIT, || {
+        let pods = kubectl.run(&["get", "pods", "--namespace", "kafka", "--selector", "freehold.dev/cluster=aging", "-o", "name"])?;
+        Ok((!pods.is_empty()).then_some(pods))
+    })
+    .unwrap();
+    kubectl.wait_ready("kafkacluster", "kafka", "aging", LONG).unwrap();
+    assert_eq!(status(&kubectl)["reason"], "Hibernated");
+    patch(&kubectl, &json!({"state": "Running"}));
+    shell::wait_for("the cluster to wake", LIMIT, || {
+        let found = status(&kubectl);
+        Ok((found["brokers"] != "1/1" || found["reason"].is_string()).then(|| found["reason"].to_string()))
+    })
+    .unwrap();
+    let read = flow::consume(&kubectl, &client, "aged-again", &format!("shop-aged-{}", crate::load::id()), 200, LONG).unwrap();
+    assert_eq!(read.len(), 200, "every record is there");
+    for (kind, namespace, name) in [("topic", "shop", "aged"), ("user", "shop", "aged")] {
+        kubectl.run(&["annotate", kind, name, "--namespace", namespace, "freehold.dev/confirm-delete=aged"]).unwrap();
+        kubectl.delete(kind, namespace, name, LONG).unwrap();
+    }
+    kubectl.delete("kafkacluster", "kafka", "aging", LONG).unwrap();
+}
