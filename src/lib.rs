@@ -9,6 +9,7 @@ pub mod kube_io;
 pub mod labels;
 pub mod names;
 pub mod operator;
+pub mod preview;
 pub mod render;
 pub mod runtime;
 pub mod unmanaged;

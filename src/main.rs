@@ -1,7 +1,7 @@
 //! Arguments and wiring.
 
 use clap::{Parser, Subcommand};
-use freehold::{operator, render, unmanaged};
+use freehold::{operator, preview, render, unmanaged};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -23,6 +23,8 @@ enum Command {
         /// YAML file; other kinds in it are skipped.
         file: PathBuf,
     },
+    /// Say what a cluster's spec, or another one, would do to it: what restarts, in which order and why, and what moves.
+    Plan(preview::Options),
     /// List what a cluster holds that no Topic and no User manages: topics and principals that Freehold never touches.
     Unmanaged(unmanaged::Options),
     /// Print the versions of Kafka that this Freehold runs.
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::Operator(options) => operator::main(options),
         Command::Crds => render::crds(),
         Command::Render { file } => render::file(&file),
+        Command::Plan(options) => preview::main(&options),
         Command::Unmanaged(options) => unmanaged::main(&options),
         Command::Versions => render::versions(),
         Command::Reference => render::reference(),

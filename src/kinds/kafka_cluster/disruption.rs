@@ -97,7 +97,7 @@ pub fn outdated<'a>(cluster: &'a ValidCluster, desired: &[Object], observed: &'a
 pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, desired: &[Object], observed: &Observed, plan: &mut Plan) {
     let lease = object.status.as_ref().and_then(|status| status.disruption.clone());
     let outdated = outdated(cluster, desired, observed);
-    let (held, free): (Vec<_>, Vec<_>) = outdated.values().partition(|one| one.by_operator && waits(cluster));
+    let (held, free): (Vec<_>, Vec<&Outdated<'_>>) = outdated.values().partition(|one| one.by_operator && waits(cluster));
     if !held.is_empty() {
         plan.warnings.push(held_back(&held));
     }
@@ -114,11 +114,13 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, desired: &[Object], o
     };
 }
 
-fn waits(cluster: &ValidCluster) -> bool {
+/// What a new version of Freehold would change waits for somebody who allows it.
+pub fn waits(cluster: &ValidCluster) -> bool {
     cluster.spec.rollout.operator_upgrade == OperatorUpgrade::Wait
 }
 
-fn held_back(held: &[&Outdated<'_>]) -> String {
+/// What would restart, and why it does not.
+pub fn held_back(held: &[&Outdated<'_>]) -> String {
     let pods: Vec<_> = held.iter().map(|one| one.pod.name.as_str()).collect();
     let reasons: BTreeSet<_> = held.iter().flat_map(|one| &one.reasons).map(ToString::to_string).collect();
     format!(

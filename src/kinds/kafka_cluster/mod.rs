@@ -11,6 +11,7 @@ pub mod identity;
 pub mod moves;
 pub mod observe;
 pub mod plan;
+pub mod preview;
 pub mod reconcile;
 pub mod status;
 pub mod validate;

@@ -85,8 +85,7 @@ fn brokers(cluster: &ValidCluster, observed: &Observed) -> Vec<Broker> {
 }
 
 /// Where replicas are to be, and where they are once everything under way has ended.
-fn work<'a>(cluster: &ValidCluster, observed: &Observed, topics: &'a [TopicView]) -> Option<Work<'a>> {
-    let brokers = brokers(cluster, observed);
+fn work<'a>(cluster: &ValidCluster, brokers: Vec<Broker>, topics: &'a [TopicView]) -> Option<Work<'a>> {
     let place: BTreeMap<i32, u16> =
         brokers.iter().enumerate().filter_map(|(index, broker)| Some((broker.id, index.try_into().ok()?))).collect();
     let excluded = |name: &str| {
@@ -185,6 +184,30 @@ impl Work<'_> {
     }
 }
 
+/// What would move, in words; brokers that the spec has and Kafka not yet count as there.
+pub fn preview(cluster: &ValidCluster, observed: &Observed) -> Vec<String> {
+    let KafkaFacts::Answered { topics, .. } = &observed.kafka else { return Vec::new() };
+    let mut all = brokers(cluster, observed);
+    for group in cluster.groups_of(Role::Broker) {
+        for id in group.node_ids().filter(|id| !all.iter().any(|broker| broker.id == *id)).collect::<Vec<_>>() {
+            all.push(Broker { id, rack: group.zone.clone(), duty: Duty::Full });
+        }
+    }
+    all.sort_by_key(|broker| broker.id);
+    let Some(work) = work(cluster, all, topics) else { return Vec::new() };
+    let Some(why) = work.why() else { return Vec::new() };
+    // Every broker that is given something takes it at the throttle's rate.
+    let given = work.plan.placement.replicas.iter().collect::<BTreeSet<_>>().len().max(1) as u64;
+    let rate = quantity_bytes(&cluster.spec.rebalance.throttle).unwrap_or(u64::MAX).max(1);
+    let minutes = work.bytes() / rate / given / 60;
+    let how = match cluster.spec.rebalance.mode {
+        RebalanceMode::Auto => "then".to_owned(),
+        RebalanceMode::Propose => format!("after an approval ({}={})", labels::APPROVE_REBALANCE, work.hash()),
+        RebalanceMode::Never => "not, because spec.rebalance.mode is Never".to_owned(),
+    };
+    vec![format!("{how}: {why}: {}; at {} a second and broker about {} min", work.summary(), bytes_words(rate), minutes + 1)]
+}
+
 /// Bytes in the largest unit that leaves a number above one.
 pub fn bytes_words(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -203,7 +226,7 @@ fn begin(
     if !plan.waiting_on.is_empty() || !plan.is_applied() || topics.iter().any(|topic| topic.partitions.iter().any(|one| one.is_moving())) {
         return None;
     }
-    let work = work(cluster, observed, topics)?;
+    let work = work(cluster, brokers(cluster, observed), topics)?;
     let why = work.why()?;
     let (hash, summary) = (work.hash(), work.summary());
     let rebalance = &cluster.spec.rebalance;
@@ -241,7 +264,7 @@ fn go_on(
     topics: &[TopicView],
     plan: &mut Plan,
 ) -> Option<DisruptionStatus> {
-    let work = work(cluster, observed, topics)?;
+    let work = work(cluster, brokers(cluster, observed), topics)?;
     let (mut partitions, mut bytes, mut under_way) = (0, 0, 0);
     for topic in topics {
         let moving = topic.partitions.iter().filter(|partition| partition.is_moving());

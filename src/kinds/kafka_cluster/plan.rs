@@ -293,7 +293,8 @@ pub fn clients_authority(cluster: &ValidCluster, observed: &Observed) -> Option<
     observed.secrets.get(&names::clients_ca(&cluster.key.name))?.keyed("tls.crt", "tls.key")
 }
 
-fn trust(cluster: &ValidCluster, observed: &Observed) -> Option<Trust> {
+/// What nodes and clients trust; `None` until the CAs are made.
+pub fn trust(cluster: &ValidCluster, observed: &Observed) -> Option<Trust> {
     let own = clients_authority(cluster, observed)?.certificate;
     let given = observed.client_authorities.values().filter_map(|secret| Some(format!("{}\n", secret.data.get("ca.crt")?.trim_end())));
     Some(Trust { cluster_ca: cluster_authority(cluster, observed)?.certificate, clients_ca: std::iter::once(own).chain(given).collect() })

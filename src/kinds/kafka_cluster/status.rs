@@ -72,7 +72,7 @@ pub fn learned(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observe
         kafka_version: if ready { Some(cluster.spec.version.clone()) } else { old.kafka_version.clone() },
         version_since: match &old.version_since {
             Some(since) if !ready || old.kafka_version.as_ref() == Some(&cluster.spec.version) => Some(since.clone()),
-            _ => ready.then(|| Time(observed.now)),
+            _ => ready.then_some(Time(observed.now)),
         },
         metadata_version: match &observed.kafka {
             KafkaFacts::Answered { features, .. } => features.get(METADATA_VERSION).copied(),

@@ -64,7 +64,7 @@ fn changes_that_would_lose_something_are_refused_at_admission() {
     change_refused(&kubectl, &change("/spec/nodePools/0/zones", json!(["zone-a", "zone-b", "zone-x"])), "zones");
     change_refused(&kubectl, &change("/spec/nodePools/0/storage/size", json!("512Mi")), "cannot shrink");
     change_refused(&kubectl, &change("/spec/nodePools/0/roles", json!(["controller"])), "immutable");
-    change_refused(&kubectl, &change("/spec/nodePools/0/replicas", json!(6)), "not supported in this version");
+    change_refused(&kubectl, &change("/spec/nodePools/0/replicas", json!(6)), "scale a pool of brokers");
     change_refused(&kubectl, &json!([{"op": "add", "path": "/spec/clusterId", "value": "AAAAAAAAAAAAAAAAAAAAAA"}]), "immutable");
 }
 

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(600);
 /// Records a second.
 const RATE: i64 = 250;
-const RECORDS: usize = 25_000;
 
 pub fn patch(kubectl: &Kubectl, patch: &Value) {
     kubectl.run(&["patch", "kafkacluster", "demo", "--namespace", "kafka", "--type=merge", "-p", &patch.to_string()]).unwrap();
@@ -64,7 +63,7 @@ fn a_roll_under_load_loses_nothing_and_restarts_each_node_once() {
     settled(&kubectl);
     let before = pods(&kubectl);
     let mark = oracle::mark(&kubectl, "kafka", "demo");
-    let load = Load::start(&kubectl, "roll", RECORDS, RATE);
+    let load = Load::start(&kubectl, "roll", RATE);
     let start = Instant::now();
     kubectl
         .run(&["annotate", "kafkacluster", "demo", "--namespace", "kafka", "--overwrite", &format!("freehold.dev/restart={}", load::id())])
@@ -126,4 +125,28 @@ fn pool(kubectl: &Kubectl, template: Value) -> Value {
     let mut pool = found["spec"]["nodePools"][0].clone();
     pool["podTemplate"] = template;
     pool
+}
+
+#[test]
+#[ignore = "needs the ground: cargo xtask test"]
+fn the_plan_of_a_change_is_told_before_it_is_made() {
+    let kubectl = kubectl();
+    settled(&kubectl);
+    let plan = ["exec", "--stdin", "--namespace", "freehold-system", "deploy/freehold", "--", "freehold", "plan", "kafka/demo"];
+    let now = kubectl.run(&plan).unwrap();
+    assert_eq!(now, "nothing: the cluster is as this spec says");
+    let mut changed = kubectl.get("kafkacluster", "kafka", "demo").unwrap().unwrap();
+    changed["spec"]["config"] = json!({"num.partitions": "3", "log.cleaner.threads": "2"});
+    let mut pool = changed["spec"]["nodePools"][0].clone();
+    (pool["name"], pool["roles"]) = (json!("more"), json!(["broker"]));
+    changed["spec"]["nodePools"].as_array_mut().unwrap().push(pool);
+    let words = [&plan[..], &["--file", "-"]].concat();
+    let told = kubectl.feed(&words, &changed.to_string()).unwrap();
+    let in_order = ["log.cleaner.threads of all brokers", "restart 1: nodes", "restart 2: nodes", "restart 3: nodes", "are new"];
+    let places: Vec<_> = in_order.iter().map(|words| told.find(words)).collect();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{told}");
+    println!("plan:\n{told}");
+    changed["spec"]["version"] = json!("9.9.9");
+    let refused = kubectl.feed(&words, &changed.to_string()).unwrap_err().to_string();
+    assert!(refused.contains("spec.version") && refused.contains("4.3.1"), "{refused}");
 }

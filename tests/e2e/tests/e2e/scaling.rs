@@ -14,8 +14,6 @@ use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(600);
 const RATE: i64 = 150;
-/// As long as it takes.
-const RECORDS: usize = 30_000;
 
 /// The quickstart's pools, and one of brokers beside them.
 fn pools(kubectl: &Kubectl, replicas: Option<u32>) -> Value {
@@ -53,7 +51,7 @@ fn brokers_join_and_leave_under_load_while_operators_die() {
     settled(&kubectl);
     let before = pods(&kubectl);
     let mark = oracle::mark(&kubectl, "kafka", "demo");
-    let load = Load::start(&kubectl, "scale", RECORDS, RATE);
+    let load = Load::start(&kubectl, "scale", RATE);
 
     let start = Instant::now();
     patch(&kubectl, &pools(&kubectl, Some(3)));

@@ -1,0 +1,75 @@
+//! What a spec would do to a cluster, in words, before anything is done. Pure.
+
+use super::api::KafkaCluster;
+use super::desired;
+use super::disruption::{self, Outdated};
+use super::moves;
+use super::observe::{KafkaFacts, Observed};
+use super::plan::{self, Step};
+use super::validate::ValidCluster;
+use crate::kafka::in_sync;
+use crate::kafka::restart::{self, View};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Line by line: what changes at once, which nodes restart in which order and why, what moves, what comes last.
+pub fn preview(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed) -> Vec<String> {
+    let planned = plan::plan(object, cluster, observed);
+    let mut lines: Vec<String> = Vec::new();
+    let at_once = |step: &&Step| {
+        !matches!(
+            step,
+            Step::SetInSync { .. } | Step::RestartPod { .. } | Step::ElectLeaders(_) | Step::Reassign(_) | Step::UpgradeFeatures(_)
+        )
+    };
+    lines.extend(planned.steps.iter().filter(at_once).map(|step| format!("at once: {step}")));
+    let moves = moves::preview(cluster, observed);
+    if let (Some(identity), Some(trust)) = (&observed.identity, plan::trust(cluster, observed)) {
+        let desired = desired::desired(cluster, identity, &trust);
+        let outdated = disruption::outdated(cluster, &desired, observed);
+        let (held, free): (Vec<_>, Vec<_>) = outdated.into_values().partition(|one| one.by_operator && disruption::waits(cluster));
+        lines.extend(batches(cluster, observed, &free));
+        if !held.is_empty() {
+            lines.push(disruption::held_back(&held.iter().collect::<Vec<_>>()));
+        }
+    }
+    lines.extend(moves);
+    lines.extend(planned.warnings.iter().map(|warning| format!("note: {warning}")));
+    lines.extend(planned.waiting_on.iter().map(|waiting| format!("waits for {waiting}")));
+    if lines.is_empty() {
+        lines.push("nothing: the cluster is as this spec says".into());
+    }
+    lines
+}
+
+/// The batches of restarts, as they would come when every node is in sync in between.
+fn batches(cluster: &ValidCluster, observed: &Observed, outdated: &[Outdated<'_>]) -> Vec<String> {
+    let KafkaFacts::Answered { quorum, topics, .. } = &observed.kafka else {
+        return outdated.iter().map(|one| format!("restart of {}, once brokers answer", one.pod.name)).collect();
+    };
+    let voters: BTreeSet<i32> = quorum.voters.iter().map(|voter| voter.id).collect();
+    let (caught_up, down) = (in_sync::voters(quorum), BTreeSet::new());
+    let consent = cluster.spec.rollout.allow_unavailable;
+    let view = View { topics, voters: &voters, caught_up: &caught_up, down: &down, consent };
+    let mut left: BTreeMap<i32, &Outdated<'_>> = outdated.iter().map(|one| (one.pod.node_id, one)).collect();
+    let mut lines = Vec::new();
+    while !left.is_empty() {
+        let mut zones: BTreeMap<&str, Vec<i32>> = BTreeMap::new();
+        for one in left.values().filter(|one| one.pod.node_id != quorum.leader || left.len() == 1) {
+            zones.entry(one.zone).or_default().push(one.pod.node_id);
+        }
+        let chosen = zones.iter().map(|(zone, ids)| (*zone, restart::batch(ids, &view))).find(|(_, batch)| batch.is_ok());
+        let Some((zone, Ok(batch))) = chosen else {
+            let why = zones.values().find_map(|ids| restart::batch(ids, &view).err());
+            let ids: Vec<_> = left.keys().map(ToString::to_string).collect();
+            lines.push(format!("nodes {} cannot restart: {}", ids.join(", "), why.map(|why| why.to_string()).unwrap_or_default()));
+            break;
+        };
+        let reasons: BTreeSet<String> =
+            batch.iter().filter_map(|id| left.get(id)).flat_map(|one| &one.reasons).map(ToString::to_string).collect();
+        let ids: Vec<_> = batch.iter().map(ToString::to_string).collect();
+        let reasons = reasons.into_iter().collect::<Vec<_>>().join("; ");
+        lines.push(format!("restart {}: nodes {} in {zone}: {reasons}", lines.len() + 1, ids.join(", ")));
+        left.retain(|id, _| !batch.contains(id));
+    }
+    lines
+}
