@@ -112,6 +112,10 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, desired: &[Object], o
         Some(lease) => go_on(&lease, &free, cluster, observed, plan),
         None => begin(&free, cluster, observed, plan),
     };
+    // Between two batches the cluster is not as its spec says.
+    if plan.lease.is_none() && !free.is_empty() {
+        plan.waiting_on.push(WaitingOn::Outdated { nodes: free.len() });
+    }
 }
 
 /// What a new version of Freehold would change waits for somebody who allows it.

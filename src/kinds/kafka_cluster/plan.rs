@@ -173,6 +173,10 @@ pub enum WaitingOn {
     Approval {
         hash: String,
     },
+    /// Nodes that are still to be restarted.
+    Outdated {
+        nodes: usize,
+    },
     /// A maintenance window.
     Window {
         opens: Option<Time>,
@@ -201,6 +205,7 @@ impl fmt::Display for WaitingOn {
             Self::Restart { why } => write!(f, "a moment at which a restart harms nothing: {why}"),
             Self::Moves { replicas } => write!(f, "{replicas} replicas to be moved"),
             Self::Approval { hash } => write!(f, "an approval of the moves: annotate with {}={hash}", labels::APPROVE_REBALANCE),
+            Self::Outdated { nodes } => write!(f, "{nodes} nodes to be restarted"),
             Self::Window { opens: Some(opens) } => write!(f, "the maintenance window that opens at {}", opens.0),
             Self::Window { opens: None } => write!(f, "a maintenance window; none of spec.rollout.maintenanceWindows ever opens"),
             Self::Leaders { partitions } => write!(f, "{partitions} partitions to be led by their preferred replicas"),

@@ -65,6 +65,8 @@ fn defaults(brokers: u32) -> BTreeMap<String, String> {
     let in_sync = (copies - 1).max(1);
     let pairs = [
         ("auto.create.topics.enable", "false".to_owned()),
+        // A broker that comes back is let in at its next heartbeat.
+        ("broker.heartbeat.interval.ms", "500".to_owned()),
         ("default.replication.factor", copies.to_string()),
         ("min.insync.replicas", in_sync.to_string()),
         ("offsets.topic.replication.factor", copies.to_string()),
