@@ -41,6 +41,13 @@ pub const SECRET_ROTATED: &str = "freehold.dev/rotated";
 /// Version and key of the Secret that gave the password.
 pub const SECRET_GIVEN: &str = "freehold.dev/given";
 pub const FINALIZER: &str = "freehold.dev/finalizer";
+/// On a KafkaCluster: the id of a broker that shall be emptied, given a new volume, and filled again.
+pub const REPLACE: &str = "freehold.dev/replace";
+/// On a KafkaCluster: each new value asks for new CAs.
+pub const ROTATE_CA: &str = "freehold.dev/rotate-ca";
+/// On a CA's Secret: since when it stands as it does, and the last value that was followed.
+pub const CA_SINCE: &str = "freehold.dev/ca-since";
+pub const CA_ROTATED: &str = "freehold.dev/ca-rotated";
 /// On a KafkaCluster: approves the plan of this name (`status.rebalance.proposal`).
 pub const APPROVE_REBALANCE: &str = "freehold.dev/approve-rebalance";
 /// Selects every object that Freehold made.

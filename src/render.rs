@@ -80,6 +80,7 @@ pub fn objects(cluster: &KafkaCluster) -> Result<Vec<Value>, MainError> {
         given_ca: None,
         client_authorities: BTreeMap::new(),
         emptied: std::collections::BTreeSet::new(),
+        probes: Default::default(),
         volumes: Vec::new(),
         pods: Vec::new(),
         kafka: KafkaFacts::NotAsked,

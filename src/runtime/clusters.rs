@@ -42,6 +42,8 @@ pub struct ClusterFacts {
     pub trust_bundle: String,
     /// The CA that signs clients' certificates.
     pub clients_ca: KeyedCertificate,
+    /// What Users' passwords are derived from.
+    pub password_key: String,
     pub access: Access,
     /// Whether Users may be in shadow mode.
     pub shadow: ShadowPolicy,

@@ -40,6 +40,8 @@ enum Task {
     Status,
     /// Run every test: the fast ones, then those on the local Kubernetes.
     Test(test::Options),
+    /// Disturb a running cluster again and again: rolls, brokers that join and leave, CAs, upgrades; each round proves itself.
+    Soak(test::SoakOptions),
     /// Write generated files: CRDs, charts' copies of them, rendered manifests, config lists, reference pages.
     Generate(generate::Options),
     /// Measure, beside a floor in the same run.
@@ -79,6 +81,7 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Status => local::status(&layout),
         Task::Test(options) => test::test(&layout, &options),
+        Task::Soak(options) => test::soak(&layout, &options),
         Task::Bench(options) => bench::bench(&layout, &options),
         Task::Generate(options) => generate::generate(&layout, &options),
         Task::Kubectl { args } => {

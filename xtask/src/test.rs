@@ -43,23 +43,42 @@ pub fn test(layout: &Layout, options: &Options) -> Result<()> {
         return Ok(());
     }
     step("the ground", &|| up::up(layout, &up::Options::default()))?;
-    let bin = builds::go_programs(layout)?;
     if options.only.is_none() {
         step("generated files", &|| generate::generate(layout, &generate::Options { check: true }))?;
     }
-    step("tests on the ground", &|| {
-        let mut tests = command("cargo", ["test", "--locked", "--package", "freehold-e2e", "--test", "e2e", "--"]);
-        if let Some(only) = &options.only {
-            tests.arg(only);
-        }
-        tests
-            .args(["--ignored", "--test-threads=1", "--nocapture"])
-            .env("KUBECONFIG", layout.kubeconfig())
-            .env("FREEHOLD_KUBECTL", bin.join("kubectl"))
-            .env("FREEHOLD_AUDIT_LOG", layout.logs().join("audit.json"))
-            .env("FREEHOLD_BINARY", layout.target().join("release/freehold"))
-            .env("FREEHOLD_LOGS", layout.logs())
-            .current_dir(&layout.repo);
-        shell::show(&mut tests)
-    })
+    let only: Vec<&str> = options.only.iter().map(String::as_str).collect();
+    step("tests on the ground", &|| on_the_ground(layout, &only))
+}
+
+/// The tests on the ground whose names contain one of these; all of them where there is none.
+fn on_the_ground(layout: &Layout, names: &[&str]) -> Result<()> {
+    let bin = builds::go_programs(layout)?;
+    let mut tests = command("cargo", ["test", "--locked", "--package", "freehold-e2e", "--test", "e2e", "--"]);
+    tests
+        .args(names)
+        .args(["--ignored", "--test-threads=1", "--nocapture"])
+        .env("KUBECONFIG", layout.kubeconfig())
+        .env("FREEHOLD_KUBECTL", bin.join("kubectl"))
+        .env("FREEHOLD_AUDIT_LOG", layout.logs().join("audit.json"))
+        .env("FREEHOLD_BINARY", layout.target().join("release/freehold"))
+        .env("FREEHOLD_LOGS", layout.logs())
+        .current_dir(&layout.repo);
+    shell::show(&mut tests)
+}
+
+#[derive(clap::Args)]
+pub struct SoakOptions {
+    /// How often everything is done.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+}
+
+/// What disturbs a running cluster, again and again: rolls, brokers that join, leave and are replaced, CAs, upgrades.
+pub fn soak(layout: &Layout, options: &SoakOptions) -> Result<()> {
+    up::up(layout, &up::Options::default())?;
+    for round in 1..=options.rounds {
+        println!("== round {round} of {}", options.rounds);
+        on_the_ground(layout, &["rolls::", "scaling::", "authorization::", "upgrade::"]).with_context(|| format!("round {round}"))?;
+    }
+    Ok(())
 }

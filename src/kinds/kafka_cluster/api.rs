@@ -253,6 +253,11 @@ pub struct Certificates {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     #[schemars(length(max = 10))]
     pub client_authorities: Vec<SecretRef>,
+    /// Minutes for which two CAs are trusted side by side when one takes the place of the other, once before and once after
+    /// the new one signs: clients must have read the new trust by then. Default: a week.
+    #[serde(default = "Certificates::default_overlap_minutes")]
+    #[schemars(range(max = 525600))]
+    pub overlap_minutes: u32,
     /// Days that a node's certificate is valid.
     #[serde(default = "Certificates::default_validity_days")]
     #[schemars(range(min = 2, max = 3650))]
@@ -264,6 +269,9 @@ pub struct Certificates {
 }
 
 impl Certificates {
+    fn default_overlap_minutes() -> u32 {
+        7 * 24 * 60
+    }
     fn default_validity_days() -> u32 {
         365
     }
@@ -278,6 +286,7 @@ impl Default for Certificates {
             issuer: CertificateIssuer::default(),
             secret_ref: None,
             client_authorities: Vec::new(),
+            overlap_minutes: Self::default_overlap_minutes(),
             validity_days: Self::default_validity_days(),
             renew_before_days: Self::default_renew_before_days(),
         }

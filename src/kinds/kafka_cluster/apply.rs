@@ -1,6 +1,7 @@
 //! Does the steps of a plan, one after the other. Writes only; no choice is left to make here.
 
 use super::api::KafkaCluster;
+use super::authorities::{self, Rotation, Signs};
 use super::identity::{self, Identity};
 use super::observe::{Observed, PodFacts};
 use super::plan::{self, Step};
@@ -45,6 +46,7 @@ pub async fn apply(scope: &Scope<'_>, step: &Step) -> Result<(), Error> {
             let authority = certificates::new_authority(common_name, scope.observed.now)?;
             put(secret_object(scope.cluster, secret, keyed(&authority), false)).await?;
         }
+        Step::RotateAuthority { secret, signs, rotation } => put(rotated(scope, secret, *signs, rotation)?).await?,
         Step::IssueOperatorCertificate { secret } => {
             let issued = issue(scope, OPERATOR_NAME, &Purpose::Client)?;
             put(secret_object(scope.cluster, secret, keyed(&issued), true)).await?;
@@ -91,6 +93,51 @@ fn issue(scope: &Scope<'_>, common_name: &str, purpose: &Purpose<'_>) -> Result<
     let authority = plan::cluster_authority(scope.cluster, scope.observed).ok_or(CertificateError::NotAuthority)?;
     let days = scope.cluster.spec.certificates.validity_days;
     certificates::issue(&authority, Some(ORGANIZATION), common_name, purpose, scope.observed.now, days)
+}
+
+/// A CA's Secret after a step of its rotation.
+fn rotated(scope: &Scope<'_>, name: &str, signs: Signs, rotation: &Rotation) -> Result<Object, CertificateError> {
+    let Some(found) = scope.observed.secrets.get(name) else { return Err(CertificateError::NotAuthority) };
+    let now = scope.observed.now;
+    let mut data = found.data.clone();
+    let mut followed = found.live.annotation(labels::CA_ROTATED).map(str::to_owned);
+    match rotation {
+        Rotation::Prepare { asked } => {
+            let next = certificates::new_authority(&signs.common_name(&scope.cluster.key.name), now)?;
+            let (organization, common_name) = match signs {
+                Signs::Nodes => (Some(ORGANIZATION), OPERATOR_NAME),
+                // A name with no rights.
+                Signs::Clients => (None, "freehold-probe"),
+            };
+            let days = scope.cluster.spec.certificates.validity_days;
+            let probe = certificates::issue(&next, organization, common_name, &Purpose::Client, now, days)?;
+            for ((certificate, key), issued) in [(authorities::NEXT, next), (authorities::PROBE, probe)] {
+                data.extend([(certificate.to_owned(), issued.certificate), (key.to_owned(), issued.key)]);
+            }
+            followed = asked.clone().or(followed);
+        }
+        Rotation::Promote => {
+            let old = data.remove("tls.crt").zip(data.remove("tls.key"));
+            let next = data.remove(authorities::NEXT.0).zip(data.remove(authorities::NEXT.1));
+            let (Some((old_certificate, old_key)), Some((certificate, key))) = (old, next) else {
+                return Err(CertificateError::NotAuthority);
+            };
+            data.remove(authorities::PROBE.0);
+            data.remove(authorities::PROBE.1);
+            // Passwords stay as they are.
+            data.entry(authorities::PASSWORDS.to_owned()).or_insert(old_key);
+            data.insert(authorities::PREVIOUS.to_owned(), old_certificate);
+            data.extend([("tls.crt".to_owned(), certificate), ("tls.key".to_owned(), key)]);
+        }
+        Rotation::Drop => drop(data.remove(authorities::PREVIOUS)),
+    }
+    let mut object = secret_object(scope.cluster, name, data, false);
+    let annotations = &mut object.value["metadata"]["annotations"];
+    annotations[labels::CA_SINCE] = json!(now.to_string());
+    if let Some(followed) = followed {
+        annotations[labels::CA_ROTATED] = json!(followed);
+    }
+    Ok(object)
 }
 
 fn keyed(certificate: &KeyedCertificate) -> BTreeMap<String, String> {

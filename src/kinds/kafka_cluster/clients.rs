@@ -3,6 +3,7 @@
 //! long as the cluster.
 
 use super::api::{CertificateIssuer, KafkaCluster};
+use super::authorities;
 use super::desired::{CONTROLLER_PORT, INTERNAL_PORT};
 use super::observe::{PodFacts, SecretFacts};
 use crate::kafka_admin::batch::BatchedAdmin;
@@ -63,6 +64,18 @@ fn endpoints(pods: &[PodFacts], object: &KafkaCluster, port: u16, role: impl Fn(
     up.filter_map(endpoint).collect()
 }
 
+/// Every node that is up: brokers where they talk among themselves, the other ones where controllers do.
+pub fn nodes(object: &KafkaCluster, pods: &[PodFacts]) -> Vec<Endpoint> {
+    let mut nodes = endpoints(pods, object, INTERNAL_PORT, |pod| pod.broker);
+    nodes.extend(endpoints(pods, object, CONTROLLER_PORT, |pod| pod.controller && !pod.broker));
+    nodes
+}
+
+/// Every broker that is up, on a port of its own.
+pub fn brokers(object: &KafkaCluster, pods: &[PodFacts], port: u16) -> Vec<Endpoint> {
+    endpoints(pods, object, port, |pod| pod.broker)
+}
+
 impl ClientCache {
     /// What speaks to a cluster; `None` while no broker's container is ready or the certificates are not there.
     ///
@@ -82,8 +95,8 @@ impl ClientCache {
         let only_controllers = endpoints(pods, object, CONTROLLER_PORT, |pod| pod.controller && !pod.broker);
         let same_nodes = |client: &Client| client.endpoints() == (brokers.as_slice(), only_controllers.as_slice());
         let trust = match object.spec.certificates.issuer {
-            CertificateIssuer::SelfSigned => secrets.get(&names::cluster_ca(&name)).and_then(|secret| secret.data.get("tls.crt")),
-            CertificateIssuer::Secret => given_ca.and_then(|secret| secret.data.get("tls.crt")),
+            CertificateIssuer::SelfSigned => secrets.get(&names::cluster_ca(&name)).and_then(authorities::trusted),
+            CertificateIssuer::Secret => given_ca.and_then(|secret| secret.data.get("tls.crt")).cloned(),
         };
         let own = secrets.get(&names::operator_certificate(&name)).and_then(|secret| secret.keyed("tls.crt", "tls.key"));
         let (Some(trust), Some(own)) = (trust, own) else { return Ok(None) };
@@ -92,12 +105,12 @@ impl ClientCache {
         }
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kept) = all.get_mut(&uid) {
-            let same_tls = kept.certificate == own.certificate && kept.trust == *trust;
+            let same_tls = kept.certificate == own.certificate && kept.trust == trust;
             let same_controllers = kept.controllers.borrow().endpoints == controllers;
             if same_tls && same_controllers && same_nodes(&kept.connected.client) {
                 return Ok(Some(kept.connected.clone()));
             }
-            let tls = TlsSettings::new(trust, Some((&own.certificate, &own.key)))?;
+            let tls = TlsSettings::new(&trust, Some((&own.certificate, &own.key)))?;
             if !(same_tls && same_controllers) {
                 kept.controllers.send_replace(Controllers { endpoints: controllers, tls: tls.clone() });
             }
@@ -107,10 +120,10 @@ impl ClientCache {
                 kept.connected.client = client;
                 kept.current.send_replace(Arc::clone(&kept.connected.admin));
             }
-            (kept.certificate, kept.trust) = (own.certificate, trust.clone());
+            (kept.certificate, kept.trust) = (own.certificate, trust);
             return Ok(Some(kept.connected.clone()));
         }
-        let tls = TlsSettings::new(trust, Some((&own.certificate, &own.key)))?;
+        let tls = TlsSettings::new(&trust, Some((&own.certificate, &own.key)))?;
         let client = Arc::new(Client::new(brokers, tls.clone(), None).with_controllers(only_controllers));
         let admin = Arc::new(BatchedAdmin::new(Arc::clone(&client) as _));
         let connected = Connected { client, admin: Arc::clone(&admin), mirror: Arc::default(), figures: Arc::default() };
@@ -120,7 +133,7 @@ impl ClientCache {
             tokio::spawn(follower::follow(followed, Arc::clone(&connected.mirror))).abort_handle(),
             tokio::spawn(figures::keep(asked, Arc::clone(&connected.mirror), Arc::clone(&connected.figures))).abort_handle(),
         ];
-        let kept = Kept { connected: connected.clone(), certificate: own.certificate, trust: trust.clone(), controllers, current, tasks };
+        let kept = Kept { connected: connected.clone(), certificate: own.certificate, trust, controllers, current, tasks };
         all.insert(uid, kept);
         Ok(Some(connected))
     }

@@ -32,6 +32,8 @@ pub enum RestartReason {
     PodTemplate,
     /// The annotation `freehold.dev/restart`.
     Requested,
+    /// It gets a new volume.
+    Replaced,
 }
 
 impl fmt::Display for RestartReason {
@@ -40,6 +42,7 @@ impl fmt::Display for RestartReason {
             Self::Image { from, to } => write!(f, "image {from} becomes {to}"),
             Self::Config => write!(f, "configuration that only a start reads has changed"),
             Self::PodTemplate => write!(f, "the pod's template has changed"),
+            Self::Replaced => write!(f, "it is given a new volume"),
             Self::Requested => write!(f, "a restart was asked for"),
         }
     }

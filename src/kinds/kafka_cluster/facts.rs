@@ -27,6 +27,7 @@ impl ClusterFacts {
             listeners: spec.listeners.iter().map(listener).collect(),
             trust_bundle: String::new(),
             clients_ca: KeyedCertificate { certificate: String::new(), key: String::new() },
+            password_key: String::new(),
             access: spec.access.clone(),
             shadow: spec.authorization.shadow,
             super_users: spec.authorization.super_users.clone(),

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod apply;
+pub mod authorities;
 pub mod cleanup;
 pub mod clients;
 pub mod desired;

@@ -3,6 +3,7 @@
 //! What is under way counts as done, so that whoever looks next, after whatever death, plans what is left and no move more.
 
 use super::api::{DisruptionKind, DisruptionStatus, KafkaCluster, RebalanceMode, RebalanceStatus, Role};
+use super::disruption::RestartReason;
 use super::observe::{KafkaFacts, Observed};
 use super::plan::{Plan, Step, WaitingOn};
 use super::validate::{NodeGroup, ValidCluster, quantity_bytes};
@@ -11,7 +12,7 @@ use crate::kafka::rebalance::{self, Broker, Duty, Placement};
 use crate::kafka::restart::TopicView;
 use crate::kafka::topic_plan::{THROTTLE_RATES, THROTTLED};
 use crate::kafka_admin::{ConfigChanges, ConfigResource, Reassignment};
-use crate::labels;
+use crate::{labels, names};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +41,7 @@ struct Work<'a> {
 /// What moves come to in this look: the lease, steps and what is waited for, into the plan.
 pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
     unregister(cluster, observed, plan);
+    replace(object, cluster, observed, plan);
     let lease = object.status.as_ref().and_then(|status| status.disruption.clone());
     let moving = lease.filter(|lease| lease.kind == DisruptionKind::Reassignment);
     // Another disruption is under way, or nobody can be asked: what moves goes on by itself.
@@ -64,7 +66,7 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, 
 fn duty(broker: i32, fenced: bool, cluster: &ValidCluster) -> Duty {
     let group = cluster.groups_of(Role::Broker).find(|group| group.node_ids().any(|id| id == broker));
     match group {
-        Some(group) if group.leaving_ids().any(|id| id == broker) => Duty::Leaving,
+        Some(group) if group.leaving_ids().any(|id| id == broker) || cluster.replace == Some(broker) => Duty::Leaving,
         None => Duty::Leaving,
         // One that is away is given nothing, and nothing is taken from it: it may come back.
         Some(_) if fenced => Duty::Cordoned,
@@ -380,6 +382,19 @@ fn take_back(lease: &DisruptionStatus, topics: &[TopicView], observed: &Observed
     plan.waiting_on.push(WaitingOn::Moves { replicas: back.len() });
     plan.steps.push(Step::Reassign(back));
     Some(lease.clone())
+}
+
+/// A broker that was emptied to be replaced gets a new volume: the old one is deleted, and then its pod.
+fn replace(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
+    let Some(id) = cluster.replace.filter(|id| observed.emptied.contains(id) && plan.lease.is_none()) else { return };
+    let busy = object.status.as_ref().is_some_and(|status| status.disruption.is_some());
+    let Some(group) = cluster.groups.iter().find(|group| group.node_ids().any(|node| node == id)).filter(|_| !busy) else { return };
+    let name = names::pod(&group.stateful_set, id);
+    let volume = observed.volumes.iter().find(|live| live.name() == format!("data-{name}") && !live.is_deleting());
+    plan.steps.extend(volume.map(|live| Step::Prune(Box::new(live.clone()))));
+    let pod = observed.pods.iter().find(|pod| pod.name == name && !pod.deleting);
+    plan.steps.extend(pod.map(|pod| Step::RestartPod { pod: Box::new(pod.clone()), reasons: vec![RestartReason::Replaced] }));
+    plan.replaced = object.metadata.annotations.as_ref().and_then(|all| all.get(labels::REPLACE)).cloned();
 }
 
 /// Brokers whose pods are gone for good, and which hold nothing, are taken from the cluster's list.

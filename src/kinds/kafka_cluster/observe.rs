@@ -1,14 +1,18 @@
 //! Reads everything that a KafkaCluster's reconcile needs to know. Reads only.
 
-use super::api::{CertificateIssuer, KafkaCluster, SecretRef};
+use super::api::{Authentication, CertificateIssuer, KafkaCluster, SecretRef};
+use super::authorities;
 use super::clients;
 use super::desired::server_properties::min_in_sync;
 use super::identity::{self, Identity};
 use super::reconcile::Error;
+use super::validate;
 use crate::certificates::KeyedCertificate;
 use crate::kafka::metadata_image::{MetadataImage, TopicImage};
 use crate::kafka::restart::TopicView;
 use crate::kafka::topic_plan::THROTTLED;
+use crate::kafka_admin::connection::{Connection, Endpoint};
+use crate::kafka_admin::tls::TlsSettings;
 use crate::kafka_admin::{Admin, AdminError, ClusterDescription, QuorumDescription};
 use crate::kinds::reference::ClusterKey;
 use crate::kube_io::{self, Live, resource};
@@ -43,6 +47,19 @@ pub struct Observed {
     pub kafka: KafkaFacts,
     /// Brokers that the spec has no more, and that hold nothing: by the metadata, and by their own log folders.
     pub emptied: BTreeSet<i32>,
+    /// What nodes show of their certificates while a CA takes the place of another.
+    pub probes: Probes,
+}
+
+/// Nodes that passed a look at their certificates.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Probes {
+    /// They let in who has a certificate of the next cluster's CA.
+    pub trust_next: BTreeSet<i32>,
+    /// Their own certificate is of the CA that signs now.
+    pub serve_current: BTreeSet<i32>,
+    /// Their listener for clients' certificates lets in one of the next clients' CA.
+    pub trust_next_clients: BTreeSet<i32>,
 }
 
 /// A Secret's texts. No `Debug`: it holds keys.
@@ -173,9 +190,11 @@ pub async fn observe(context: &Context, object: &KafkaCluster) -> Result<Observe
     let pods: Vec<PodFacts> = pods.iter().filter_map(pod_facts).collect();
     let secrets: BTreeMap<String, SecretFacts> = secrets.into_iter().map(|live| (live.name().to_owned(), secret_facts(live))).collect();
     let kafka = ask_kafka(context, object, &pods, &secrets, given_ca.as_ref()).await;
+    let probes = probes(object, &pods, &secrets).await;
     let emptied = emptied(context, object, &objects, &pods, &secrets, given_ca.as_ref(), &kafka).await;
     Ok(Observed {
         emptied,
+        probes,
         now: Timestamp::now(),
         image: context.settings.images.get(&object.spec.version).cloned(),
         operator_namespace: context.settings.namespace.clone(),
@@ -289,6 +308,38 @@ async fn ask_kafka(
     }
 }
 
+/// Asks nodes by handshakes, where a CA takes the place of another.
+async fn probes(object: &KafkaCluster, pods: &[PodFacts], secrets: &BTreeMap<String, SecretFacts>) -> Probes {
+    let name = object.metadata.name.clone().unwrap_or_default();
+    let (nodes_ca, clients_ca) = (secrets.get(&names::cluster_ca(&name)), secrets.get(&names::clients_ca(&name)));
+    let Some(trusted) = nodes_ca.and_then(authorities::trusted) else { return Probes::default() };
+    let mut probes = Probes::default();
+    let nodes = || clients::nodes(object, pods);
+    if let Some(probe) = nodes_ca.and_then(authorities::probe) {
+        probes.trust_next = answer(nodes(), &trusted, &probe).await;
+    }
+    let own = secrets.get(&names::operator_certificate(&name)).and_then(|secret| secret.keyed("tls.crt", "tls.key"));
+    if let (Some(current), Some(own)) = (nodes_ca.filter(|secret| secret.data.contains_key(authorities::PREVIOUS)), own) {
+        let current = current.data.get("tls.crt").cloned().unwrap_or_default();
+        probes.serve_current = answer(nodes(), &current, &own).await;
+    }
+    let listener = object.spec.listeners.iter().find(|listener| listener.authentication == Authentication::MutualTls);
+    if let (Some(probe), Some(listener)) = (clients_ca.and_then(authorities::probe), listener) {
+        probes.trust_next_clients = answer(clients::brokers(object, pods, listener.port), &trusted, &probe).await;
+    }
+    probes
+}
+
+/// The nodes that let a client with this certificate in, and whose own one is trusted by this.
+async fn answer(endpoints: Vec<Endpoint>, trusted: &str, identity: &KeyedCertificate) -> BTreeSet<i32> {
+    let Ok(tls) = TlsSettings::new(trusted, Some((&identity.certificate, &identity.key))) else { return BTreeSet::new() };
+    let ask = endpoints.iter().map(|endpoint| {
+        let tls = &tls;
+        async move { Connection::open(endpoint, tls, None).await.is_ok().then_some(endpoint.node_id) }
+    });
+    futures::future::join_all(ask).await.into_iter().flatten().collect()
+}
+
 /// Leaving brokers that hold nothing: no replica in the metadata, and no log of their own.
 async fn emptied(
     context: &Context,
@@ -314,6 +365,7 @@ async fn emptied(
             leaving.extend((first + wanted..first + count).filter_map(|id| i32::try_from(id).ok()));
         }
     }
+    leaving.extend(validate::replace(object));
     let Ok(Some(connected)) = context.clients.get(object, pods, secrets, given_ca) else { return BTreeSet::new() };
     let mut emptied = BTreeSet::new();
     for id in leaving.into_iter().filter(|id| !held.contains(id)) {

@@ -1,6 +1,7 @@
 //! Valid cluster and observed world -> the steps that bring them together, and what is waited for. Pure.
 
 use super::api::{CertificateIssuer, DisruptionStatus, FeatureUpgrade, KafkaCluster, RebalanceStatus, Role};
+use super::authorities::{self, Rotation, Signs};
 use super::desired::server_properties::dynamic_configs;
 use super::desired::{self, Trust};
 use super::disruption::{self, RestartReason};
@@ -31,6 +32,8 @@ pub struct Plan {
     pub look_again: bool,
     /// The disruption that is under way from now on.
     pub lease: Option<DisruptionStatus>,
+    /// The value of the annotation by which a broker is replaced in this plan.
+    pub replaced: Option<String>,
     /// Replicas that move, or would.
     pub rebalance: Option<RebalanceStatus>,
     /// One ended, and the next may begin: there is no reason to wait.
@@ -57,6 +60,12 @@ pub enum Step {
     },
     IssueOperatorCertificate {
         secret: String,
+    },
+    /// One step from a CA to the next.
+    RotateAuthority {
+        secret: String,
+        signs: Signs,
+        rotation: Rotation,
     },
     IssueNodeCertificates {
         secret: String,
@@ -106,6 +115,11 @@ impl fmt::Display for Step {
             ),
             Self::UpdateIdentity(identity) => write!(f, "update the identity: quorum formed: {}", identity.formed),
             Self::CreateAuthority { secret, .. } => write!(f, "create the CA in Secret {secret}"),
+            Self::RotateAuthority { secret, rotation, .. } => match rotation {
+                Rotation::Prepare { .. } => write!(f, "make the next CA in Secret {secret}, to be trusted too"),
+                Rotation::Promote => write!(f, "let the next CA in Secret {secret} sign"),
+                Rotation::Drop => write!(f, "trust the old CA in Secret {secret} no more"),
+            },
             Self::IssueOperatorCertificate { secret } => write!(f, "issue the operator's certificate into Secret {secret}"),
             Self::IssueNodeCertificates { secret, nodes, .. } => {
                 write!(f, "issue certificates of nodes {:?} into Secret {secret}", nodes.keys())
@@ -230,12 +244,11 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed) 
         plan.steps.push(Step::AddFinalizer);
     }
     let name = &cluster.key.name;
-    let authorities = [(names::cluster_ca(name), "cluster"), (names::clients_ca(name), "clients")];
-    for (secret, kind) in &authorities {
-        let given = *kind == "cluster" && cluster.spec.certificates.issuer == CertificateIssuer::Secret;
-        if !given && !observed.secrets.contains_key(secret) {
-            let common_name = format!("{kind} CA of {name}");
-            plan.steps.push(Step::CreateAuthority { secret: secret.clone(), common_name: common_name.chars().take(64).collect() });
+    for signs in Signs::ALL {
+        let given = signs == Signs::Nodes && cluster.spec.certificates.issuer == CertificateIssuer::Secret;
+        let secret = signs.secret(name);
+        if !given && !observed.secrets.contains_key(&secret) {
+            plan.steps.push(Step::CreateAuthority { secret, common_name: signs.common_name(name) });
         }
     }
     let identity = plan_identity(object, cluster, observed, &mut plan);
@@ -244,6 +257,7 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed) 
         return plan;
     };
     plan_certificates(cluster, observed, &trust, &mut plan);
+    authorities::plan(object, cluster, observed, &mut plan);
     let desired = desired::desired(cluster, &identity, &trust);
     plan_objects(cluster, &desired, observed, &mut plan);
     if cluster.hibernated {
@@ -300,9 +314,14 @@ pub fn clients_authority(cluster: &ValidCluster, observed: &Observed) -> Option<
 
 /// What nodes and clients trust; `None` until the CAs are made.
 pub fn trust(cluster: &ValidCluster, observed: &Observed) -> Option<Trust> {
-    let own = clients_authority(cluster, observed)?.certificate;
+    let bundle = |signs: Signs| authorities::trusted(observed.secrets.get(&signs.secret(&cluster.key.name))?);
+    let own = bundle(Signs::Clients)?;
+    let cluster_ca = match cluster.spec.certificates.issuer {
+        CertificateIssuer::SelfSigned => bundle(Signs::Nodes)?,
+        CertificateIssuer::Secret => cluster_authority(cluster, observed)?.certificate,
+    };
     let given = observed.client_authorities.values().filter_map(|secret| Some(format!("{}\n", secret.data.get("ca.crt")?.trim_end())));
-    Some(Trust { cluster_ca: cluster_authority(cluster, observed)?.certificate, clients_ca: std::iter::once(own).chain(given).collect() })
+    Some(Trust { cluster_ca, clients_ca: std::iter::once(own).chain(given).collect() })
 }
 
 fn plan_certificates(cluster: &ValidCluster, observed: &Observed, trust: &Trust, plan: &mut Plan) {

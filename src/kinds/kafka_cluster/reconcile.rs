@@ -6,12 +6,13 @@ use super::clients::Connected;
 use super::observe::{self, KafkaFacts, Observed};
 use super::plan::{self, Plan, Step};
 use super::validate::{self, ValidCluster};
-use super::{cleanup, status};
+use super::{authorities, cleanup, status};
 use crate::conditions::{Condition, ConditionType, Reason, State};
 pub use crate::kinds::error::Error;
 use crate::kinds::reference::ClusterKey;
 use crate::kube_io::{self, resource};
 use crate::labels;
+use crate::names;
 use crate::runtime::clusters::{Cluster, ClusterFacts};
 use crate::runtime::context::Context;
 use crate::runtime::kind::{Failure, Kind, Notice, Outcome, Requeue, Watch};
@@ -155,16 +156,18 @@ fn conclude(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, 
 fn publish(object: &KafkaCluster, context: &Context, cluster: &ValidCluster, observed: &Observed) {
     let KafkaFacts::Answered { cluster: described, .. } = &observed.kafka else { return };
     let connected = context.clients.get(object, &observed.pods, &observed.secrets, observed.given_ca.as_ref());
-    let (Ok(Some(connected)), Some(authority), Some(clients_ca)) =
-        (connected, plan::cluster_authority(cluster, observed), plan::clients_authority(cluster, observed))
+    let password_key = observed.secrets.get(&names::clients_ca(&cluster.key.name)).and_then(authorities::password_key);
+    let (Ok(Some(connected)), Some(trust), Some(clients_ca), Some(password_key)) =
+        (connected, plan::trust(cluster, observed), plan::clients_authority(cluster, observed), password_key)
     else {
         return;
     };
     let serving = described.brokers.iter().filter(|broker| !broker.fenced);
     let facts = ClusterFacts {
         racks: serving.map(|broker| (broker.id, broker.rack.clone().unwrap_or_default())).collect(),
-        trust_bundle: authority.certificate,
+        trust_bundle: trust.cluster_ca,
         clients_ca,
+        password_key,
         ..ClusterFacts::of_spec(object)
     };
     let Connected { admin, mirror, figures, .. } = connected;

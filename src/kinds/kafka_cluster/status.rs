@@ -12,6 +12,7 @@ use super::validate::{ValidCluster, is_paused};
 use crate::conditions::{Reason, State, conditions, is_ready};
 use crate::kafka::config::METADATA_VERSION;
 use crate::kafka::in_sync::{lag_words, voter_lags};
+use crate::labels;
 use crate::names;
 use crate::runtime::kind::Failure;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -85,6 +86,8 @@ pub fn learned(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observe
         warnings: cluster.warnings.iter().chain(&plan.warnings).cloned().collect(),
         disruption: plan.lease.clone(),
         rebalance: plan.rebalance.clone(),
+        // Without the annotation the same broker may be asked for again.
+        replaced: plan.replaced.clone().or(old.replaced.clone().filter(|_| asks_to_replace(object))),
         dynamic_configs: dynamic_configs(cluster, observed, &old),
         ..concluded(object, old, state)
     }
@@ -160,6 +163,10 @@ fn quorum(kafka: &KafkaFacts) -> Option<QuorumStatus> {
     let voters: Vec<_> = voter_lags(quorum).into_iter().map(|(node_id, lag)| VoterStatus { node_id, lag: lag_words(lag) }).collect();
     let caught_up = voters.iter().filter(|voter| voter.lag == "caughtUp").count();
     Some(QuorumStatus { summary: format!("{caught_up}/{}", voters.len()), leader: (quorum.leader >= 0).then_some(quorum.leader), voters })
+}
+
+fn asks_to_replace(object: &KafkaCluster) -> bool {
+    object.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(labels::REPLACE))
 }
 
 /// Node ids in words.

@@ -22,6 +22,8 @@ pub struct ValidCluster {
     pub image: String,
     /// The value of the annotation that asks for a restart of every node.
     pub restart: Option<String>,
+    /// A broker that is to be emptied and given a new volume.
+    pub replace: Option<i32>,
     /// No pods are to run.
     pub hibernated: bool,
     pub operator_namespace: String,
@@ -140,6 +142,7 @@ pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidClust
         .unwrap_or_else(|| super::plan::blocks_of_volumes(&observed.volumes));
     let blocks = allocate(&given, slots);
     let groups = groups(&sorted(spec), &key, &blocks, observed, &mut invalid);
+    let replace = replace(object).filter(|id| is_replaceable(*id, &groups, &mut warnings));
     if !invalids.is_empty() {
         return Err(invalids);
     }
@@ -148,6 +151,7 @@ pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidClust
         owner: kube_io::owner(object),
         spec: sorted(spec),
         image: observed.image.clone().unwrap_or_default(),
+        replace,
         hibernated: is_hibernated(object, &groups),
         restart: object.metadata.annotations.as_ref().and_then(|all| all.get(crate::labels::RESTART)).cloned(),
         operator_namespace: observed.operator_namespace.clone(),
@@ -173,6 +177,25 @@ fn sorted(spec: &KafkaClusterSpec) -> KafkaClusterSpec {
 /// Reconciling is stopped by the spec.
 pub fn is_paused(object: &KafkaCluster) -> bool {
     object.spec.state == ClusterState::Paused
+}
+
+/// A broker alone: a controller's vote is on its volume.
+fn is_replaceable(id: i32, groups: &[NodeGroup], warnings: &mut Vec<String>) -> bool {
+    let group = groups.iter().find(|group| group.node_ids().any(|node| node == id));
+    let why = match group {
+        None => "there is no such node",
+        Some(group) if group.is(Role::Controller) => "it is a controller too, and its vote in the quorum is on its volume",
+        Some(_) => return true,
+    };
+    warnings.push(format!("{}: node {id} cannot be replaced: {why}", crate::labels::REPLACE));
+    false
+}
+
+/// The broker that the annotation names and that has not been replaced by it yet.
+pub fn replace(object: &KafkaCluster) -> Option<i32> {
+    let asked = object.metadata.annotations.as_ref()?.get(crate::labels::REPLACE)?;
+    let followed = object.status.as_ref().and_then(|status| status.replaced.as_ref());
+    if Some(asked) == followed { None } else { asked.trim().parse().ok() }
 }
 
 /// Asked to sleep, and nothing is under way that would be left half done.

@@ -59,7 +59,7 @@ pub async fn apply(scope: &Scope<'_>, step: &Step) -> Result<Done, Error> {
 
 async fn write_credential(scope: &Scope<'_>, written: &Written) -> Result<Done, Error> {
     let uid = scope.object.metadata.uid.as_deref().unwrap_or_default();
-    let derive = |usage: &str| passwords::derive(&scope.cluster.clients_ca, usage, uid, written.since);
+    let derive = |usage: &str| passwords::derive(&scope.cluster.password_key, usage, uid, written.since);
     let mut marks = plan::marks(written);
     let mut done = Done::default();
     let credential = match scope.user.authentication {

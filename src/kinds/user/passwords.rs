@@ -1,9 +1,8 @@
-//! A user's password, from the cluster's clients' CA, the User and the time since which it is in force. Pure.
+//! A user's password, from the key of the cluster's first clients' CA, the User and the time since which it is in force. Pure.
 //!
 //! It is derived, not drawn: a Secret that somebody deletes comes back with the same password, and the password is never
 //! read back from anywhere. Whoever has the CA's key can be any user anyway, by a certificate.
 
-use crate::certificates::KeyedCertificate;
 use hmac::{Hmac, Mac};
 use k8s_openapi::jiff::Timestamp;
 use sha2::Sha512;
@@ -22,8 +21,8 @@ fn hmac(key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
 }
 
 /// The password of one use (`scram`, `pkcs12`) of the User with this uid.
-pub fn derive(clients_ca: &KeyedCertificate, usage: &str, uid: &str, since: Timestamp) -> String {
-    let key = hmac(clients_ca.key.as_bytes(), &[b"freehold passwords 1"]);
+pub fn derive(password_key: &str, usage: &str, uid: &str, since: Timestamp) -> String {
+    let key = hmac(password_key.as_bytes(), &[b"freehold passwords 1"]);
     let mut password = String::with_capacity(CHARS);
     for block in 0_u8..=255 {
         let bytes = hmac(&key, &[usage.as_bytes(), uid.as_bytes(), since.to_string().as_bytes(), &[block]]);
@@ -43,16 +42,15 @@ mod tests {
 
     #[test]
     fn the_same_is_derived_again_and_anything_else_is_another() {
-        let ca = |key: &str| KeyedCertificate { certificate: String::new(), key: key.into() };
         let later = Timestamp::from_second(1).unwrap();
-        let first = derive(&ca("k"), "scram", "u", Timestamp::UNIX_EPOCH);
+        let first = derive("k", "scram", "u", Timestamp::UNIX_EPOCH);
         assert_eq!(first.len(), CHARS);
-        assert_eq!(first, derive(&ca("k"), "scram", "u", Timestamp::UNIX_EPOCH));
+        assert_eq!(first, derive("k", "scram", "u", Timestamp::UNIX_EPOCH));
         let others = [
-            derive(&ca("l"), "scram", "u", Timestamp::UNIX_EPOCH),
-            derive(&ca("k"), "pkcs12", "u", Timestamp::UNIX_EPOCH),
-            derive(&ca("k"), "scram", "v", Timestamp::UNIX_EPOCH),
-            derive(&ca("k"), "scram", "u", later),
+            derive("l", "scram", "u", Timestamp::UNIX_EPOCH),
+            derive("k", "pkcs12", "u", Timestamp::UNIX_EPOCH),
+            derive("k", "scram", "v", Timestamp::UNIX_EPOCH),
+            derive("k", "scram", "u", later),
         ];
         assert!(others.iter().all(|other| *other != first));
     }

@@ -53,6 +53,9 @@ pub struct KafkaClusterStatus {
     /// The one disruption that is under way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disruption: Option<DisruptionStatus>,
+    /// The last value of the annotation `freehold.dev/replace` that was followed to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<String>,
     /// Replicas that move, or would.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rebalance: Option<RebalanceStatus>,

@@ -46,7 +46,10 @@ pub fn dynamic_configs(cluster: &ValidCluster) -> BTreeMap<String, BTreeMap<Stri
         // A broker that leaves is given nothing new (KIP-1066).
         if config::definitions(&cluster.spec.version).is_some_and(|definitions| definitions.broker.contains_key(CORDONED)) {
             let mut cordon = |id: i32| all.entry(id.to_string()).or_default().insert(CORDONED.to_owned(), "*".to_owned());
-            group.leaving_ids().for_each(|id| drop(cordon(id)));
+            group
+                .leaving_ids()
+                .chain(cluster.replace.filter(|id| group.node_ids().any(|node| node == *id)))
+                .for_each(|id| drop(cordon(id)));
         }
     }
     all

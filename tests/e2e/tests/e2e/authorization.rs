@@ -27,6 +27,7 @@ fn shadow_mode_reports_and_a_further_ca_is_trusted_without_a_restart() {
     shadow(&kubectl);
     foreign_ca(&kubectl);
     stores(&kubectl);
+    new_authorities(&kubectl);
     kubectl.delete("user", NAMESPACE, "--all", LONG).unwrap();
     kubectl.delete("kafkacluster", NAMESPACE, "own", LONG).unwrap();
     kubectl.delete("namespace", "", NAMESPACE, LONG).unwrap();
@@ -141,4 +142,44 @@ fn stores(kubectl: &Kubectl) {
         std::fs::remove_file(&file).unwrap();
         assert!(listed.unwrap().contains(entry), "{store} has no {entry}");
     }
+}
+
+/// Both CAs are replaced while clients connect all the time by what is in their Secrets: none is ever refused, no node is
+/// restarted, and a password stays.
+fn new_authorities(kubectl: &Kubectl) {
+    let ca = |which: &str| secret(kubectl, NAMESPACE, &format!("own-{which}-ca")).unwrap();
+    let before = (ca("cluster"), ca("clients"), secret(kubectl, NAMESPACE, "mover-kafka").unwrap()["password"].clone());
+    let uids = || kubectl.run(&["get", "pods", "--namespace", NAMESPACE, "-o", "jsonpath={.items[*].metadata.uid}"]).unwrap();
+    let pods = uids();
+    kubectl.apply(&user("certified", "authentication: {type: MutualTls}")).unwrap();
+    kubectl.wait_ready("user", NAMESPACE, "certified", LONG).unwrap();
+    patch(kubectl, "kafkacluster", "own", &json!({"certificates": {"overlapMinutes": 1}}));
+    kubectl.run(&["annotate", "kafkacluster", "own", "--namespace", NAMESPACE, "freehold.dev/rotate-ca=1"]).unwrap();
+    let (mut connected, start) = (0, std::time::Instant::now());
+    loop {
+        for (user, port) in [("mover", 9094), ("certified", 9093)] {
+            let found = secret(kubectl, NAMESPACE, &format!("{user}-kafka")).unwrap();
+            let login = found.get("password").map(|password| ScramLogin { user: user.into(), password: password.clone() });
+            let own = found.get("user.crt").zip(found.get("user.key"));
+            let tls = TlsSettings::new(&found["ca.crt"], own.map(|(certificate, key)| (certificate.as_str(), key.as_str()))).unwrap();
+            let client = Bare::new(endpoints(kubectl, NAMESPACE, "own", "broker", port), tls, login);
+            block_on(client.describe_cluster()).unwrap_or_else(|error| panic!("{user} after {connected} connections: {error}"));
+            connected += 1;
+        }
+        let (nodes, clients) = (ca("cluster"), ca("clients"));
+        let done = |now: &BTreeMap<String, String>, before: &BTreeMap<String, String>| {
+            now["tls.crt"] != before["tls.crt"] && !now.contains_key("previous.crt") && !now.contains_key("next.crt")
+        };
+        if done(&nodes, &before.0) && done(&clients, &before.1) {
+            break;
+        }
+        assert!(start.elapsed() < 2 * LONG, "{:?} {:?}", nodes.keys(), clients.keys());
+    }
+    let took = start.elapsed().as_secs_f64();
+    kubectl.wait_ready("kafkacluster", NAMESPACE, "own", LONG).unwrap();
+    assert_eq!(uids(), pods, "nothing was restarted for it");
+    let now = secret(kubectl, NAMESPACE, "mover-kafka").unwrap();
+    assert_eq!(now["password"], before.2, "the password outlives the CA");
+    assert_eq!(now["ca.crt"].trim(), ca("cluster")["tls.crt"].trim(), "the new CA stands alone");
+    println!("authorities: both CAs replaced in {took:.0} s, {connected} connections meanwhile, none refused, nothing restarted");
 }

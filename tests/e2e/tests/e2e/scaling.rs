@@ -44,6 +44,27 @@ fn within_one(counts: &BTreeMap<i32, usize>) -> bool {
     counts.values().max().unwrap() - counts.values().min().unwrap() <= 1
 }
 
+/// A broker is emptied, given a new volume, and filled again; how long that took, in seconds.
+fn replace(kubectl: &Kubectl, id: &str) -> f64 {
+    let volume = || {
+        let found = kubectl.get("pvc", "kafka", &format!("data-demo-extra-zone-a-{id}")).unwrap().unwrap_or_default();
+        found["metadata"]["uid"].as_str().map(str::to_owned)
+    };
+    let (before, start) = (volume(), Instant::now());
+    kubectl
+        .run(&["annotate", "kafkacluster", "demo", "--namespace", "kafka", "--overwrite", &format!("freehold.dev/replace={id}")])
+        .unwrap();
+    shell::wait_for("a broker with a new volume that holds its share", LIMIT, || {
+        let status = kubectl.get("kafkacluster", "kafka", "demo")?.unwrap_or_default()["status"].clone();
+        let (held, _) = shares(kubectl);
+        let new = volume().is_some_and(|now| before.as_ref() != Some(&now));
+        Ok((status["replaced"] != id || !new || !within_one(&held)).then(|| format!("{} {held:?}", status["reason"])))
+    })
+    .unwrap();
+    settled(kubectl);
+    start.elapsed().as_secs_f64()
+}
+
 #[test]
 #[ignore = "needs the ground: cargo xtask test"]
 fn brokers_join_and_leave_under_load_while_operators_die() {
@@ -66,6 +87,7 @@ fn brokers_join_and_leave_under_load_while_operators_die() {
     let now = pods(&kubectl);
     assert!(before.iter().all(|(name, uid)| now.get(name) == Some(uid)), "who was there was not restarted");
 
+    let replaced = replace(&kubectl, "300");
     let start = Instant::now();
     patch(&kubectl, &pools(&kubectl, Some(0)));
     load::kill_operators(2, Duration::from_secs(12));
@@ -91,7 +113,7 @@ fn brokers_join_and_leave_under_load_while_operators_die() {
     }
     let done = load.finish(&kubectl);
     println!(
-        "scaling: three brokers to six in {:.1} s and back in {:.1} s with four operators killed; {done}; {} states replayed, {} partitions",
+        "scaling: three brokers to six in {:.1} s and back in {:.1} s with four operators killed, a broker replaced in {replaced:.1} s; {done}; {} states replayed, {} partitions",
         out.as_secs_f64(),
         back.as_secs_f64(),
         seen.states,
