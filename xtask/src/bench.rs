@@ -2,6 +2,7 @@
 //! nodes by a StatefulSet written by hand, plaintext, on Java 17, formatted by Kafka's own tool. And the operator's size.
 //! `cargo xtask bench topics|users`: bursts of them (tests/e2e/benches/scale.rs).
 
+use crate::bench_roll;
 use crate::layout::{Layout, version};
 use crate::{builds, images, prerequisites, up};
 use anyhow::{Context, Result, ensure};
@@ -33,6 +34,12 @@ enum What {
     Topics(Burst),
     /// Bursts of Users to Ready, beside the floor.
     Users(Burst),
+    /// Latencies of a producer while every node restarts, beside an equal run without.
+    Roll {
+        /// Write docs/benchmarks/latency.md and its plot.
+        #[arg(long)]
+        write: bool,
+    },
 }
 
 #[derive(clap::Args)]
@@ -51,6 +58,7 @@ pub fn bench(layout: &Layout, options: &Options) -> Result<()> {
     let (runs, write) = match &options.what {
         What::Cluster { runs, write } => (*runs, *write),
         What::Topics(burst) => return bursts(layout, "topics", burst, &["1000", "10000"]),
+        What::Roll { write } => return bench_roll::bench(layout, *write),
         What::Users(burst) => return bursts(layout, "users", burst, &["1000", "5000"]),
     };
     up::up(layout, &up::Options::default())?;

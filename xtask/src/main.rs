@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "a task talks to the person who started it")]
 
 mod bench;
+mod bench_roll;
 mod builds;
 mod cache;
 mod generate;

@@ -289,7 +289,9 @@ fn go_on(
         (partitions, bytes) = (partitions + 1, bytes + size);
         next.push(work.reassignment(partition));
     }
-    if !next.is_empty() {
+    // While a broker is away that is to hold its share, nothing more is begun: shares without it would be others.
+    let away = work.brokers.iter().any(|broker| broker.duty == Duty::Cordoned);
+    if !next.is_empty() && !away {
         throttle(cluster, observed, &next, topics, plan);
         plan.steps.push(Step::Reassign(next));
     }

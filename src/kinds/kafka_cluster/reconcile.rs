@@ -115,7 +115,11 @@ async fn look(object: &KafkaCluster, context: &Context) -> Result<(KafkaClusterS
         let object = &mut object;
         let observed = observe::observe(context, object).await?;
         let cluster = validate::validate(object, &observed).map_err(Error::Invalid)?;
-        let plan = plan::plan(object, &cluster, &observed);
+        let mut plan = plan::plan(object, &cluster, &observed);
+        if validate::is_paused(object) {
+            // Nothing begins; what was under way is remembered.
+            plan.lease = object.status.as_ref().and_then(|status| status.disruption.clone());
+        }
         if !validate::is_paused(object) {
             let scope = Scope { context, object, cluster: &cluster, observed: &observed };
             for step in &plan.steps {

@@ -1,0 +1,140 @@
+//! `cargo xtask bench roll`: latencies of a producer while every node restarts, beside an equal run in which none does.
+
+use crate::layout::Layout;
+use crate::up;
+use anyhow::{Context, Result, ensure};
+use ground::flow::{self, Client};
+use ground::kubectl::{Kubectl, not_ready};
+use ground::shell;
+use std::fmt::Write as _;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+const LIMIT: Duration = Duration::from_secs(600);
+/// A second; ProducerPerformance holds it.
+const RATE: usize = 300;
+/// Long enough for a roll of three nodes on a slow machine.
+const SECONDS: usize = 110;
+
+/// What a producer saw.
+struct Run {
+    /// Average and highest latency of each second, in milliseconds.
+    seconds: Vec<(f64, f64)>,
+    /// The last line: percentiles of all records.
+    summary: String,
+}
+
+impl Run {
+    /// The number before these words in the summary.
+    fn figure(&self, words: &str) -> Option<f64> {
+        let before = self.summary.split(words).next().filter(|before| before.len() < self.summary.len())?;
+        before.trim_end().trim_end_matches("ms").trim_end().rsplit(' ').next()?.parse().ok()
+    }
+}
+
+/// `… 5.1 ms avg latency, 46.0 ms max latency…` of a line.
+fn latencies(line: &str) -> Option<(f64, f64)> {
+    let number = |words: &str| line.split(words).next()?.trim_end().rsplit(' ').next()?.parse().ok();
+    line.contains(" ms max latency").then(|| Some((number(" ms avg latency")?, number(" ms max latency")?)))?
+}
+
+fn produce(kubectl: &Kubectl, client: &Client, job: &str, meanwhile: impl FnOnce() -> Result<()>) -> Result<Run> {
+    let (records, rate) = ((RATE * SECONDS).to_string(), RATE.to_string());
+    let args = ["--num-records", &records, "--record-size", "100", "--throughput", &rate, "--reporting-interval", "1000"];
+    flow::start(kubectl, client, job, "ProducerPerformance", &args, flow::SAFE_PRODUCER)?;
+    shell::wait_for("records to flow", LIMIT, || {
+        let log = flow::log(kubectl, client, job).unwrap_or_default();
+        Ok((log.matches("max latency").count() < 5).then(|| "few yet".into()))
+    })?;
+    meanwhile()?;
+    ensure!(flow::finished(kubectl, client, job, LIMIT)?, "the producer failed");
+    let log = flow::log(kubectl, client, job)?;
+    let summary = log.lines().rfind(|line| line.contains("99.9th")).context("no summary of the producer")?.to_owned();
+    let seconds = log.lines().filter(|line| !line.contains("99.9th")).filter_map(latencies).collect();
+    Ok(Run { seconds, summary })
+}
+
+/// Restarts every node; how long that took.
+fn roll(kubectl: &Kubectl) -> Result<f64> {
+    let start = Instant::now();
+    let id = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    kubectl.run(&["annotate", "kafkacluster", "demo", "--namespace", "kafka", "--overwrite", &format!("freehold.dev/restart={id}")])?;
+    let object = || kubectl.get("kafkacluster", "kafka", "demo").map(Option::unwrap_or_default);
+    shell::wait_for("the roll to begin", LIMIT, || Ok(object()?["status"]["disruption"].is_null().then(String::new)))?;
+    shell::wait_for("the roll to end", LIMIT, || Ok(not_ready(&object()?)))?;
+    Ok(start.elapsed().as_secs_f64())
+}
+
+pub fn bench(layout: &Layout, write: bool) -> Result<()> {
+    up::up(layout, &up::Options::default())?;
+    let kubectl = up::local_kubectl(layout, &layout.bin());
+    let set = kubectl.get("statefulset", "kafka", "demo-nodes-zone-a")?.context("the quickstart's StatefulSet")?;
+    let image = set["spec"]["template"]["spec"]["containers"][0]["image"].as_str().context("its image")?.to_owned();
+    let client = Client { namespace: "shop".into(), secret: "shop-app-kafka".into(), image, topic: "orders".into() };
+    let calm = produce(&kubectl, &client, "bench-calm", || Ok(()))?;
+    let mut took = 0.0;
+    let rolled = produce(&kubectl, &client, "bench-roll", || {
+        took = roll(&kubectl)?;
+        Ok(())
+    })?;
+    let mut page = format!(
+        "# Latencies over a roll\n\nWritten by `cargo xtask bench roll --write`: two runs on one machine of two cores, which runs Kubernetes, three brokers \
+         and the producer.\nProducerPerformance, {RATE} records a second for {SECONDS} s, idempotent, acks=all; in the second run every node is restarted, \
+         in {took:.1} s.\n\n| | no roll | roll |\n| --- | --- | --- |\n"
+    );
+    for (what, words) in [("p50", "50th"), ("p95", "95th"), ("p99", "99th"), ("p99.9", "99.9th"), ("highest", "ms max latency")] {
+        let of = |run: &Run| run.figure(words).map_or_else(|| "?".to_owned(), |figure| format!("{figure:.0} ms"));
+        writeln!(page, "| {what} | {} | {} |", of(&calm), of(&rolled))?;
+    }
+    page.push_str("\n![highest latency of each second](latency.svg)\n");
+    println!("{page}");
+    if write {
+        let folder = layout.repo.join("docs/benchmarks");
+        shell::write_file(&folder.join("latency.md"), &page)?;
+        shell::write_file(&folder.join("latency.svg"), plot(&calm, &rolled)?)?;
+    }
+    Ok(())
+}
+
+/// The highest latency of each second of both runs, on a logarithmic axis.
+fn plot(calm: &Run, rolled: &Run) -> Result<String> {
+    let (width, height, left) = (900.0, 300.0, 60.0);
+    let x = |second: usize| left + second as f64 * (width - left - 10.0) / SECONDS as f64;
+    let y = |latency: f64| height - 30.0 - latency.max(1.0).log10() / 4.0 * (height - 50.0);
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+         <rect width=\"{width}\" height=\"{height}\" fill=\"white\"/>\n"
+    );
+    for (latency, label) in [(1.0, "1 ms"), (10.0, "10 ms"), (100.0, "100 ms"), (1000.0, "1 s"), (10_000.0, "10 s")] {
+        let at = y(latency);
+        writeln!(
+            svg,
+            "<line x1=\"{left}\" x2=\"{width}\" y1=\"{at}\" y2=\"{at}\" stroke=\"#ddd\"/><text x=\"5\" y=\"{}\">{label}</text>",
+            at + 4.0
+        )?;
+    }
+    for (run, color, label, place) in [(calm, "#2a7", "no roll", 70.0), (rolled, "#c33", "roll", 140.0)] {
+        let points: Vec<_> =
+            run.seconds.iter().enumerate().map(|(second, (_, highest))| format!("{:.1},{:.1}", x(second), y(*highest))).collect();
+        writeln!(svg, "<polyline fill=\"none\" stroke=\"{color}\" stroke-width=\"1.5\" points=\"{}\"/>", points.join(" "))?;
+        writeln!(svg, "<text x=\"{place}\" y=\"15\" fill=\"{color}\">{label}</text>")?;
+    }
+    writeln!(svg, "<text x=\"{}\" y=\"{}\">seconds; highest latency of each</text>\n</svg>", width / 2.0, height - 8.0)?;
+    Ok(svg)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_producer_are_read() {
+        assert_eq!(
+            latencies("301 records sent, 300.4 records/sec (0.03 MB/sec), 5.2 ms avg latency, 46.0 ms max latency."),
+            Some((5.2, 46.0))
+        );
+        assert_eq!(latencies("something else"), None);
+        let summary = "33000 records sent, 299.9 records/sec (0.03 MB/sec), 7.5 ms avg latency, 950.0 ms max latency, 4 ms 50th, 20 ms 95th, 61 ms 99th, 300 ms 99.9th.";
+        let run = Run { seconds: Vec::new(), summary: summary.into() };
+        assert_eq!((run.figure("50th"), run.figure("99.9th"), run.figure("ms max latency")), (Some(4.0), Some(300.0), Some(950.0)));
+    }
+}
