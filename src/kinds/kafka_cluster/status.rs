@@ -29,9 +29,6 @@ pub fn state(object: &KafkaCluster, observed: &Observed, plan: &Plan) -> State {
     if object.spec.state == ClusterState::Hibernated && observed.pods.is_empty() && plan.waiting_on.is_empty() && plan.steps.is_empty() {
         return State::Ready;
     }
-    if plan.waiting_on.is_empty() && plan.steps.is_empty() && matches!(observed.kafka, KafkaFacts::Answered { .. }) {
-        return State::Ready;
-    }
     if let Some(lease) = &plan.lease {
         let waiting = waiting_on(plan);
         let waiting = if waiting.is_empty() { String::new() } else { format!(": waiting for {}", waiting.join("; ")) };
@@ -41,6 +38,9 @@ pub fn state(object: &KafkaCluster, observed: &Observed, plan: &Plan) -> State {
             }
             DisruptionKind::Reassignment => State::reconciling(Reason::Reassigning, format!("{}{waiting}", lease.why)),
         };
+    }
+    if plan.waiting_on.is_empty() && plan.steps.is_empty() && matches!(observed.kafka, KafkaFacts::Answered { .. }) {
+        return State::Ready;
     }
     let was_ready = object.status.as_ref().is_some_and(|status| status.kafka_version.is_some());
     let reason = if was_ready { Reason::Recovering } else { Reason::Starting };
