@@ -249,3 +249,27 @@ fn a_pod_that_cannot_start_is_repaired_and_stops_the_others_until_then() {
         second.steps.iter().filter_map(|step| if let Step::RestartPod { pod, .. } = step { Some(pod.node_id) } else { None }).collect();
     assert_eq!(restarted, [0], "the broken one alone");
 }
+
+#[test]
+fn outside_its_windows_and_without_consent_nothing_begins_and_it_says_what_it_waits_for() {
+    let words = |plan: &Plan| plan.waiting_on.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    let mut model = Model::new(1, &[(0, 0, 0)]);
+    let window = serde_json::json!({"maintenanceWindows": [{"cron": "0 2 * * *", "durationMinutes": 60}]});
+    model.object.spec.rollout = serde_json::from_value(window).unwrap();
+    let plan = model.plan();
+    assert!(plan.lease.is_none() && words(&plan).contains("maintenance window that opens at 2026-06-01T02:00:00Z"), "{}", words(&plan));
+    model.object.spec.rollout = Default::default();
+    assert!(model.plan().lease.is_some());
+
+    // With two replicas in sync needed of two, no restart can spare the partition.
+    let mut world = model.world();
+    world.kafka.as_mut().unwrap().partitions = vec![(vec![0, 100], vec![0, 100]), (vec![200], vec![200])];
+    let look = |object: &KafkaCluster| {
+        let (observed, valid) = observe(object, &world);
+        plan::plan(object, &valid.unwrap(), &observed)
+    };
+    let plan = look(&model.object);
+    assert!(plan.lease.is_none() && words(&plan).contains("spec.rollout.allowUnavailable"), "{}", words(&plan));
+    model.object.spec.rollout.allow_unavailable = true;
+    assert_eq!(look(&model.object).lease.unwrap().node_ids.len(), 1, "one at a time");
+}
