@@ -149,6 +149,10 @@ fn go_on(
     let members: BTreeSet<i32> = lease.node_ids.iter().copied().collect();
     let left: Vec<&Outdated<'_>> = members.iter().filter_map(|id| outdated.get(id).copied()).filter(|one| !one.pod.deleting).collect();
     if !left.is_empty() {
+        // Where the spec has just changed again, a pod that ended now would come back as it was.
+        if !plan.is_applied() || !seen_by_controllers(cluster, observed) {
+            return Some(lease.clone());
+        }
         let up: BTreeSet<i32> = left.iter().filter(|one| one.pod.containers_ready).map(|one| one.pod.node_id).collect();
         // Members that are down already are no obstacle to each other: the rule counts them as down.
         match allowed(&up, cluster, observed) {
