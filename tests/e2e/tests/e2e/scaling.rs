@@ -5,7 +5,7 @@ use crate::load::{self, Load};
 use crate::oracle;
 use crate::rolls::{patch, pods, settled};
 use crate::world::{block_on, kubectl, super_admin};
-use freehold::kafka_admin::Admin;
+use freehold::kafka_admin::{Admin, AdminError};
 use ground::kubectl::Kubectl;
 use ground::shell;
 use serde_json::{Value, json};
@@ -27,17 +27,18 @@ fn pools(kubectl: &Kubectl, replicas: Option<u32>) -> Value {
     json!({"spec": {"nodePools": pools}})
 }
 
-/// Replicas by broker, and leaders by broker; of brokers that are registered.
-fn shares(kubectl: &Kubectl) -> (BTreeMap<i32, usize>, BTreeMap<i32, usize>) {
+/// Replicas by broker, and leaders by broker; of brokers that are registered. Who is asked may end at any time: then it is
+/// asked again.
+fn shares(kubectl: &Kubectl) -> Result<(BTreeMap<i32, usize>, BTreeMap<i32, usize>), AdminError> {
     let admin = super_admin(kubectl, "kafka", "demo");
-    let (cluster, topics) = block_on(async { (admin.describe_cluster().await.unwrap(), admin.describe_topics().await.unwrap()) });
+    let (cluster, topics) = block_on(async { Ok::<_, AdminError>((admin.describe_cluster().await?, admin.describe_topics().await?)) })?;
     let mut held: BTreeMap<i32, usize> = cluster.brokers.iter().map(|broker| (broker.id, 0)).collect();
     let mut led = held.clone();
     for partition in topics.iter().flat_map(|topic| &topic.partitions) {
         partition.replicas.iter().for_each(|id| *held.entry(*id).or_default() += 1);
         *led.entry(partition.leader).or_default() += 1;
     }
-    (held, led)
+    Ok((held, led))
 }
 
 fn within_one(counts: &BTreeMap<i32, usize>) -> bool {
@@ -56,7 +57,10 @@ fn replace(kubectl: &Kubectl, id: &str) -> f64 {
         .unwrap();
     shell::wait_for("a broker with a new volume that holds its share", LIMIT, || {
         let status = kubectl.get("kafkacluster", "kafka", "demo")?.unwrap_or_default()["status"].clone();
-        let (held, _) = shares(kubectl);
+        let held = match shares(kubectl) {
+            Ok((held, _)) => held,
+            Err(error) => return Ok(Some(error.to_string())),
+        };
         let new = volume().is_some_and(|now| before.as_ref() != Some(&now));
         Ok((status["replaced"] != id || !new || !within_one(&held)).then(|| format!("{} {held:?}", status["reason"])))
     })
@@ -78,7 +82,10 @@ fn brokers_join_and_leave_under_load_while_operators_die() {
     patch(&kubectl, &pools(&kubectl, Some(3)));
     load::kill_operators(2, Duration::from_secs(12));
     shell::wait_for("six brokers that hold like shares", LIMIT, || {
-        let (held, led) = shares(&kubectl);
+        let (held, led) = match shares(&kubectl) {
+            Ok(shares) => shares,
+            Err(error) => return Ok(Some(error.to_string())),
+        };
         Ok((held.len() != 6 || !within_one(&held) || !within_one(&led)).then(|| format!("{held:?} {led:?}")))
     })
     .unwrap();
@@ -92,7 +99,10 @@ fn brokers_join_and_leave_under_load_while_operators_die() {
     patch(&kubectl, &pools(&kubectl, Some(0)));
     load::kill_operators(2, Duration::from_secs(12));
     shell::wait_for("three brokers that hold everything", LIMIT, || {
-        let (held, _) = shares(&kubectl);
+        let held = match shares(&kubectl) {
+            Ok((held, _)) => held,
+            Err(error) => return Ok(Some(error.to_string())),
+        };
         Ok((held.len() != 3 || held.values().any(|count| *count == 0)).then(|| format!("{held:?}")))
     })
     .unwrap();

@@ -50,14 +50,15 @@ pub fn endpoints(kubectl: &Kubectl, namespace: &str, cluster: &str, role: &str, 
     let pods = kubectl.json(&["get", "pods", "--namespace", namespace, "--selector", &selector]).unwrap();
     let pods = pods["items"].as_array().unwrap();
     pods.iter()
-        .map(|pod| {
+        .filter_map(|pod| {
             let name = pod["metadata"]["name"].as_str().unwrap();
-            let ip: std::net::IpAddr = pod["status"]["podIP"].as_str().unwrap().parse().unwrap();
-            Endpoint {
+            // One that has just been made has none yet.
+            let ip: std::net::IpAddr = pod["status"]["podIP"].as_str()?.parse().unwrap();
+            Some(Endpoint {
                 node_id: name.rsplit_once('-').unwrap().1.parse().unwrap(),
                 address: (ip, port).into(),
                 server_name: format!("{name}.{cluster}-nodes.{namespace}.svc"),
-            }
+            })
         })
         .collect()
 }
