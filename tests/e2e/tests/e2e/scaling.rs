@@ -27,12 +27,15 @@ fn pools(kubectl: &Kubectl, replicas: Option<u32>) -> Value {
     json!({"spec": {"nodePools": pools}})
 }
 
+/// By broker.
+type Counts = BTreeMap<i32, usize>;
+
 /// Replicas by broker, and leaders by broker; of brokers that are registered. Who is asked may end at any time: then it is
 /// asked again.
-fn shares(kubectl: &Kubectl) -> Result<(BTreeMap<i32, usize>, BTreeMap<i32, usize>), AdminError> {
+fn shares(kubectl: &Kubectl) -> Result<(Counts, Counts), AdminError> {
     let admin = super_admin(kubectl, "kafka", "demo");
     let (cluster, topics) = block_on(async { Ok::<_, AdminError>((admin.describe_cluster().await?, admin.describe_topics().await?)) })?;
-    let mut held: BTreeMap<i32, usize> = cluster.brokers.iter().map(|broker| (broker.id, 0)).collect();
+    let mut held: Counts = cluster.brokers.iter().map(|broker| (broker.id, 0)).collect();
     let mut led = held.clone();
     for partition in topics.iter().flat_map(|topic| &topic.partitions) {
         partition.replicas.iter().for_each(|id| *held.entry(*id).or_default() += 1);
@@ -41,7 +44,7 @@ fn shares(kubectl: &Kubectl) -> Result<(BTreeMap<i32, usize>, BTreeMap<i32, usiz
     Ok((held, led))
 }
 
-fn within_one(counts: &BTreeMap<i32, usize>) -> bool {
+fn within_one(counts: &Counts) -> bool {
     counts.values().max().unwrap() - counts.values().min().unwrap() <= 1
 }
 
