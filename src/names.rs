@@ -10,9 +10,14 @@ fn fit(name: String, max: usize) -> String {
     if name.len() <= max {
         return name;
     }
-    let hash: String = Sha256::digest(&name).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let hash = hex(&Sha256::digest(&name)[..4]);
     let head: String = name.chars().take(max - 9).collect();
     format!("{}-{hash}", head.trim_end_matches('-'))
+}
+
+/// Bytes as lower-case hexadecimal digits: hashes are cut to as many as a name or a mark needs.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A zone as a part of a name: lower case, other characters as `-`.

@@ -4,6 +4,7 @@
 use crate::kinds::kafka_cluster::api::KafkaCluster;
 use crate::kinds::kafka_cluster::observe::{self, KafkaFacts, Observed};
 use crate::kinds::kafka_cluster::{preview, validate};
+use crate::kinds::reference::ClusterKey;
 use crate::operator::MainError;
 use crate::runtime::context::{Context, Settings};
 use kube::Client;
@@ -51,13 +52,13 @@ fn given(options: &Options) -> Result<Option<KafkaCluster>, MainError> {
 }
 
 async fn lines(options: &Options) -> Result<Vec<String>, MainError> {
-    let (namespace, name) = options.cluster.split_once('/').ok_or_else(|| format!("{:?} is not NAMESPACE/NAME", options.cluster))?;
+    let key: ClusterKey = options.cluster.parse()?;
     let client = Client::try_default().await?;
     let images: BTreeMap<String, String> =
         options.images.iter().filter_map(|image| image.split_once('=')).map(|(version, image)| (version.into(), image.into())).collect();
     let settings = Settings { namespace: options.namespace.clone(), images, ..Settings::default() };
     let context = Context::new(client.clone(), settings);
-    let mut object = Api::<KafkaCluster>::namespaced(client, namespace).get(name).await?;
+    let mut object = Api::<KafkaCluster>::namespaced(client, &key.namespace).get(&key.name).await?;
     if let Some(given) = given(options)? {
         object.spec = given.spec;
     }

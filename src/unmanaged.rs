@@ -45,11 +45,10 @@ pub fn main(options: &Options) -> Result<(), MainError> {
 }
 
 async fn census(options: &Options) -> Result<Census, MainError> {
-    let (namespace, name) = options.cluster.split_once('/').ok_or_else(|| format!("{:?} is not NAMESPACE/NAME", options.cluster))?;
-    let key = ClusterKey { namespace: namespace.into(), name: name.into() };
+    let key: ClusterKey = options.cluster.parse()?;
     let client = Client::try_default().await?;
     let context = Context::new(client.clone(), Settings::default());
-    let object = Api::<KafkaCluster>::namespaced(client.clone(), namespace).get(name).await?;
+    let object = Api::<KafkaCluster>::namespaced(client.clone(), &key.namespace).get(&key.name).await?;
     let observed = observe::observe(&context, &object).await?;
     let connected = context.clients.get(&object, &observed.pods, &observed.secrets, observed.given_ca.as_ref())?;
     let mirror = connected.ok_or("no broker of the cluster is ready")?.mirror;

@@ -34,7 +34,7 @@ pub struct Placement {
     pub starts: Vec<u32>,
     /// Of all partitions one after the other; the first of each leads by preference.
     pub replicas: Vec<u16>,
-    /// Bytes of a replica of each partition; empty: not known, all alike.
+    /// Bytes of a replica of each partition; all alike where they are not known.
     pub bytes: Vec<u64>,
     /// Partitions that stay where they are.
     pub fixed: Vec<bool>,
@@ -97,8 +97,6 @@ struct Planner<'a> {
     rack: Vec<usize>,
     /// Brokers with full duty, by rack.
     members: Vec<Vec<usize>>,
-    /// Racks that have any.
-    racks: usize,
     placement: Placement,
     partition_of: Vec<u32>,
     counts: Vec<usize>,
@@ -160,9 +158,8 @@ impl<'a> Planner<'a> {
                 bytes[usize::from(placement.replicas[slot])] += placement.bytes[partition];
             }
         }
-        let racks = members.iter().filter(|members| !members.is_empty()).count();
         let shares = vec![Share::default(); brokers.len()];
-        Self { brokers, rack, members, racks, placement, partition_of, counts, bytes, shares }
+        Self { brokers, rack, members, placement, partition_of, counts, bytes, shares }
     }
 
     fn partition(&self, slot: usize) -> usize {
@@ -188,7 +185,7 @@ impl<'a> Planner<'a> {
     /// Takes replicas from where they may not stay; gives their slots.
     fn evict(&mut self) -> Vec<usize> {
         let mut homeless = Vec::new();
-        if self.racks == 0 {
+        if self.members.iter().all(Vec::is_empty) {
             return homeless;
         }
         let most_by_factor = self.most_by_factor();
@@ -232,7 +229,7 @@ impl<'a> Planner<'a> {
     /// What each broker should hold: the same everywhere, as far as racks allow. Each rack holds at least a partition's
     /// replicas divided by the racks, rounded down, and at most that rounded up.
     fn share_out(&mut self, homeless: &[usize]) {
-        if self.racks == 0 {
+        if self.members.iter().all(Vec::is_empty) {
             return;
         }
         let mut total = homeless.len();

@@ -22,6 +22,11 @@ pub struct TopicView {
     pub partitions: Vec<PartitionImage>,
 }
 
+/// Brokers that hold a replica of anything.
+pub fn holders(topics: &[TopicView]) -> BTreeSet<i32> {
+    topics.iter().flat_map(|topic| &topic.partitions).flat_map(|partition| partition.replicas.iter().copied()).collect()
+}
+
 /// What is known of a cluster when a restart is decided.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {

@@ -78,6 +78,39 @@ impl Client {
         Err(last)
     }
 
+    /// Every topic as a broker's metadata cache knows it: for those who ask Kafka itself, beside the log that the operator follows.
+    ///
+    /// # Errors
+    /// No broker that answers, or one that refuses.
+    pub async fn describe_topics(&self) -> AdminResult<Vec<TopicDescription>> {
+        let request = m::MetadataRequest::default().with_topics(None).with_allow_auto_topic_creation(false);
+        let response = self.send(&request, 12).await?;
+        let mut found = Vec::new();
+        for topic in &response.topics {
+            match check("Metadata", topic.error_code, None) {
+                Err(error) if error.is("UnknownTopicOrPartition") || error.is("UnknownTopicId") => continue,
+                // Without a leader for the moment; the partitions are there.
+                Err(error) if error.is("LeaderNotAvailable") => {}
+                other => other?,
+            }
+            let ids = |list: &[m::BrokerId]| list.iter().map(|id| id.0).collect();
+            let mut partitions: Vec<_> = topic
+                .partitions
+                .iter()
+                .map(|partition| PartitionDescription {
+                    index: partition.partition_index,
+                    leader: partition.leader_id.0,
+                    replicas: ids(&partition.replica_nodes),
+                    in_sync: ids(&partition.isr_nodes),
+                })
+                .collect();
+            partitions.sort_by_key(|partition| partition.index);
+            let name = topic.name.as_ref().map(|name| name.0.to_string()).unwrap_or_default();
+            found.push(TopicDescription { name, id: topic.topic_id, internal: topic.is_internal, partitions });
+        }
+        Ok(found)
+    }
+
     /// Repeats a call while Kafka says that it may succeed later, up to [`CALL_LIMIT`].
     async fn retry<T, F: Future<Output = AdminResult<T>>>(&self, mut call: impl FnMut() -> F) -> AdminResult<T> {
         let start = Instant::now();
@@ -228,35 +261,6 @@ impl Admin for Client {
             voters: states(&partition.current_voters),
             observers: states(&partition.observers),
         })
-    }
-
-    async fn describe_topics(&self) -> AdminResult<Vec<TopicDescription>> {
-        let request = m::MetadataRequest::default().with_topics(None).with_allow_auto_topic_creation(false);
-        let response = self.send(&request, 12).await?;
-        let mut found = Vec::new();
-        for topic in &response.topics {
-            match check("Metadata", topic.error_code, None) {
-                Err(error) if error.is("UnknownTopicOrPartition") || error.is("UnknownTopicId") => continue,
-                // Without a leader for the moment; the partitions are there.
-                Err(error) if error.is("LeaderNotAvailable") => {}
-                other => other?,
-            }
-            let ids = |list: &[m::BrokerId]| list.iter().map(|id| id.0).collect();
-            let mut partitions: Vec<_> = topic
-                .partitions
-                .iter()
-                .map(|partition| PartitionDescription {
-                    index: partition.partition_index,
-                    leader: partition.leader_id.0,
-                    replicas: ids(&partition.replica_nodes),
-                    in_sync: ids(&partition.isr_nodes),
-                })
-                .collect();
-            partitions.sort_by_key(|partition| partition.index);
-            let name = topic.name.as_ref().map(|name| name.0.to_string()).unwrap_or_default();
-            found.push(TopicDescription { name, id: topic.topic_id, internal: topic.is_internal, partitions });
-        }
-        Ok(found)
     }
 
     async fn create_topics(&self, topics: &[NewTopic]) -> Each<()> {

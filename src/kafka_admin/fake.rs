@@ -2,7 +2,7 @@
 
 use super::mirror::Mirror;
 use super::*;
-use crate::kafka::metadata_image::{MetadataImage, PartitionImage, TopicImage};
+use crate::kafka::metadata_image::MetadataImage;
 use crate::kafka::metadata_record::{BROKER_RESOURCE, Fingerprint, MetadataRecord, PartitionFields, SCRAM_SHA_512, TOPIC_RESOURCE};
 use crate::kafka::scram;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -73,16 +73,6 @@ impl Admin for FakeCluster {
     }
     async fn describe_quorum(&self) -> AdminResult<QuorumDescription> {
         Ok(self.state().quorum.clone())
-    }
-    async fn describe_topics(&self) -> AdminResult<Vec<TopicDescription>> {
-        let state = self.state();
-        let describe = |(name, topic): (&Arc<str>, &TopicImage)| TopicDescription {
-            name: name.to_string(),
-            id: topic.id,
-            internal: false,
-            partitions: topic.partitions.iter().enumerate().map(describe_partition).collect(),
-        };
-        Ok(state.image.topics().map(describe).collect())
     }
     async fn create_topics(&self, topics: &[NewTopic]) -> Each<()> {
         let mut state = self.state();
@@ -206,13 +196,4 @@ fn partition(topic: uuid::Uuid, index: i32, replicas: &[i32]) -> MetadataRecord 
         ..PartitionFields::default()
     };
     MetadataRecord::Partition { topic, index, state }
-}
-
-fn describe_partition((index, partition): (usize, &PartitionImage)) -> PartitionDescription {
-    PartitionDescription {
-        index: i32::try_from(index).unwrap_or(i32::MAX),
-        leader: partition.leader,
-        replicas: partition.replicas.to_vec(),
-        in_sync: partition.in_sync().to_vec(),
-    }
 }

@@ -186,7 +186,6 @@ pub type Each<T> = Vec<AdminResult<T>>;
 pub trait Admin: Send + Sync {
     async fn describe_cluster(&self) -> AdminResult<ClusterDescription>;
     async fn describe_quorum(&self) -> AdminResult<QuorumDescription>;
-    async fn describe_topics(&self) -> AdminResult<Vec<TopicDescription>>;
     async fn create_topics(&self, topics: &[NewTopic]) -> Each<()>;
     /// Topics and the partitions that they should have.
     async fn create_partitions(&self, topics: &[(String, i32)]) -> Each<()>;

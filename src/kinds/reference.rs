@@ -1,5 +1,6 @@
 //! How a Topic or a User names its cluster. Pure.
 
+use kube::ResourceExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,22 @@ impl ClusterRef {
 pub struct ClusterKey {
     pub namespace: String,
     pub name: String,
+}
+
+impl ClusterKey {
+    pub fn of(cluster: &impl ResourceExt) -> Self {
+        Self { namespace: cluster.namespace().unwrap_or_default(), name: cluster.name_any() }
+    }
+}
+
+/// `NAMESPACE/NAME`, as people write it.
+impl std::str::FromStr for ClusterKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (namespace, name) = text.split_once('/').ok_or_else(|| format!("{text:?} is not NAMESPACE/NAME"))?;
+        Ok(Self { namespace: namespace.into(), name: name.into() })
+    }
 }
 
 impl std::fmt::Display for ClusterKey {

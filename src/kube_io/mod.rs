@@ -71,7 +71,7 @@ impl Object {
     pub fn of<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Self {
         let resource = ApiResource::erase::<K>(&());
         let mut value = serde_json::to_value(object).expect("Kubernetes objects serialize");
-        let hash: String = Sha256::digest(value.to_string()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let hash = crate::names::hex(&Sha256::digest(value.to_string())[..8]);
         value["metadata"]["annotations"][labels::APPLIED_HASH] = json!(hash);
         Self { resource, value }
     }

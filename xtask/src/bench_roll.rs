@@ -23,18 +23,14 @@ struct Run {
     summary: String,
 }
 
-impl Run {
-    /// The number before these words in the summary.
-    fn figure(&self, words: &str) -> Option<f64> {
-        let before = self.summary.split(words).next().filter(|before| before.len() < self.summary.len())?;
-        before.trim_end().trim_end_matches("ms").trim_end().rsplit(' ').next()?.parse().ok()
-    }
+/// The number before these words of a line.
+fn number(line: &str, words: &str) -> Option<f64> {
+    line.split_once(words)?.0.trim_end().rsplit(' ').next()?.parse().ok()
 }
 
 /// `… 5.1 ms avg latency, 46.0 ms max latency…` of a line.
 fn latencies(line: &str) -> Option<(f64, f64)> {
-    let number = |words: &str| line.split(words).next()?.trim_end().rsplit(' ').next()?.parse().ok();
-    line.contains(" ms max latency").then(|| Some((number(" ms avg latency")?, number(" ms max latency")?)))?
+    Some((number(line, " ms avg latency")?, number(line, " ms max latency")?))
 }
 
 fn produce(kubectl: &Kubectl, client: &Client, job: &str, meanwhile: impl FnOnce() -> Result<()>) -> Result<Run> {
@@ -81,8 +77,10 @@ pub fn bench(layout: &Layout, write: bool) -> Result<()> {
          and the producer.\nProducerPerformance, {RATE} records a second for {SECONDS} s, idempotent, acks=all; in the second run every node is restarted, \
          in {took:.1} s.\n\n| | no roll | roll |\n| --- | --- | --- |\n"
     );
-    for (what, words) in [("p50", "50th"), ("p95", "95th"), ("p99", "99th"), ("p99.9", "99.9th"), ("highest", "ms max latency")] {
-        let of = |run: &Run| run.figure(words).map_or_else(|| "?".to_owned(), |figure| format!("{figure:.0} ms"));
+    for (what, words) in
+        [("p50", " ms 50th"), ("p95", " ms 95th"), ("p99", " ms 99th"), ("p99.9", " ms 99.9th"), ("highest", " ms max latency")]
+    {
+        let of = |run: &Run| number(&run.summary, words).map_or_else(|| "?".to_owned(), |figure| format!("{figure:.0} ms"));
         writeln!(page, "| {what} | {} | {} |", of(&calm), of(&rolled))?;
     }
     page.push_str("\n![highest latency of each second](latency.svg)\n");
@@ -134,7 +132,9 @@ mod tests {
         );
         assert_eq!(latencies("something else"), None);
         let summary = "33000 records sent, 299.9 records/sec (0.03 MB/sec), 7.5 ms avg latency, 950.0 ms max latency, 4 ms 50th, 20 ms 95th, 61 ms 99th, 300 ms 99.9th.";
-        let run = Run { seconds: Vec::new(), summary: summary.into() };
-        assert_eq!((run.figure("50th"), run.figure("99.9th"), run.figure("ms max latency")), (Some(4.0), Some(300.0), Some(950.0)));
+        assert_eq!(
+            [" ms 50th", " ms 99.9th", " ms max latency"].map(|words| number(summary, words)),
+            [Some(4.0), Some(300.0), Some(950.0)]
+        );
     }
 }

@@ -141,6 +141,14 @@ pub struct NodePool {
     pub pod_template: PodTemplate,
 }
 
+impl NodePool {
+    /// Nodes in each of its zones.
+    pub fn per_zone(&self) -> i32 {
+        let zones = u32::try_from(self.zones.len()).unwrap_or(u32::MAX).max(1);
+        i32::try_from(self.replicas / zones).unwrap_or(i32::MAX)
+    }
+}
+
 /// A KRaft role (`process.roles`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

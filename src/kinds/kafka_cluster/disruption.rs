@@ -10,7 +10,7 @@ use super::plan::{InSync, Plan, Step, WaitingOn};
 use super::validate::{NodeGroup, ValidCluster};
 use super::windows;
 use crate::kafka::in_sync;
-use crate::kafka::restart::{self, Blocked, View};
+use crate::kafka::restart::{self, Blocked, TopicView, View};
 use crate::kube_io::Object;
 use crate::names;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -75,6 +75,12 @@ fn reasons(pod: &Revision, wanted: &Revision) -> Vec<RestartReason> {
     reasons
 }
 
+/// All the reasons of some pods, each once.
+pub fn reasons_words<'a>(outdated: impl Iterator<Item = &'a Outdated<'a>>) -> String {
+    let reasons: BTreeSet<_> = outdated.flat_map(|one| &one.reasons).map(ToString::to_string).collect();
+    reasons.into_iter().collect::<Vec<_>>().join("; ")
+}
+
 /// The pods that are out of date, by node id.
 pub fn outdated<'a>(cluster: &'a ValidCluster, desired: &[Object], observed: &'a Observed) -> BTreeMap<i32, Outdated<'a>> {
     let wanted = |group: &NodeGroup| {
@@ -129,11 +135,10 @@ pub fn waits(cluster: &ValidCluster) -> bool {
 /// What would restart, and why it does not.
 pub fn held_back(held: &[&Outdated<'_>]) -> String {
     let pods: Vec<_> = held.iter().map(|one| one.pod.name.as_str()).collect();
-    let reasons: BTreeSet<_> = held.iter().flat_map(|one| &one.reasons).map(ToString::to_string).collect();
     format!(
         "this version of Freehold would restart {} ({}); set spec.rollout.operatorUpgrade to Restart, or ask for it by the annotation {}",
         pods.join(", "),
-        reasons.into_iter().collect::<Vec<_>>().join("; "),
+        reasons_words(held.iter().copied()),
         crate::labels::RESTART
     )
 }
@@ -169,13 +174,11 @@ fn go_on(
         return Some(lease.clone());
     }
     // Back in sync; before the next batch it leads again what it led.
-    let elections = elections(&members, observed);
-    if elections.is_empty() {
+    let KafkaFacts::Answered { topics, .. } = &observed.kafka else { return Some(lease.clone()) };
+    if lead_again(topics, |id| members.contains(&id), plan) {
         plan.look_soon = true;
         return None;
     }
-    plan.waiting_on.push(WaitingOn::Leaders { partitions: elections.len() });
-    plan.steps.push(Step::ElectLeaders(elections.into_iter().take(ELECTIONS_MAX).collect()));
     Some(lease.clone())
 }
 
@@ -212,32 +215,42 @@ fn begin(
         return None;
     }
     let leader = if let KafkaFacts::Answered { quorum, .. } = &observed.kafka { quorum.leader } else { -1 };
+    match with_view(cluster, observed, |view| next_batch(outdated, leader, view))? {
+        Ok(batch) => {
+            let members: Vec<_> = batch.iter().filter_map(|id| outdated.get(id).copied()).collect();
+            Some(lease(&members, observed))
+        }
+        Err(why) => {
+            plan.waiting_on.push(WaitingOn::Restart { why });
+            None
+        }
+    }
+}
+
+/// The nodes of one zone that restart next: as many as the rule allows, the active controller last of all.
+///
+/// # Errors
+/// Why none may.
+pub fn next_batch(outdated: &BTreeMap<i32, &Outdated<'_>>, leader: i32, view: &View<'_>) -> Result<BTreeSet<i32>, Blocked> {
     let mut zones: BTreeMap<&str, Vec<i32>> = BTreeMap::new();
     for one in outdated.values().filter(|one| one.pod.node_id != leader || outdated.len() == 1) {
         zones.entry(one.zone).or_default().push(one.pod.node_id);
     }
     let mut why = None;
     for candidates in zones.values() {
-        let chosen = with_view(cluster, observed, |view| restart::batch(candidates, view));
-        match chosen {
-            Some(Ok(batch)) if !batch.is_empty() => {
-                let members: Vec<_> = batch.iter().filter_map(|id| outdated.get(id).copied()).collect();
-                return Some(lease(&members, observed));
-            }
-            Some(Err(blocked)) => drop(why.get_or_insert(blocked)),
-            _ => {}
+        match restart::batch(candidates, view) {
+            Ok(batch) => return Ok(batch),
+            Err(blocked) => drop(why.get_or_insert(blocked)),
         }
     }
-    plan.waiting_on.extend(why.map(|why| WaitingOn::Restart { why }));
-    None
+    Err(why.unwrap_or(Blocked::Unknown))
 }
 
 fn lease(members: &[&Outdated<'_>], observed: &Observed) -> DisruptionStatus {
-    let reasons: BTreeSet<_> = members.iter().flat_map(|one| &one.reasons).map(ToString::to_string).collect();
     DisruptionStatus {
         kind: DisruptionKind::Restart,
         node_ids: members.iter().map(|one| one.pod.node_id).collect(),
-        why: reasons.into_iter().collect::<Vec<_>>().join("; "),
+        why: reasons_words(members.iter().copied()),
         since: Time(observed.now),
         total: None,
     }
@@ -281,17 +294,22 @@ fn with_view<T>(cluster: &ValidCluster, observed: &Observed, decide: impl FnOnce
     Some(decide(&View { topics, voters: &voters, caught_up: &caught_up, down: &down, consent }))
 }
 
-/// Partitions whose preferred leader is one of these nodes, in sync, and not the leader.
-fn elections(members: &BTreeSet<i32>, observed: &Observed) -> Vec<(String, i32)> {
-    let KafkaFacts::Answered { topics, .. } = &observed.kafka else { return Vec::new() };
-    let mut all = Vec::new();
+/// Lets these nodes lead what they should, by preference, and can: they are in sync. True when there is nothing left to elect.
+pub fn lead_again(topics: &[TopicView], preferred: impl Fn(i32) -> bool, plan: &mut Plan) -> bool {
+    let mut elections = Vec::new();
     for topic in topics {
         for (index, partition) in topic.partitions.iter().enumerate() {
             let Some(first) = partition.replicas.first() else { continue };
-            if members.contains(first) && partition.leader != *first && partition.in_sync().contains(first) {
-                all.push((topic.name.to_string(), i32::try_from(index).unwrap_or(i32::MAX)));
+            if preferred(*first) && partition.leader != *first && partition.in_sync().contains(first) {
+                elections.push((topic.name.to_string(), i32::try_from(index).unwrap_or(i32::MAX)));
             }
         }
     }
-    all
+    if elections.is_empty() {
+        return true;
+    }
+    plan.waiting_on.push(WaitingOn::Leaders { partitions: elections.len() });
+    elections.truncate(ELECTIONS_MAX);
+    plan.steps.push(Step::ElectLeaders(elections));
+    false
 }

@@ -3,13 +3,14 @@
 //! What is under way counts as done, so that whoever looks next, after whatever death, plans what is left and no move more.
 
 use super::api::{DisruptionKind, DisruptionStatus, KafkaCluster, RebalanceMode, RebalanceStatus, Role};
-use super::disruption::RestartReason;
+use super::disruption::{self, RestartReason};
 use super::observe::{KafkaFacts, Observed};
 use super::plan::{Plan, Step, WaitingOn};
+use super::status;
 use super::validate::{NodeGroup, ValidCluster, quantity_bytes};
 use super::windows;
 use crate::kafka::rebalance::{self, Broker, Duty, Placement};
-use crate::kafka::restart::TopicView;
+use crate::kafka::restart::{self, TopicView};
 use crate::kafka::topic_plan::{THROTTLE_RATES, THROTTLED};
 use crate::kafka_admin::{ConfigChanges, ConfigResource, Reassignment};
 use crate::{labels, names};
@@ -147,8 +148,8 @@ impl Work<'_> {
         }
         let held = self.held();
         let ids = |wanted: &dyn Fn(usize) -> bool| {
-            let ids: Vec<_> = (0..held.len()).filter(|index| wanted(*index)).map(|index| self.brokers[index].id.to_string()).collect();
-            (!ids.is_empty()).then(|| ids.join(", "))
+            let ids: Vec<i32> = (0..held.len()).filter(|index| wanted(*index)).map(|index| self.brokers[index].id).collect();
+            (!ids.is_empty()).then(|| status::ids(&ids))
         };
         let is = |index: usize, duty: Duty| self.brokers[index].duty == duty;
         if let Some(leaving) = ids(&|index| is(index, Duty::Leaving) && held[index] > 0) {
@@ -182,7 +183,7 @@ impl Work<'_> {
             let one = self.reassignment(partition);
             hash.update(format!("{}-{}:{:?};", one.topic, one.partition, one.replicas));
         }
-        hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+        names::hex(&hash.finalize()[..4])
     }
 }
 
@@ -300,20 +301,10 @@ fn go_on(
         return Some(lease.clone());
     }
     // Whoever is first now leads.
-    let elections: Vec<(String, i32)> = topics
-        .iter()
-        .flat_map(|topic| topic.partitions.iter().enumerate().map(move |(index, partition)| (topic, index, partition)))
-        .filter(|(_, _, partition)| {
-            partition.replicas.first().is_some_and(|first| partition.leader != *first && partition.in_sync().contains(first))
-        })
-        .map(|(topic, index, _)| (topic.name.to_string(), i32::try_from(index).unwrap_or(i32::MAX)))
-        .collect();
-    if elections.is_empty() {
+    if disruption::lead_again(topics, |_| true, plan) {
         plan.look_soon = true;
         return None;
     }
-    plan.waiting_on.push(WaitingOn::Leaders { partitions: elections.len() });
-    plan.steps.push(Step::ElectLeaders(elections));
     Some(lease.clone())
 }
 
@@ -403,8 +394,7 @@ fn replace(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, p
 fn unregister(cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
     let KafkaFacts::Answered { cluster: described, topics, .. } = &observed.kafka else { return };
     let nodes: BTreeSet<i32> = cluster.groups.iter().flat_map(NodeGroup::node_ids).collect();
-    let held: BTreeSet<i32> =
-        topics.iter().flat_map(|topic| &topic.partitions).flat_map(|partition| partition.replicas.iter().copied()).collect();
+    let held = restart::holders(topics);
     for broker in described.brokers.iter().filter(|broker| broker.fenced) {
         let gone = !nodes.contains(&broker.id) && !observed.pods.iter().any(|pod| pod.node_id == broker.id) && !held.contains(&broker.id);
         if gone && cluster.blocks.values().any(|first| (*first..*first + crate::kafka::node_ids::BLOCK).contains(&broker.id)) {

@@ -9,7 +9,7 @@ use super::reconcile::Error;
 use super::validate;
 use crate::certificates::KeyedCertificate;
 use crate::kafka::metadata_image::{MetadataImage, TopicImage};
-use crate::kafka::restart::TopicView;
+use crate::kafka::restart::{self, TopicView};
 use crate::kafka::topic_plan::THROTTLED;
 use crate::kafka_admin::connection::{Connection, Endpoint};
 use crate::kafka_admin::tls::TlsSettings;
@@ -27,6 +27,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ApiResource;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Everything that was seen, as plain data.
 #[derive(Clone)]
@@ -274,10 +275,7 @@ async fn ask_kafka(
         Ok(None) => return KafkaFacts::NotAsked,
         Err(error) => return KafkaFacts::Unavailable(error.to_string()),
     };
-    let key = ClusterKey {
-        namespace: object.metadata.namespace.clone().unwrap_or_default(),
-        name: object.metadata.name.clone().unwrap_or_default(),
-    };
+    let key = ClusterKey::of(object);
     let admin = &connected.client;
     let asked = async {
         let (cluster, quorum) = futures::try_join!(admin.describe_cluster(), admin.describe_quorum())?;
@@ -351,25 +349,19 @@ async fn emptied(
     kafka: &KafkaFacts,
 ) -> BTreeSet<i32> {
     let KafkaFacts::Answered { topics, .. } = kafka else { return BTreeSet::new() };
-    let held: BTreeSet<i32> =
-        topics.iter().flat_map(|topic| &topic.partitions).flat_map(|partition| partition.replicas.iter().copied()).collect();
-    let mut leaving = Vec::new();
+    let held = restart::holders(topics);
+    let cluster = object.metadata.name.as_deref().unwrap_or_default();
+    let mut leaving: Vec<i32> = validate::replace(object).into_iter().collect();
     for pool in &object.spec.node_pools {
-        let zones = u32::try_from(pool.zones.len()).unwrap_or(u32::MAX).max(1);
-        let wanted = i64::from(pool.replicas / zones);
-        let name = object.metadata.name.as_deref().unwrap_or_default();
-        for set in pool.zones.iter().map(|zone| names::stateful_set(name, &pool.name, zone)) {
-            let Some(live) = objects.iter().find(|live| live.resource.kind == "StatefulSet" && live.name() == set) else { continue };
-            let (first, count) =
-                (live.value["spec"]["ordinals"]["start"].as_i64().unwrap_or(0), live.value["spec"]["replicas"].as_i64().unwrap_or(0));
-            leaving.extend((first + wanted..first + count).filter_map(|id| i32::try_from(id).ok()));
+        for zone in &pool.zones {
+            let live = validate::live_nodes(objects, &names::stateful_set(cluster, &pool.name, zone));
+            leaving.extend(live.start + pool.per_zone()..live.end);
         }
     }
-    leaving.extend(validate::replace(object));
     let Ok(Some(connected)) = context.clients.get(object, pods, secrets, given_ca) else { return BTreeSet::new() };
     let mut emptied = BTreeSet::new();
     for id in leaving.into_iter().filter(|id| !held.contains(id)) {
-        // A broker that does not answer is not known to be empty, unless it never started.
+        // One that runs must say so itself; of one that does not the metadata alone tells.
         let runs = pods.iter().any(|pod| pod.node_id == id && pod.containers_ready);
         let logs = if runs { connected.client.logs_of(id).await } else { Ok(0) };
         if logs.is_ok_and(|logs| logs == 0) {
@@ -385,8 +377,8 @@ const MIN_IN_SYNC: &str = "min.insync.replicas";
 fn views(image: &MetadataImage, default: i16) -> Vec<TopicView> {
     let number = |text: &String| text.trim().parse::<usize>().ok();
     let default = image.brokers_config(MIN_IN_SYNC).and_then(number).unwrap_or(usize::try_from(default).unwrap_or(1));
-    let view = |(name, topic): (&std::sync::Arc<str>, &TopicImage)| TopicView {
-        name: std::sync::Arc::clone(name),
+    let view = |(name, topic): (&Arc<str>, &TopicImage)| TopicView {
+        name: Arc::clone(name),
         min_in_sync: topic.config.get(MIN_IN_SYNC).and_then(number).unwrap_or(default),
         partition_bytes: 0,
         throttled: THROTTLED.iter().any(|key| topic.config.contains_key(*key)),

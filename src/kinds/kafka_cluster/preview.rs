@@ -6,9 +6,10 @@ use super::disruption::{self, Outdated};
 use super::moves;
 use super::observe::{KafkaFacts, Observed};
 use super::plan::{self, Step};
+use super::status;
 use super::validate::ValidCluster;
 use crate::kafka::in_sync;
-use crate::kafka::restart::{self, View};
+use crate::kafka::restart::View;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Line by line: what changes at once, which nodes restart in which order and why, what moves, what comes last.
@@ -53,23 +54,18 @@ fn batches(cluster: &ValidCluster, observed: &Observed, outdated: &[Outdated<'_>
     let mut left: BTreeMap<i32, &Outdated<'_>> = outdated.iter().map(|one| (one.pod.node_id, one)).collect();
     let mut lines = Vec::new();
     while !left.is_empty() {
-        let mut zones: BTreeMap<&str, Vec<i32>> = BTreeMap::new();
-        for one in left.values().filter(|one| one.pod.node_id != quorum.leader || left.len() == 1) {
-            zones.entry(one.zone).or_default().push(one.pod.node_id);
+        match disruption::next_batch(&left, quorum.leader, &view) {
+            Ok(batch) => {
+                let members: Vec<&Outdated<'_>> = batch.iter().filter_map(|id| left.remove(id)).collect();
+                let zone = members.first().map_or("", |one| one.zone);
+                let (ids, reasons) = (status::ids(&batch), disruption::reasons_words(members.into_iter()));
+                lines.push(format!("restart {}: nodes {ids} in {zone}: {reasons}", lines.len() + 1));
+            }
+            Err(why) => {
+                lines.push(format!("nodes {} cannot restart: {why}", status::ids(left.keys())));
+                break;
+            }
         }
-        let chosen = zones.iter().map(|(zone, ids)| (*zone, restart::batch(ids, &view))).find(|(_, batch)| batch.is_ok());
-        let Some((zone, Ok(batch))) = chosen else {
-            let why = zones.values().find_map(|ids| restart::batch(ids, &view).err());
-            let ids: Vec<_> = left.keys().map(ToString::to_string).collect();
-            lines.push(format!("nodes {} cannot restart: {}", ids.join(", "), why.map(|why| why.to_string()).unwrap_or_default()));
-            break;
-        };
-        let reasons: BTreeSet<String> =
-            batch.iter().filter_map(|id| left.get(id)).flat_map(|one| &one.reasons).map(ToString::to_string).collect();
-        let ids: Vec<_> = batch.iter().map(ToString::to_string).collect();
-        let reasons = reasons.into_iter().collect::<Vec<_>>().join("; ");
-        lines.push(format!("restart {}: nodes {} in {zone}: {reasons}", lines.len() + 1, ids.join(", ")));
-        left.retain(|id, _| !batch.contains(id));
     }
     lines
 }

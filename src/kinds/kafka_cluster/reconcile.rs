@@ -180,10 +180,7 @@ fn publish(object: &KafkaCluster, context: &Context, cluster: &ValidCluster, obs
 
 /// The end: needs no valid spec, and takes what is gone as done.
 async fn end(object: &KafkaCluster, context: &Context, now: &Time) -> Outcome<KafkaClusterStatus> {
-    let key = ClusterKey {
-        namespace: object.metadata.namespace.clone().unwrap_or_default(),
-        name: object.metadata.name.clone().unwrap_or_default(),
-    };
+    let key = ClusterKey::of(object);
     context.clusters.remove(&key);
     context.clients.forget(object.metadata.uid.as_deref().unwrap_or_default());
     if !kube_io::has_finalizer(object) {

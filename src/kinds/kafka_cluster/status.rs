@@ -170,8 +170,8 @@ fn asks_to_replace(object: &KafkaCluster) -> bool {
 }
 
 /// Node ids in words.
-pub fn ids(ids: &[i32]) -> String {
-    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+pub fn ids<'a>(ids: impl IntoIterator<Item = &'a i32>) -> String {
+    ids.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The configs that are ours in Kafka: those of the spec, and those that were and are still there.

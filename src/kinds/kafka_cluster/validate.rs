@@ -9,9 +9,11 @@ use crate::kafka::node_ids::{BLOCK, Blocks, Slot, allocate};
 use crate::kinds::access;
 use crate::kinds::error::Invalid;
 use crate::kinds::reference::ClusterKey;
+use crate::kube_io::Live;
 use crate::{kube_io, names};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use std::ops::Range;
 
 /// A cluster whose every child can be made.
 #[derive(Clone, Debug)]
@@ -95,10 +97,7 @@ pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidClust
     let mut invalids = Vec::new();
     let mut warnings = Vec::new();
     let spec = &object.spec;
-    let key = ClusterKey {
-        namespace: object.metadata.namespace.clone().unwrap_or_default(),
-        name: object.metadata.name.clone().unwrap_or_default(),
-    };
+    let key = ClusterKey::of(object);
     let mut invalid = |field: &str, why: String| invalids.push(Invalid::new(field, why));
     match (config::definitions(&spec.version), &observed.image) {
         (None, _) => invalid("spec.version", format!("{:?} is not known; use one of {}", spec.version, config::VERSIONS.join(", "))),
@@ -364,8 +363,7 @@ fn groups(
     let mut groups = Vec::new();
     for pool in &spec.node_pools {
         let field = format!("spec.nodePools[{}]", pool.name);
-        let zones = u32::try_from(pool.zones.len()).unwrap_or(u32::MAX).max(1);
-        let replicas = i32::try_from(pool.replicas / zones).unwrap_or(i32::MAX);
+        let replicas = pool.per_zone();
         if replicas > BLOCK {
             invalid(&format!("{field}.replicas"), format!("more than {BLOCK} nodes in a zone; add a pool"));
         }
@@ -381,11 +379,18 @@ fn groups(
     groups
 }
 
+/// Ids of the nodes that a StatefulSet is to run at present; none where there is no such StatefulSet.
+pub fn live_nodes(objects: &[Live], stateful_set: &str) -> Range<i32> {
+    let live = objects.iter().find(|live| live.resource.kind == "StatefulSet" && live.name() == stateful_set);
+    let number = |path: &str| live.and_then(|live| i32::try_from(live.value.pointer(path)?.as_i64()?).ok()).unwrap_or(0);
+    let (first, count) = (number("/spec/ordinals/start"), number("/spec/replicas"));
+    first..first + count
+}
+
 /// Nodes of a group for now: what its StatefulSet runs already, less the last ones that hold nothing any more.
 fn running(stateful_set: &str, first_node_id: i32, replicas: i32, observed: &Observed) -> i32 {
-    let live = observed.objects.iter().find(|live| live.resource.kind == "StatefulSet" && live.name() == stateful_set);
-    let live = live.and_then(|live| live.value["spec"]["replicas"].as_i64()).and_then(|count| i32::try_from(count).ok());
-    let mut running = live.unwrap_or(replicas).max(replicas);
+    let live = i32::try_from(live_nodes(&observed.objects, stateful_set).len()).unwrap_or(i32::MAX);
+    let mut running = live.max(replicas);
     while running > replicas && observed.emptied.contains(&(first_node_id + running - 1)) {
         running -= 1;
     }

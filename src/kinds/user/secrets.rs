@@ -61,7 +61,7 @@ pub fn digest<'a>(parts: impl Iterator<Item = &'a [u8]>) -> String {
         hash.update(u64::try_from(part.len()).unwrap_or(0).to_be_bytes());
         hash.update(part);
     }
-    hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+    crate::names::hex(&hash.finalize()[..12])
 }
 
 /// A hash of a Secret's data.

@@ -64,6 +64,11 @@ impl Kubectl {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// Changes an object by a merge patch (RFC 7386).
+    pub fn merge(&self, kind: &str, namespace: &str, name: &str, patch: &Value) -> Result<()> {
+        self.run(&["patch", kind, name, "--namespace", namespace, "--type=merge", "-p", &patch.to_string()]).map(|_| ())
+    }
+
     /// Deletes and waits until it is gone.
     pub fn delete(&self, kind: &str, namespace: &str, name: &str, limit: Duration) -> Result<()> {
         let timeout = format!("--timeout={}s", limit.as_secs());

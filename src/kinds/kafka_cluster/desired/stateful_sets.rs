@@ -52,7 +52,7 @@ pub fn stateful_set(cluster: &ValidCluster, group: &NodeGroup, identity: &Identi
 }
 
 fn hash(text: &str) -> String {
-    Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    names::hex(&Sha256::digest(text)[..8])
 }
 
 /// What a node has from its start and keeps to its end, as annotations by which a pod that is out of date is known. The

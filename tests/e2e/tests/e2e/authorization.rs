@@ -41,8 +41,7 @@ fn user(name: &str, spec: &str) -> String {
 }
 
 fn patch(kubectl: &Kubectl, kind: &str, name: &str, spec: &serde_json::Value) {
-    let patch = json!({"spec": spec}).to_string();
-    kubectl.run(&["patch", kind, name, "--namespace", NAMESPACE, "--type=merge", "-p", &patch]).unwrap();
+    kubectl.merge(kind, NAMESPACE, name, &json!({"spec": spec})).unwrap();
 }
 
 fn new_topic(name: &str) -> NewTopic {

@@ -125,8 +125,7 @@ fn every_field_of_a_user_is_followed_or_refused() {
         "stringData": {"password": "correct-horse-battery", "other": "staple-battery-horse"}});
     kubectl.apply(&given.to_string()).unwrap();
     let shadow = |policy: &str| {
-        let patch = json!({"spec": {"authorization": {"shadow": policy}}}).to_string();
-        kubectl.run(&["patch", "kafkacluster", "demo", "--namespace", "kafka", "--type=merge", "-p", &patch]).unwrap();
+        kubectl.merge("kafkacluster", "kafka", "demo", &json!({"spec": {"authorization": {"shadow": policy}}})).unwrap();
     };
     shadow("Allowed");
     let base = json!({"clusterRef": {"name": "demo", "namespace": "kafka"}, "authentication": {"type": "ScramSha512"}});

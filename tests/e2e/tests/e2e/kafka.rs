@@ -2,7 +2,7 @@
 
 use freehold::kafka::acl::AclBinding;
 use freehold::kafka_admin::client::Client;
-use freehold::kafka_admin::{Admin, AdminError, AdminResult, TopicDescription};
+use freehold::kafka_admin::{AdminError, AdminResult, TopicDescription};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;

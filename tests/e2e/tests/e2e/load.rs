@@ -69,8 +69,7 @@ impl Load {
     /// Ends it, and reads everything back.
     pub fn finish(mut self, kubectl: &Kubectl) -> Done {
         // A Job that is suspended tells its pod to end: the producer waits for what is under way.
-        let suspend = json!({"spec": {"suspend": true}}).to_string();
-        kubectl.run(&["patch", "job", &self.job, "--namespace", &self.client.namespace, "--type=merge", "-p", &suspend]).unwrap();
+        kubectl.merge("job", &self.client.namespace, &self.job, &json!({"spec": {"suspend": true}})).unwrap();
         assert!(self.follower.wait().unwrap().success(), "its log was followed to the end");
         let text = std::fs::read_to_string(&self.log).unwrap();
         std::fs::remove_file(&self.log).unwrap();

@@ -5,7 +5,7 @@ use crate::kafka;
 use crate::load::{self, Load};
 use crate::oracle;
 use crate::world::{LONG, block_on, kubectl, super_admin};
-use ground::kubectl::{Kubectl, not_ready};
+use ground::kubectl::Kubectl;
 use ground::shell;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 const RATE: i64 = 250;
 
 pub fn patch(kubectl: &Kubectl, patch: &Value) {
-    kubectl.run(&["patch", "kafkacluster", "demo", "--namespace", "kafka", "--type=merge", "-p", &patch.to_string()]).unwrap();
+    kubectl.merge("kafkacluster", "kafka", "demo", patch).unwrap();
 }
 
 /// Uids of the cluster's pods by name.
@@ -28,15 +28,7 @@ pub fn pods(kubectl: &Kubectl) -> BTreeMap<String, String> {
 
 /// Waits until the spec as it is now has been followed and the cluster is Ready.
 pub fn settled(kubectl: &Kubectl) {
-    shell::wait_for("the cluster to follow its spec", LIMIT, || {
-        let found = kubectl.get("kafkacluster", "kafka", "demo")?.unwrap_or_default();
-        let generation = &found["metadata"]["generation"];
-        if found["status"]["observedGeneration"] != *generation {
-            return Ok(Some("not looked at yet".into()));
-        }
-        Ok(not_ready(&found))
-    })
-    .unwrap();
+    kubectl.wait_ready("kafkacluster", "kafka", "demo", LIMIT).unwrap();
 }
 
 #[test]

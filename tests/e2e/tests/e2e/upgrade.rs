@@ -3,7 +3,7 @@
 
 use crate::world::{LONG, client, kubectl, small_cluster, topic, user};
 use ground::flow;
-use ground::kubectl::{Kubectl, not_ready};
+use ground::kubectl::Kubectl;
 use ground::shell;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -11,8 +11,7 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(400);
 
 fn patch(kubectl: &Kubectl, spec: &Value) {
-    let patch = json!({"spec": spec}).to_string();
-    kubectl.run(&["patch", "kafkacluster", "aging", "--namespace", "kafka", "--type=merge", "-p", &patch]).unwrap();
+    kubectl.merge("kafkacluster", "kafka", "aging", &json!({"spec": spec})).unwrap();
 }
 
 fn status(kubectl: &Kubectl) -> Value {
@@ -21,13 +20,8 @@ fn status(kubectl: &Kubectl) -> Value {
 
 /// Waits until the cluster is Ready with its spec as it is now, and this version.
 fn runs(kubectl: &Kubectl, version: &str) {
-    shell::wait_for(&format!("the cluster to run {version}"), LIMIT, || {
-        let found = kubectl.get("kafkacluster", "kafka", "aging")?.unwrap_or_default();
-        let seen = found["status"]["observedGeneration"] == found["metadata"]["generation"];
-        let is = seen && found["status"]["kafkaVersion"] == version;
-        Ok(not_ready(&found).or_else(|| (!is).then(|| found["status"]["kafkaVersion"].to_string())))
-    })
-    .unwrap();
+    kubectl.wait_ready("kafkacluster", "kafka", "aging", LIMIT).unwrap();
+    assert_eq!(status(kubectl)["kafkaVersion"], version);
 }
 
 #[test]
