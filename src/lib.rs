@@ -10,6 +10,7 @@ pub mod labels;
 pub mod names;
 pub mod operator;
 pub mod preview;
+pub mod quantity;
 pub mod render;
 pub mod runtime;
 pub mod unmanaged;

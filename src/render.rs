@@ -82,6 +82,7 @@ pub fn objects(cluster: &KafkaCluster) -> Result<Vec<Value>, MainError> {
         emptied: std::collections::BTreeSet::new(),
         probes: Default::default(),
         volumes: Vec::new(),
+        disks: BTreeMap::new(),
         pods: Vec::new(),
         kafka: KafkaFacts::NotAsked,
     };

@@ -112,7 +112,8 @@ fn versions_are_said_once() {
         ("coredns", "github.com/coredns/coredns", "COREDNS"),
         ("helm", "helm.sh/helm/v3", "HELM"),
         ("kubeconform", "github.com/yannh/kubeconform", "KUBECONFORM"),
-        ("local-path-provisioner", "github.com/rancher/local-path-provisioner", "LOCAL_PATH_PROVISIONER"),
+        ("csi", "github.com/kubernetes-csi/external-provisioner/v6", "CSI_PROVISIONER"),
+        ("csi", "github.com/kubernetes-csi/external-resizer/v2", "CSI_RESIZER"),
     ];
     for (folder, module, key) in modules {
         let module_file = fs::read_to_string(repo().join("deploy/local/go").join(folder).join("go.mod")).unwrap();

@@ -400,36 +400,49 @@ impl Admin for Client {
         ends.into_iter().zip(starts).map(|(end, start)| Ok(end? - start?)).collect()
     }
 
-    async fn log_bytes(&self) -> AdminResult<BTreeMap<String, i64>> {
-        let request = m::DescribeLogDirsRequest::default().with_topics(None);
-        let asked = self.endpoints.iter().map(|endpoint| self.send_to(endpoint.node_id, &request, 4));
-        let mut bytes = BTreeMap::new();
-        for response in futures::future::try_join_all(asked).await? {
-            check("DescribeLogDirs", response.error_code, None)?;
-            for topic in response.results.iter().flat_map(|folder| &folder.topics) {
-                let size: i64 = topic.partitions.iter().map(|partition| partition.partition_size).sum();
-                *bytes.entry(topic.name.0.to_string()).or_insert(0) += size;
-            }
-        }
-        Ok(bytes)
+    async fn log_folders(&self) -> BTreeMap<i32, AdminResult<LogFolders>> {
+        let asked = self.endpoints.iter().map(async |endpoint| (endpoint.node_id, self.log_folders_of(endpoint.node_id).await));
+        futures::future::join_all(asked).await.into_iter().collect()
     }
 
-    async fn logs_of(&self, broker: i32) -> AdminResult<usize> {
+    async fn log_folders_of(&self, broker: i32) -> AdminResult<LogFolders> {
         let response = self.send_to(broker, &m::DescribeLogDirsRequest::default().with_topics(None), 4).await?;
         check("DescribeLogDirs", response.error_code, None)?;
-        let mut logs = 0;
+        let mut folders = LogFolders::default();
         for folder in &response.results {
             check("DescribeLogDirs", folder.error_code, None)?;
-            let topics = folder.topics.iter().filter(|topic| &*topic.name.0 != "__cluster_metadata");
-            logs += topics.map(|topic| topic.partitions.len()).sum::<usize>();
+            for topic in folder.topics.iter().filter(|topic| &*topic.name.0 != "__cluster_metadata") {
+                let bytes: i64 = topic.partitions.iter().map(|partition| partition.partition_size).sum();
+                *folders.bytes.entry(topic.name.0.to_string()).or_insert(0) += bytes;
+            }
+            // -1: the broker does not know.
+            let disk = Some(Disk { total: folder.total_bytes, usable: folder.usable_bytes }).filter(|disk| disk.total > 0);
+            folders.disk = folders.disk.into_iter().chain(disk).max_by_key(|disk| disk.used_percent());
         }
-        Ok(logs)
+        Ok(folders)
     }
 
     async fn unregister_broker(&self, broker: i32) -> AdminResult<()> {
         let request = m::UnregisterBrokerRequest::default().with_broker_id(m::BrokerId(broker));
         let response = self.send(&request, 0).await?;
         gone_is_fine(check("UnregisterBroker", response.error_code, response.error_message.as_ref()), &["BrokerIdNotRegistered"])
+    }
+
+    async fn add_voter(&self, id: i32, directory: uuid::Uuid, host: &str, port: u16) -> AdminResult<()> {
+        let listener = m::add_raft_voter_request::Listener::default().with_name(text("CONTROLLER")).with_host(text(host)).with_port(port);
+        let request = m::AddRaftVoterRequest::default()
+            .with_timeout_ms(REQUEST_LIMIT_MS)
+            .with_voter_id(id)
+            .with_voter_directory_id(directory)
+            .with_listeners(vec![listener]);
+        let response = self.send(&request, 0).await?;
+        gone_is_fine(check("AddRaftVoter", response.error_code, response.error_message.as_ref()), &["DuplicateVoter"])
+    }
+
+    async fn remove_voter(&self, id: i32, directory: uuid::Uuid) -> AdminResult<()> {
+        let request = m::RemoveRaftVoterRequest::default().with_voter_id(id).with_voter_directory_id(directory);
+        let response = self.send(&request, 0).await?;
+        gone_is_fine(check("RemoveRaftVoter", response.error_code, response.error_message.as_ref()), &["VoterNotFound"])
     }
 
     async fn upgrade_features(&self, levels: &BTreeMap<String, i16>) -> AdminResult<()> {

@@ -128,13 +128,19 @@ impl Admin for FakeCluster {
         let state = self.state();
         topics.iter().map(|topic| Ok(i64::from(state.records.contains(&topic.topic)))).collect()
     }
-    async fn log_bytes(&self) -> AdminResult<BTreeMap<String, i64>> {
-        Ok(BTreeMap::new())
+    async fn log_folders(&self) -> BTreeMap<i32, AdminResult<LogFolders>> {
+        BTreeMap::new()
     }
-    async fn logs_of(&self, _broker: i32) -> AdminResult<usize> {
-        Ok(0)
+    async fn log_folders_of(&self, _broker: i32) -> AdminResult<LogFolders> {
+        Ok(LogFolders::default())
     }
     async fn unregister_broker(&self, _broker: i32) -> AdminResult<()> {
+        Ok(())
+    }
+    async fn add_voter(&self, _id: i32, _directory: uuid::Uuid, _host: &str, _port: u16) -> AdminResult<()> {
+        Ok(())
+    }
+    async fn remove_voter(&self, _id: i32, _directory: uuid::Uuid) -> AdminResult<()> {
         Ok(())
     }
     async fn upgrade_features(&self, levels: &BTreeMap<String, i16>) -> AdminResult<()> {

@@ -3,9 +3,9 @@
 
 use super::batch::BatchedAdmin;
 use super::mirror::Mirror;
-use super::{AdminResult, Leaders};
+use super::{AdminResult, Disk, Leaders, LogFolders};
 use crate::kafka::metadata_image::{Concerned, INTERNAL_TOPICS, MetadataImage};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -23,13 +23,38 @@ pub struct Figure {
     pub under_replicated: i32,
 }
 
-/// The figures of a cluster's topics.
+/// The figures of a cluster's topics, and of its brokers' volumes.
 #[derive(Default)]
-pub struct Figures(RwLock<HashMap<Arc<str>, Figure>>);
+pub struct Figures {
+    topics: RwLock<HashMap<Arc<str>, Figure>>,
+    disks: RwLock<BTreeMap<i32, Disk>>,
+}
 
 impl Figures {
     pub fn get(&self, topic: &str) -> Option<Figure> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(topic).copied()
+        self.topics.read().unwrap_or_else(PoisonError::into_inner).get(topic).copied()
+    }
+
+    /// Volumes by broker, as they were told last.
+    pub fn disks(&self) -> BTreeMap<i32, Disk> {
+        self.disks.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes in what brokers said of their log folders; gives the bytes of each topic, where all have answered.
+    fn learn(&self, told: BTreeMap<i32, AdminResult<LogFolders>>) -> AdminResult<BTreeMap<String, i64>> {
+        let (mut bytes, mut silent) = (BTreeMap::new(), None);
+        let mut disks = self.disks.write().unwrap_or_else(PoisonError::into_inner);
+        disks.retain(|broker, _| told.contains_key(broker));
+        for (broker, folders) in told {
+            match folders {
+                Ok(folders) => {
+                    disks.extend(folders.disk.map(|disk| (broker, disk)));
+                    folders.bytes.into_iter().for_each(|(topic, size)| *bytes.entry(topic).or_insert(0) += size);
+                }
+                Err(error) => silent = Some(error),
+            }
+        }
+        silent.map_or(Ok(bytes), Err)
     }
 }
 
@@ -47,10 +72,10 @@ pub async fn keep(admin: watch::Receiver<Arc<BatchedAdmin>>, mirror: Arc<Mirror>
     loop {
         tokio::time::sleep(PERIOD).await;
         let admin = admin.borrow().clone();
-        match look(&admin, &mirror).await {
+        match look(&admin, &mirror, &figures).await {
             Err(error) => tracing::debug!(%error, "no figures of topics this time"),
             Ok(new) => {
-                let mut all = figures.0.write().unwrap_or_else(PoisonError::into_inner);
+                let mut all = figures.topics.write().unwrap_or_else(PoisonError::into_inner);
                 let changed: Vec<_> =
                     new.iter().filter(|(name, figure)| all.get(*name) != Some(figure)).map(|(name, _)| Arc::clone(name)).collect();
                 *all = new;
@@ -61,8 +86,8 @@ pub async fn keep(admin: watch::Receiver<Arc<BatchedAdmin>>, mirror: Arc<Mirror>
     }
 }
 
-async fn look(admin: &BatchedAdmin, mirror: &Mirror) -> AdminResult<HashMap<Arc<str>, Figure>> {
-    let bytes = admin.direct().log_bytes().await?;
+async fn look(admin: &BatchedAdmin, mirror: &Mirror, known: &Figures) -> AdminResult<HashMap<Arc<str>, Figure>> {
+    let bytes = known.learn(admin.direct().log_folders().await)?;
     let topics = topics(&mirror.read());
     let mut figures = HashMap::with_capacity(topics.len());
     for chunk in topics.chunks(TOPICS_MAX) {

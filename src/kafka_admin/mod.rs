@@ -178,6 +178,29 @@ impl Leaders {
     }
 }
 
+/// A broker's log folders (KIP-113), and the volume that they are on (KIP-827).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogFolders {
+    /// Bytes by topic, without the metadata.
+    pub bytes: BTreeMap<String, i64>,
+    /// The fullest of its volumes.
+    pub disk: Option<Disk>,
+}
+
+/// A volume as the broker that uses it sees it, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disk {
+    pub total: i64,
+    pub usable: i64,
+}
+
+impl Disk {
+    /// Percent that are in use, rounded down.
+    pub fn used_percent(self) -> i64 {
+        100_i64.saturating_sub(self.usable.saturating_mul(100).checked_div(self.total).unwrap_or(100))
+    }
+}
+
 /// Results of a call for many things, one for each, in the order in which they were asked.
 pub type Each<T> = Vec<AdminResult<T>>;
 
@@ -197,12 +220,16 @@ pub trait Admin: Send + Sync {
     async fn elect_preferred_leaders(&self, partitions: &[(String, i32)]) -> Each<()>;
     /// Records between the start and the end of each topic's log; compaction makes it an upper bound.
     async fn count_records(&self, topics: &[Leaders]) -> Each<i64>;
-    /// Bytes of each topic's logs on all brokers together.
-    async fn log_bytes(&self) -> AdminResult<BTreeMap<String, i64>>;
-    /// Partitions of which a broker has a log, by its own word, but for the metadata's.
-    async fn logs_of(&self, broker: i32) -> AdminResult<usize>;
+    /// What each broker says of its log folders.
+    async fn log_folders(&self) -> BTreeMap<i32, AdminResult<LogFolders>>;
+    /// The same of one broker.
+    async fn log_folders_of(&self, broker: i32) -> AdminResult<LogFolders>;
     /// Takes a broker that is gone from the cluster's list (KIP-631); one that is not in it is fine.
     async fn unregister_broker(&self, broker: i32) -> AdminResult<()>;
+    /// Makes an observer a voter of the quorum (KIP-853): its directory's id, and where its controller listens.
+    async fn add_voter(&self, id: i32, directory: uuid::Uuid, host: &str, port: u16) -> AdminResult<()>;
+    /// The reverse; one that does not vote is fine.
+    async fn remove_voter(&self, id: i32, directory: uuid::Uuid) -> AdminResult<()>;
     /// Raises features to these levels (KIP-584).
     async fn upgrade_features(&self, levels: &BTreeMap<String, i16>) -> AdminResult<()>;
     async fn create_acls(&self, acls: &[AclBinding]) -> Each<()>;

@@ -2,7 +2,7 @@
 //! added by itself. Pure.
 
 use super::{Live, Object};
-use crate::labels;
+use crate::{labels, quantity};
 use serde_json::Value;
 
 /// True when the live object lacks something of the desired one, or was applied from another desired state.
@@ -21,6 +21,10 @@ fn holds(found: &Value, wanted: &Value) -> bool {
         Value::Array(items) => found.as_array().map_or(items.is_empty(), |found| {
             found.len() == items.len() && found.iter().zip(items).all(|(found, wanted)| holds(found, wanted))
         }),
+        // The API server writes quantities its own way: `1Gi` for `1024Mi`.
+        Value::String(text) => {
+            found == wanted || found.as_str().is_some_and(|found| quantity::number(found).is_some_and(|is| Some(is) == quantity::number(text)))
+        }
         scalar => found == scalar,
     }
 }

@@ -173,8 +173,17 @@ pub async fn apply(client: &Client, namespace: &str, object: &Object, owner_labe
 
 /// Deletes exactly the object that was seen. What is gone or was replaced counts as done.
 pub async fn delete(client: &Client, namespace: &str, live: &Live) -> KubeResult<()> {
+    delete_with(client, namespace, live, DeleteParams::background()).await
+}
+
+/// The same, and what it owns stays.
+pub async fn orphan(client: &Client, namespace: &str, live: &Live) -> KubeResult<()> {
+    delete_with(client, namespace, live, DeleteParams::orphan()).await
+}
+
+async fn delete_with(client: &Client, namespace: &str, live: &Live, params: DeleteParams) -> KubeResult<()> {
     let preconditions = Preconditions { uid: Some(live.uid().to_owned()), resource_version: Some(live.resource_version().to_owned()) };
-    let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
+    let params = DeleteParams { preconditions: Some(preconditions), ..params };
     match api(client, namespace, &live.resource).delete(live.name(), &params).await {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         other => other.map(|_| ()).map_err(KubeError::request("delete", &live.resource.kind, live.name())),

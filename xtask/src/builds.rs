@@ -8,14 +8,16 @@ use ground::shell::{self, command};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-/// A Go program: folder below deploy/local/go, package, key in versions.env.
-const GO_PROGRAMS: [(&str, &str, &str); 6] = [
-    ("kubernetes", ".", "KUBERNETES"),
-    ("etcd", "go.etcd.io/etcd/server/v3", "ETCD"),
-    ("coredns", "github.com/coredns/coredns", "COREDNS"),
-    ("local-path-provisioner", "github.com/rancher/local-path-provisioner", "LOCAL_PATH_PROVISIONER"),
-    ("helm", "helm.sh/helm/v3/cmd/helm", "HELM"),
-    ("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform", "KUBECONFORM"),
+/// A Go program: its name, folder below deploy/local/go, package, key in versions.env.
+const GO_PROGRAMS: [(&str, &str, &str, &str); 8] = [
+    ("kubernetes", "kubernetes", ".", "KUBERNETES"),
+    ("etcd", "etcd", "go.etcd.io/etcd/server/v3", "ETCD"),
+    ("coredns", "coredns", "github.com/coredns/coredns", "COREDNS"),
+    ("csi-driver", "csi", ".", "CSI_PROVISIONER"),
+    ("csi-provisioner", "csi", "github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner", "CSI_PROVISIONER"),
+    ("csi-resizer", "csi", "github.com/kubernetes-csi/external-resizer/v2/cmd/csi-resizer", "CSI_RESIZER"),
+    ("helm", "helm", "helm.sh/helm/v3/cmd/helm", "HELM"),
+    ("kubeconform", "kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform", "KUBECONFORM"),
 ];
 
 /// The names that the one Kubernetes binary answers to.
@@ -24,8 +26,8 @@ const COMPONENTS: [&str; 6] = ["kube-apiserver", "kube-controller-manager", "kub
 /// A folder with all Go programs by name.
 pub fn go_programs(layout: &Layout) -> Result<PathBuf> {
     let mut folders = Vec::new();
-    for (name, package, key) in GO_PROGRAMS {
-        folders.push((name, go_program(layout, name, package, key)?));
+    for (name, folder, package, key) in GO_PROGRAMS {
+        folders.push((name, go_program(layout, name, folder, package, key)?));
     }
     let bin = layout.bin();
     std::fs::create_dir_all(&bin)?;
@@ -48,9 +50,9 @@ pub fn go_programs(layout: &Layout) -> Result<PathBuf> {
     Ok(bin)
 }
 
-fn go_program(layout: &Layout, name: &str, package: &str, key: &str) -> Result<PathBuf> {
+fn go_program(layout: &Layout, name: &str, folder: &str, package: &str, key: &str) -> Result<PathBuf> {
     let version = version(&layout.repo, key)?;
-    let source = layout.repo.join("deploy/local/go").join(name);
+    let source = layout.repo.join("deploy/local/go").join(folder);
     let inputs = Inputs::default().text(&version).path(&source)?.key();
     cached(&layout.cache, &format!("go/{name}"), &format!("{version}-{inputs}"), |folder| {
         let mut flags = "-s -w".to_owned();

@@ -4,7 +4,7 @@
 use crate::builds;
 use crate::cache::{Inputs, cached};
 use crate::layout::{Layout, version};
-use crate::local::{NODES, addons::BUSYBOX_IMAGE, nodes};
+use crate::local::{NODES, nodes};
 use crate::prerequisites;
 use anyhow::{Context, Result};
 use ground::shell::{self, command};
@@ -159,7 +159,7 @@ pub fn operator(layout: &Layout, binary: &Path) -> Result<Image> {
     })
 }
 
-/// The pods' sandbox, and busybox for local-path-provisioner's helper pods.
+/// The pods' sandbox.
 pub fn ground(layout: &Layout) -> Result<Vec<Image>> {
     let pause = build(layout, "pause", "1", &[], |context| {
         let source = layout.repo.join("deploy/images/pause/pause.c");
@@ -167,18 +167,8 @@ pub fn ground(layout: &Layout) -> Result<Vec<Image>> {
         fs::write(context.join("Containerfile"), "FROM scratch\nCOPY pause /pause\nUSER 10001:10001\nENTRYPOINT [\"/pause\"]\n")?;
         Ok(())
     })?;
-    let busybox = build(layout, "busybox", "1", &[], |context| {
-        let bin = context.join("rootfs/bin");
-        fs::create_dir_all(&bin)?;
-        copy_tree(Path::new("/bin/busybox"), &bin)?;
-        for name in ["sh", "mkdir", "rm"] {
-            symlink("/bin/busybox", bin.join(name))?;
-        }
-        fs::write(context.join("Containerfile"), "FROM scratch\nCOPY rootfs/ /\nENV PATH=/bin\nENTRYPOINT [\"/bin/sh\"]\n")?;
-        Ok(())
-    })?;
-    anyhow::ensure!(pause.name == nodes::PAUSE_IMAGE && busybox.name == BUSYBOX_IMAGE, "the ground's image names differ");
-    Ok(vec![pause, busybox])
+    anyhow::ensure!(pause.name == nodes::PAUSE_IMAGE, "the ground's image names differ");
+    Ok(vec![pause])
 }
 
 /// The versions of Kafka that Freehold runs, newest first.

@@ -6,7 +6,7 @@ use ground::shell::{self, command, line};
 use std::path::{Path, PathBuf};
 
 /// Debian package and the file that shows that it is there.
-const PACKAGES: [(&str, &str); 12] = [
+const PACKAGES: [(&str, &str); 13] = [
     ("containerd", "/usr/bin/containerd"),
     ("runc", "/usr/sbin/runc"),
     ("containernetworking-plugins", "/usr/lib/cni/bridge"),
@@ -16,7 +16,8 @@ const PACKAGES: [(&str, &str); 12] = [
     ("conntrack", "/usr/sbin/conntrack"),
     ("iproute2", "/sbin/ip"),
     ("procps", "/sbin/sysctl"),
-    ("busybox-static", "/bin/busybox"),
+    ("e2fsprogs", "/usr/sbin/mkfs.ext4"),
+    ("mount", "/usr/sbin/losetup"),
     ("gcc", "/usr/bin/gcc"),
     ("maven", "/usr/bin/mvn"),
 ];
@@ -39,7 +40,7 @@ pub fn ensure(layout: &Layout) -> Result<()> {
         apt(&words)?;
     }
     if !shell::succeeds(&mut line("go version")) {
-        bail!("Go 1.24 or newer is missing: install it from https://go.dev/dl and put its bin folder on PATH");
+        bail!("Go 1.26 or newer is missing: install it from https://go.dev/dl and put its bin folder on PATH");
     }
     Ok(())
 }

@@ -35,8 +35,8 @@ use std::collections::BTreeMap;
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
-    validation = Rule::new("self.nodePools.exists(p, 'controller' in p.roles)")
-        .message("nodePools: one pool needs the role controller"),
+    validation = Rule::new("self.nodePools.exists(p, 'controller' in p.roles && p.replicas > 0)")
+        .message("nodePools: one pool with replicas needs the role controller"),
     validation = Rule::new("self.nodePools.exists(p, 'broker' in p.roles)")
         .message("nodePools: one pool needs the role broker"),
     validation = Rule::new("oldSelf.nodePools.all(o, o.replicas == 0 || self.nodePools.exists(p, p.name == o.name))")
@@ -100,13 +100,12 @@ pub struct KafkaClusterSpec {
         .message("replicas: not divisible by the number of zones, so that zones would be of unequal size; take a multiple of it"),
     validation = Rule::new("self.roles == oldSelf.roles")
         .message("roles: immutable; make another pool with the roles that you want"),
-    validation = Rule::new("self.replicas == oldSelf.replicas || !('controller' in self.roles)")
-        .message("replicas: a quorum's controllers cannot be added or removed in this version; scale a pool of brokers"),
-    validation = Rule::new("self.replicas > 0 || !('controller' in self.roles)").message("replicas: a pool of controllers needs at least one"),
-    validation = Rule::new("self.zones.all(z, z in oldSelf.zones) && oldSelf.zones.all(z, z in self.zones)")
-        .message("zones: volumes cannot move between zones; put the old zones back"),
+    validation = Rule::new("oldSelf.zones.all(z, z in self.zones)")
+        .message("zones: volumes cannot move between zones; put the old zones back, or make another pool and set this one's replicas to 0"),
     validation = Rule::new("self.storage.size == oldSelf.storage.size || quantity(self.storage.size).compareTo(quantity(oldSelf.storage.size)) >= 0")
         .message("storage.size: a volume cannot shrink; put the old size back"),
+    validation = Rule::new("!has(oldSelf.storage.volumeAttributesClassName) || has(self.storage.volumeAttributesClassName)")
+        .message("storage.volumeAttributesClassName: volumes keep the last one; name another instead of none"),
     validation = Rule::new("has(self.storage.storageClassName) == has(oldSelf.storage.storageClassName) && (!has(self.storage.storageClassName) || self.storage.storageClassName == oldSelf.storage.storageClassName)")
         .message("storage.storageClassName: immutable, volumes cannot change their class; make another pool"),
 )]
@@ -118,10 +117,11 @@ pub struct NodePool {
     #[x_kube(merge_strategy = ListMerge::Set)]
     #[schemars(length(min = 1, max = 2))]
     pub roles: Vec<Role>,
-    /// Nodes in all zones together. Fewer: partitions are moved away first, without downtime. 0: the pool may be removed after.
+    /// Nodes in all zones together. Fewer: partitions are moved away first, and controllers leave the quorum, without downtime.
+    /// 0: the pool may be removed after.
     #[schemars(range(max = 300))]
     pub replicas: u32,
-    /// Zones (values of the nodes' label topology.kubernetes.io/zone).
+    /// Zones (values of the nodes' label topology.kubernetes.io/zone). One may be added, none taken away.
     #[x_kube(merge_strategy = ListMerge::Set)]
     #[schemars(length(min = 1, max = 10), inner(length(min = 1, max = 63)))]
     pub zones: Vec<String>,
@@ -163,12 +163,38 @@ pub enum Role {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Storage {
-    /// Size of the volume, for example 500Gi.
+    /// Size of the volume, for example 500Gi. A larger one: volumes grow while they are used.
     #[schemars(with = "String", regex(pattern = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"), length(max = 20))]
     pub size: Quantity,
     /// StorageClass; default: the cluster's default one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage_class_name: Option<String>,
+    /// VolumeAttributesClass: performance that changes while the volume is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub volume_attributes_class_name: Option<String>,
+    /// Grows a volume before it is full. Its StorageClass must allow expansion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_grow: Option<AutoGrow>,
+}
+
+/// When a volume grows by itself, by a quarter each time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AutoGrow {
+    /// Percent of the volume that are in use, as the broker says.
+    #[serde(default = "AutoGrow::default_above_percent")]
+    #[schemars(range(min = 10, max = 95))]
+    pub above_percent: u8,
+    /// The largest that a volume becomes.
+    #[schemars(with = "String", regex(pattern = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"), length(max = 20))]
+    pub max_size: Quantity,
+}
+
+impl AutoGrow {
+    fn default_above_percent() -> u8 {
+        80
+    }
 }
 
 /// JVM settings.

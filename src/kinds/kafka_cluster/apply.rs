@@ -2,19 +2,20 @@
 
 use super::api::KafkaCluster;
 use super::authorities::{self, Rotation, Signs};
+use super::desired::CONTROLLER_PORT;
 use super::identity::{self, Identity};
 use super::observe::{Observed, PodFacts};
-use super::plan::{self, Step};
+use super::plan::{self, Step, WaitingOn};
 use super::reconcile::Error;
 use super::validate::ValidCluster;
 use crate::certificates::{self, CertificateError, KeyedCertificate, NODE_NAME, OPERATOR_NAME, ORGANIZATION, Purpose};
 use crate::kafka_admin::client::Client;
 use crate::kafka_admin::{Admin, AdminError, Each};
-use crate::kube_io::{self, KubeError, Object};
+use crate::kube_io::{self, KubeError, Live, Object};
 use crate::runtime::context::Context;
 use crate::{labels, names};
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::json;
@@ -29,8 +30,8 @@ pub struct Scope<'a> {
     pub observed: &'a Observed,
 }
 
-/// Does one step.
-pub async fn apply(scope: &Scope<'_>, step: &Step) -> Result<(), Error> {
+/// Does one step. What the API server refuses although nothing is wrong with it here is waited for.
+pub async fn apply(scope: &Scope<'_>, step: &Step) -> Result<Option<WaitingOn>, Error> {
     let client = &scope.context.client;
     let namespace = &scope.cluster.key.namespace;
     let put = |object: Object| async move { kube_io::apply(client, namespace, &object, labels::CLUSTER).await };
@@ -64,11 +65,15 @@ pub async fn apply(scope: &Scope<'_>, step: &Step) -> Result<(), Error> {
         }
         Step::Apply(object) => kube_io::apply(client, namespace, object, labels::CLUSTER).await?,
         Step::Prune(live) => kube_io::delete(client, namespace, live).await?,
+        Step::Release(live) => kube_io::orphan(client, namespace, live).await?,
+        Step::ChangeVolume { claim, bytes, class } => return change_volume(scope, claim, *bytes, class.as_deref()).await,
         Step::AlterConfigs(changes) => all(admin(scope)?.alter_configs(changes).await)?,
         Step::RestartPod { pod, .. } => restart(scope, pod).await?,
         Step::Reassign(moves) => all(admin(scope)?.reassign(moves).await)?,
         Step::UpgradeFeatures(levels) => admin(scope)?.upgrade_features(levels).await?,
         Step::Unregister(id) => admin(scope)?.unregister_broker(*id).await?,
+        Step::AddVoter { id, directory, host } => return voter(admin(scope)?.add_voter(*id, *directory, host, CONTROLLER_PORT).await),
+        Step::RemoveVoter { id, directory } => return voter(admin(scope)?.remove_voter(*id, *directory).await),
         // One that is not elected this time is asked for again at the next look.
         Step::ElectLeaders(partitions) => {
             let failed = admin(scope)?.elect_preferred_leaders(partitions).await.into_iter().find_map(Result::err);
@@ -76,7 +81,33 @@ pub async fn apply(scope: &Scope<'_>, step: &Step) -> Result<(), Error> {
         }
         Step::SetInSync { pod, in_sync } => set_in_sync(scope, pod, *in_sync).await?,
     }
-    Ok(())
+    Ok(None)
+}
+
+/// Whether a volume may grow, or take a class, the API server knows: its StorageClass says so.
+async fn change_volume(scope: &Scope<'_>, claim: &Live, bytes: Option<u64>, class: Option<&str>) -> Result<Option<WaitingOn>, Error> {
+    let mut spec = json!({});
+    if let Some(bytes) = bytes {
+        spec["resources"]["requests"]["storage"] = json!(bytes.to_string());
+    }
+    if let Some(class) = class {
+        spec["volumeAttributesClassName"] = json!(class);
+    }
+    let patch = json!({"metadata": {"uid": claim.uid(), "resourceVersion": claim.resource_version()}, "spec": spec});
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(scope.context.client.clone(), &scope.cluster.key.namespace);
+    match api.patch(claim.name(), &PatchParams::default(), &Patch::Merge(&patch)).await {
+        Err(kube::Error::Api(answer)) if [403, 422].contains(&answer.code) => {
+            Ok(Some(WaitingOn::Volume { claim: claim.name().to_owned(), why: format!("cannot change: {}", answer.message) }))
+        }
+        // Another look decides by what it is by then.
+        Err(kube::Error::Api(answer)) if [404, 409].contains(&answer.code) => Ok(None),
+        other => Ok(other.map(|_| None).map_err(KubeError::request("change", "PersistentVolumeClaim", claim.name()))?),
+    }
+}
+
+/// A change of the quorum waits for the one before it to be committed: then it is asked for again.
+fn voter(answer: Result<(), AdminError>) -> Result<Option<WaitingOn>, Error> {
+    Ok(answer.err().map(|error| WaitingOn::Kafka { why: error.to_string() }))
 }
 
 /// 16 random bytes as Kafka writes its ids: URL-safe base64, never beginning with `-` (Kafka's Uuid.randomUuid).

@@ -8,6 +8,7 @@ use super::api::{DisruptionKind, DisruptionStatus, KafkaCluster, OperatorUpgrade
 use super::observe::{KafkaFacts, Observed, PodFacts, Revision};
 use super::plan::{InSync, Plan, Step, WaitingOn};
 use super::validate::{NodeGroup, ValidCluster};
+use super::volumes;
 use super::windows;
 use crate::kafka::in_sync;
 use crate::kafka::restart::{self, Blocked, TopicView, View};
@@ -34,6 +35,8 @@ pub enum RestartReason {
     Requested,
     /// It gets a new volume.
     Replaced,
+    /// Its volume has grown, and its file system only grows when it is mounted anew.
+    Volume,
 }
 
 impl fmt::Display for RestartReason {
@@ -43,6 +46,7 @@ impl fmt::Display for RestartReason {
             Self::Config => write!(f, "configuration that only a start reads has changed"),
             Self::PodTemplate => write!(f, "the pod's template has changed"),
             Self::Replaced => write!(f, "it is given a new volume"),
+            Self::Volume => write!(f, "its file system grows only when its volume is mounted anew"),
             Self::Requested => write!(f, "a restart was asked for"),
         }
     }
@@ -91,9 +95,12 @@ pub fn outdated<'a>(cluster: &'a ValidCluster, desired: &[Object], observed: &'a
     for group in &cluster.groups {
         let Some(wanted) = wanted(group) else { continue };
         for pod in observed.pods.iter().filter(|pod| pod.stateful_set == group.stateful_set) {
-            let reasons = reasons(&pod.revision, &wanted);
+            let mut reasons = reasons(&pod.revision, &wanted);
+            if volumes::waits_for_restart(observed, &pod.name, observed.now) {
+                reasons.push(RestartReason::Volume);
+            }
             if !reasons.is_empty() {
-                let asked = reasons.contains(&RestartReason::Requested);
+                let asked = [RestartReason::Requested, RestartReason::Volume].iter().any(|reason| reasons.contains(reason));
                 let by_operator = !asked && (pod.revision.spec.is_empty() || pod.revision.spec == wanted.spec);
                 all.insert(pod.node_id, Outdated { pod, zone: &group.zone, reasons, by_operator });
             }
@@ -112,8 +119,8 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, desired: &[Object], o
     }
     let free: BTreeMap<i32, &Outdated<'_>> = free.into_iter().map(|one| (one.pod.node_id, one)).collect();
     plan.lease = match lease {
-        // Replicas move: nothing restarts, but for what cannot start as it is.
-        Some(lease) if lease.kind == DisruptionKind::Reassignment => {
+        // Replicas move, or the quorum changes: nothing restarts, but for what cannot start as it is.
+        Some(lease) if lease.kind != DisruptionKind::Restart => {
             let stuck = free.values().filter(|one| one.pod.trouble.is_some() && !one.pod.containers_ready && !one.pod.deleting);
             plan.steps.extend(stuck.map(|one| restart_step(one)));
             Some(lease)

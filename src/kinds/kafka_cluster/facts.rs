@@ -2,7 +2,8 @@
 
 use super::api::{KafkaCluster, Listener, Role};
 use super::desired::server_properties::min_in_sync;
-use super::validate::{quantity_bytes, sum};
+use super::validate::sum;
+use crate::quantity;
 use crate::certificates::KeyedCertificate;
 use crate::names;
 use crate::runtime::clusters::{ClientListener, ClusterFacts};
@@ -23,7 +24,7 @@ impl ClusterFacts {
             brokers: sum(spec, Role::Broker),
             racks: BTreeMap::new(),
             min_in_sync: min_in_sync(spec),
-            throttle_bytes: quantity_bytes(&spec.rebalance.throttle).and_then(|bytes| bytes.try_into().ok()).unwrap_or(i64::MAX),
+            throttle_bytes: quantity::bytes(&spec.rebalance.throttle).and_then(|bytes| bytes.try_into().ok()).unwrap_or(i64::MAX),
             listeners: spec.listeners.iter().map(listener).collect(),
             trust_bundle: String::new(),
             clients_ca: KeyedCertificate { certificate: String::new(), key: String::new() },

@@ -13,9 +13,11 @@ pub mod moves;
 pub mod observe;
 pub mod plan;
 pub mod preview;
+pub mod quorum;
 pub mod reconcile;
 pub mod status;
 pub mod validate;
+pub mod volumes;
 pub mod windows;
 
 pub use reconcile::KafkaClusterKind;

@@ -3,17 +3,18 @@
 //! What is under way counts as done, so that whoever looks next, after whatever death, plans what is left and no move more.
 
 use super::api::{DisruptionKind, DisruptionStatus, KafkaCluster, RebalanceMode, RebalanceStatus, Role};
+use super::desired::volumes::claim_name;
 use super::disruption::{self, RestartReason};
 use super::observe::{KafkaFacts, Observed};
 use super::plan::{Plan, Step, WaitingOn};
 use super::status;
-use super::validate::{NodeGroup, ValidCluster, quantity_bytes};
+use super::validate::{NodeGroup, ValidCluster};
 use super::windows;
 use crate::kafka::rebalance::{self, Broker, Duty, Placement};
 use crate::kafka::restart::{self, TopicView};
 use crate::kafka::topic_plan::{THROTTLE_RATES, THROTTLED};
 use crate::kafka_admin::{ConfigChanges, ConfigResource, Reassignment};
-use crate::{labels, names};
+use crate::{labels, names, quantity};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -201,7 +202,7 @@ pub fn preview(cluster: &ValidCluster, observed: &Observed) -> Vec<String> {
     let Some(why) = work.why() else { return Vec::new() };
     // Every broker that is given something takes it at the throttle's rate.
     let given = work.plan.placement.replicas.iter().collect::<BTreeSet<_>>().len().max(1) as u64;
-    let rate = quantity_bytes(&cluster.spec.rebalance.throttle).unwrap_or(u64::MAX).max(1);
+    let rate = quantity::bytes(&cluster.spec.rebalance.throttle).unwrap_or(u64::MAX).max(1);
     let minutes = work.bytes() / rate / given / 60;
     let how = match cluster.spec.rebalance.mode {
         RebalanceMode::Auto => "then".to_owned(),
@@ -323,7 +324,7 @@ fn progress(lease: &DisruptionStatus, left: usize, observed: &Observed, plan: &m
 /// The rate on the brokers, and the topics that it holds for.
 fn throttle(cluster: &ValidCluster, observed: &Observed, next: &[Reassignment], topics: &[TopicView], plan: &mut Plan) {
     let KafkaFacts::Answered { configs, .. } = &observed.kafka else { return };
-    let rate = quantity_bytes(&cluster.spec.rebalance.throttle).unwrap_or(u64::MAX).to_string();
+    let rate = quantity::bytes(&cluster.spec.rebalance.throttle).unwrap_or(u64::MAX).to_string();
     let set = |key: &&str| configs.get("").and_then(|configs| configs.get(*key)) != Some(&rate);
     let rates: ConfigChanges = THROTTLE_RATES.iter().filter(|key| set(key)).map(|key| ((*key).to_owned(), Some(rate.clone()))).collect();
     let mut changes = Vec::new();
@@ -383,7 +384,7 @@ fn replace(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, p
     let busy = object.status.as_ref().is_some_and(|status| status.disruption.is_some());
     let Some(group) = cluster.groups.iter().find(|group| group.node_ids().any(|node| node == id)).filter(|_| !busy) else { return };
     let name = names::pod(&group.stateful_set, id);
-    let volume = observed.volumes.iter().find(|live| live.name() == format!("data-{name}") && !live.is_deleting());
+    let volume = observed.volumes.iter().find(|live| live.name() == claim_name(&name) && !live.is_deleting());
     plan.steps.extend(volume.map(|live| Step::Prune(Box::new(live.clone()))));
     let pod = observed.pods.iter().find(|pod| pod.name == name && !pod.deleting);
     plan.steps.extend(pod.map(|pod| Step::RestartPod { pod: Box::new(pod.clone()), reasons: vec![RestartReason::Replaced] }));

@@ -13,7 +13,7 @@ use crate::kafka::restart::{self, TopicView};
 use crate::kafka::topic_plan::THROTTLED;
 use crate::kafka_admin::connection::{Connection, Endpoint};
 use crate::kafka_admin::tls::TlsSettings;
-use crate::kafka_admin::{Admin, AdminError, ClusterDescription, QuorumDescription};
+use crate::kafka_admin::{Admin, AdminError, ClusterDescription, Disk, QuorumDescription};
 use crate::kinds::reference::ClusterKey;
 use crate::kube_io::{self, Live, resource};
 use crate::runtime::claims::Claim;
@@ -44,9 +44,11 @@ pub struct Observed {
     /// The Secrets of `certificates.clientAuthorities` that there are, by name.
     pub client_authorities: BTreeMap<String, SecretFacts>,
     pub volumes: Vec<Live>,
+    /// Volumes by the word of the brokers that use them.
+    pub disks: BTreeMap<i32, Disk>,
     pub pods: Vec<PodFacts>,
     pub kafka: KafkaFacts,
-    /// Brokers that the spec has no more, and that hold nothing: by the metadata, and by their own log folders.
+    /// Nodes that the spec has no more, and that hold nothing: by the metadata, and by their own log folders.
     pub emptied: BTreeSet<i32>,
     /// What nodes show of their certificates while a CA takes the place of another.
     pub probes: Probes,
@@ -191,10 +193,13 @@ pub async fn observe(context: &Context, object: &KafkaCluster) -> Result<Observe
     let pods: Vec<PodFacts> = pods.iter().filter_map(pod_facts).collect();
     let secrets: BTreeMap<String, SecretFacts> = secrets.into_iter().map(|live| (live.name().to_owned(), secret_facts(live))).collect();
     let kafka = ask_kafka(context, object, &pods, &secrets, given_ca.as_ref()).await;
+    let connected = context.clients.get(object, &pods, &secrets, given_ca.as_ref()).ok().flatten();
+    let disks = connected.map(|connected| connected.figures.disks()).unwrap_or_default();
     let probes = probes(object, &pods, &secrets).await;
     let emptied = emptied(context, object, &objects, &pods, &secrets, given_ca.as_ref(), &kafka).await;
     Ok(Observed {
         emptied,
+        disks,
         probes,
         now: Timestamp::now(),
         image: context.settings.images.get(&object.spec.version).cloned(),
@@ -338,7 +343,7 @@ async fn answer(endpoints: Vec<Endpoint>, trusted: &str, identity: &KeyedCertifi
     futures::future::join_all(ask).await.into_iter().flatten().collect()
 }
 
-/// Leaving brokers that hold nothing: no replica in the metadata, and no log of their own.
+/// Leaving nodes that hold nothing: no replica in the metadata, no log of their own, no vote in the quorum.
 async fn emptied(
     context: &Context,
     object: &KafkaCluster,
@@ -348,13 +353,14 @@ async fn emptied(
     given_ca: Option<&SecretFacts>,
     kafka: &KafkaFacts,
 ) -> BTreeSet<i32> {
-    let KafkaFacts::Answered { topics, .. } = kafka else { return BTreeSet::new() };
-    let held = restart::holders(topics);
+    let KafkaFacts::Answered { topics, quorum, .. } = kafka else { return BTreeSet::new() };
+    let mut held = restart::holders(topics);
+    held.extend(quorum.voters.iter().map(|voter| voter.id));
     let cluster = object.metadata.name.as_deref().unwrap_or_default();
     let mut leaving: Vec<i32> = validate::replace(object).into_iter().collect();
     for pool in &object.spec.node_pools {
         for zone in &pool.zones {
-            let live = validate::live_nodes(objects, &names::stateful_set(cluster, &pool.name, zone));
+            let live = validate::live_nodes(objects, pods, &names::stateful_set(cluster, &pool.name, zone));
             leaving.extend(live.start + pool.per_zone()..live.end);
         }
     }
@@ -362,9 +368,8 @@ async fn emptied(
     let mut emptied = BTreeSet::new();
     for id in leaving.into_iter().filter(|id| !held.contains(id)) {
         // One that runs must say so itself; of one that does not the metadata alone tells.
-        let runs = pods.iter().any(|pod| pod.node_id == id && pod.containers_ready);
-        let logs = if runs { connected.client.logs_of(id).await } else { Ok(0) };
-        if logs.is_ok_and(|logs| logs == 0) {
+        let runs = pods.iter().any(|pod| pod.node_id == id && pod.broker && pod.containers_ready);
+        if !runs || connected.client.log_folders_of(id).await.is_ok_and(|folders| folders.bytes.is_empty()) {
             emptied.insert(id);
         }
     }

@@ -8,7 +8,9 @@ use super::disruption::{self, RestartReason};
 use super::identity::Identity;
 use super::moves;
 use super::observe::{KafkaFacts, Observed, PodFacts, SecretFacts};
+use super::quorum;
 use super::validate::{NodeGroup, ValidCluster};
+use super::volumes;
 use crate::certificates::{self, KeyedCertificate};
 use crate::kafka::config;
 use crate::kafka::in_sync;
@@ -74,6 +76,14 @@ pub enum Step {
     },
     Apply(Box<Object>),
     Prune(Box<Live>),
+    /// Deletes a StatefulSet and leaves its pods to the one that takes its place.
+    Release(Box<Live>),
+    /// Asks for a larger volume, or for another VolumeAttributesClass.
+    ChangeVolume {
+        claim: Box<Live>,
+        bytes: Option<u64>,
+        class: Option<String>,
+    },
     SetInSync {
         pod: PodFacts,
         in_sync: bool,
@@ -92,12 +102,22 @@ pub enum Step {
     UpgradeFeatures(BTreeMap<String, i16>),
     /// Takes a broker that is gone from the cluster's list.
     Unregister(i32),
+    /// Makes an observer a voter of the quorum.
+    AddVoter {
+        id: i32,
+        directory: uuid::Uuid,
+        host: String,
+    },
+    RemoveVoter {
+        id: i32,
+        directory: uuid::Uuid,
+    },
 }
 
 impl Plan {
     /// True when every object is as it should be: only then may pods be made from them.
     pub fn is_applied(&self) -> bool {
-        !self.steps.iter().any(|step| matches!(step, Step::Apply(_) | Step::UpdateIdentity(_) | Step::IssueNodeCertificates { .. }))
+        !self.steps.iter().any(|step| matches!(step, Step::Apply(_) | Step::Release(_) | Step::UpdateIdentity(_) | Step::IssueNodeCertificates { .. }))
     }
 }
 
@@ -126,6 +146,12 @@ impl fmt::Display for Step {
             }
             Self::Apply(object) => write!(f, "apply {} {}", object.kind(), object.name()),
             Self::Prune(live) => write!(f, "delete {} {}", live.resource.kind, live.name()),
+            Self::Release(live) => write!(f, "make {} {} anew around its pods", live.resource.kind, live.name()),
+            Self::ChangeVolume { claim, bytes, class } => {
+                write!(f, "change volume {}:", claim.name())?;
+                bytes.map_or(Ok(()), |bytes| write!(f, " {} large", moves::bytes_words(bytes)))?;
+                class.as_ref().map_or(Ok(()), |class| write!(f, " class {class}"))
+            }
             Self::AlterConfigs(changes) => {
                 let words = |(resource, changes): &(ConfigResource, ConfigChanges)| {
                     let keys: Vec<_> = changes.keys().map(String::as_str).collect();
@@ -142,6 +168,8 @@ impl fmt::Display for Step {
                 let levels: Vec<_> = levels.iter().map(|(name, level)| format!("{name} to {level}")).collect();
                 write!(f, "upgrade features: {}", levels.join(", "))
             }
+            Self::AddVoter { id, .. } => write!(f, "add controller {id} to the quorum"),
+            Self::RemoveVoter { id, .. } => write!(f, "remove controller {id} from the quorum"),
             Self::Unregister(id) => write!(f, "unregister broker {id}"),
             Self::ElectLeaders(partitions) => write!(f, "elect the preferred leaders of {} partitions", partitions.len()),
             Self::SetInSync { pod, in_sync } => write!(f, "set {} of pod {} to {in_sync}", labels::IN_SYNC, pod.name),
@@ -199,6 +227,11 @@ pub enum WaitingOn {
     Leaders {
         partitions: usize,
     },
+    /// A volume that changes, or cannot.
+    Volume {
+        claim: String,
+        why: String,
+    },
     /// Another, older object of the same name is on its way out.
     Removal {
         kind: String,
@@ -223,6 +256,7 @@ impl fmt::Display for WaitingOn {
             Self::Window { opens: Some(opens) } => write!(f, "the maintenance window that opens at {}", opens.0),
             Self::Window { opens: None } => write!(f, "a maintenance window; none of spec.rollout.maintenanceWindows ever opens"),
             Self::Leaders { partitions } => write!(f, "{partitions} partitions to be led by their preferred replicas"),
+            Self::Volume { claim, why } => write!(f, "volume {claim}, which {why}"),
             Self::Removal { kind, name } => write!(f, "the old {kind} {name} to be gone"),
         }
     }
@@ -268,8 +302,10 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed) 
     plan_pods(cluster, observed, &mut plan);
     plan_configs(object, cluster, observed, &mut plan);
     disruption::plan(object, cluster, &desired, observed, &mut plan);
+    quorum::plan(object, cluster, observed, &mut plan);
     moves::plan(object, cluster, observed, &mut plan);
     plan_features(object, cluster, observed, &mut plan);
+    volumes::plan(cluster, observed, &mut plan);
     plan
 }
 
@@ -376,6 +412,14 @@ fn plan_objects(cluster: &ValidCluster, desired: &[Object], observed: &Observed,
                 plan.waiting_on.push(WaitingOn::Removal { kind: object.kind().to_owned(), name: object.name().to_owned() });
             }
             Some(live) if live.is_owned_by(&cluster.owner.uid) && !differs(object, live) => {}
+            // A node that leaves is known by its StatefulSet alone: that one stays until it is gone.
+            Some(live) if object.kind() == "StatefulSet" && volumes::needs_new_template(object, live) => {
+                let leaving = cluster.groups.iter().any(|group| group.stateful_set == live.name() && group.leaving_ids().next().is_some());
+                if !leaving {
+                    plan.steps.push(Step::Release(Box::new(live.clone())));
+                    plan.waiting_on.push(WaitingOn::Removal { kind: object.kind().to_owned(), name: object.name().to_owned() });
+                }
+            }
             _ => plan.steps.push(Step::Apply(Box::new(object.clone()))),
         }
     }

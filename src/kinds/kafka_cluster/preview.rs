@@ -6,6 +6,7 @@ use super::disruption::{self, Outdated};
 use super::moves;
 use super::observe::{KafkaFacts, Observed};
 use super::plan::{self, Step};
+use super::quorum;
 use super::status;
 use super::validate::ValidCluster;
 use crate::kafka::in_sync;
@@ -19,7 +20,8 @@ pub fn preview(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observe
     let at_once = |step: &&Step| {
         !matches!(
             step,
-            Step::SetInSync { .. } | Step::RestartPod { .. } | Step::ElectLeaders(_) | Step::Reassign(_) | Step::UpgradeFeatures(_)
+            Step::SetInSync { .. } | Step::RestartPod { .. } | Step::ElectLeaders(_) | Step::Reassign(_) | Step::UpgradeFeatures(_) | Step::AddVoter { .. }
+                | Step::RemoveVoter { .. }
         )
     };
     lines.extend(planned.steps.iter().filter(at_once).map(|step| format!("at once: {step}")));
@@ -33,6 +35,7 @@ pub fn preview(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observe
             lines.push(disruption::held_back(&held.iter().collect::<Vec<_>>()));
         }
     }
+    lines.extend(quorum::preview(cluster, observed));
     lines.extend(moves);
     lines.extend(planned.warnings.iter().map(|warning| format!("note: {warning}")));
     lines.extend(planned.waiting_on.iter().map(|waiting| format!("waits for {waiting}")));

@@ -72,7 +72,7 @@ impl Kind for KafkaClusterKind {
                 let after = match state {
                     // What is under way is in the status now: it may be done.
                     _ if soon || !notices.is_empty() => LOOK_AT_ONCE,
-                    State::Ready => LOOK_AGAIN,
+                    State::Ready | State::Reconciling { reason: Reason::Resizing, .. } => LOOK_AGAIN,
                     _ if is_old(&status.conditions, &now) => LOOK_LATER,
                     _ => LOOK_SOON,
                 };
@@ -92,12 +92,13 @@ impl Kind for KafkaClusterKind {
 /// A disruption that begins, for those who watch events.
 fn begun(object: &KafkaCluster, status: &KafkaClusterStatus) -> Vec<Notice> {
     let before = object.status.as_ref().and_then(|status| status.disruption.as_ref());
-    let new = status.disruption.as_ref().filter(|lease| before.is_none_or(|before| before.node_ids != lease.node_ids));
+    let new = status.disruption.as_ref().filter(|lease| before.is_none_or(|before| before.node_ids != lease.node_ids || before.kind != lease.kind));
     let notice = |lease: &DisruptionStatus| match lease.kind {
         DisruptionKind::Restart => {
             Notice { reason: Reason::Restarting, message: format!("restarting nodes {}: {}", status::ids(&lease.node_ids), lease.why) }
         }
         DisruptionKind::Reassignment => Notice { reason: Reason::Reassigning, message: lease.why.clone() },
+        DisruptionKind::Quorum => Notice { reason: Reason::ChangingQuorum, message: lease.why.clone() },
     };
     new.map(notice).into_iter().collect()
 }
@@ -124,7 +125,7 @@ async fn look(object: &KafkaCluster, context: &Context) -> Result<(KafkaClusterS
             let scope = Scope { context, object, cluster: &cluster, observed: &observed };
             for step in &plan.steps {
                 tracing::info!(cluster = %cluster.key, %step, "step");
-                apply::apply(&scope, step).await?;
+                plan.waiting_on.extend(apply::apply(&scope, step).await?);
             }
             if !kube_io::has_finalizer(object) {
                 // It was just added; the next round must not add it to the object as it was before.

@@ -6,7 +6,7 @@ use super::api::{
 };
 use super::desired::server_properties;
 use super::observe::{KafkaFacts, Observed};
-use super::plan::{InSync, Plan, config_key};
+use super::plan::{InSync, Plan, WaitingOn, config_key};
 use super::reconcile::Error;
 use super::validate::{ValidCluster, is_paused};
 use crate::conditions::{Reason, State, conditions, is_ready};
@@ -37,10 +37,15 @@ pub fn state(object: &KafkaCluster, observed: &Observed, plan: &Plan) -> State {
                 State::reconciling(Reason::Restarting, format!("restarting nodes {} because {}{waiting}", ids(&lease.node_ids), lease.why))
             }
             DisruptionKind::Reassignment => State::reconciling(Reason::Reassigning, format!("{}{waiting}", lease.why)),
+            DisruptionKind::Quorum => State::reconciling(Reason::ChangingQuorum, format!("{}{waiting}", lease.why)),
         };
     }
     if plan.waiting_on.is_empty() && plan.steps.is_empty() && matches!(observed.kafka, KafkaFacts::Answered { .. }) {
         return State::Ready;
+    }
+    // The nodes are well; how large their volumes are is another matter.
+    if !plan.waiting_on.is_empty() && plan.steps.is_empty() && plan.waiting_on.iter().all(|one| matches!(one, WaitingOn::Volume { .. })) {
+        return State::reconciling(Reason::Resizing, format!("waiting for {}", waiting_on(plan).join("; ")));
     }
     let was_ready = object.status.as_ref().is_some_and(|status| status.kafka_version.is_some());
     let reason = if was_ready { Reason::Recovering } else { Reason::Starting };

@@ -1,7 +1,7 @@
 //! Spec and observed world -> a valid cluster, or everything that is wrong with it at once. Pure.
 
 use super::api::{CertificateIssuer, ClusterState, KafkaCluster, KafkaClusterSpec, NodePool, Role};
-use super::observe::{KafkaFacts, Observed, SecretFacts};
+use super::observe::{KafkaFacts, Observed, PodFacts, SecretFacts};
 use super::windows;
 use crate::certificates;
 use crate::kafka::config::{self, Definitions};
@@ -10,7 +10,7 @@ use crate::kinds::access;
 use crate::kinds::error::Invalid;
 use crate::kinds::reference::ClusterKey;
 use crate::kube_io::Live;
-use crate::{kube_io, names};
+use crate::{kube_io, names, quantity};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use std::ops::Range;
@@ -24,7 +24,7 @@ pub struct ValidCluster {
     pub image: String,
     /// The value of the annotation that asks for a restart of every node.
     pub restart: Option<String>,
-    /// A broker that is to be emptied and given a new volume.
+    /// A node that is to be emptied and given a new volume.
     pub replace: Option<i32>,
     /// No pods are to run.
     pub hibernated: bool,
@@ -110,7 +110,11 @@ pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidClust
     check_client_authorities(spec, observed, &key.name, &mut invalid);
     check_pools(spec, observed, &mut invalid);
     check_replication(spec, &mut invalid);
+    check_storage(spec, &mut invalid);
     let controllers = sum(spec, Role::Controller);
+    if controllers == 0 {
+        invalid("spec.nodePools", "no controllers are left; give a pool of controllers replicas".into());
+    }
     if controllers > 0 && controllers.is_multiple_of(2) {
         warnings.push(format!("{controllers} controllers tolerate no more failures than {}: an odd number is better", controllers - 1));
     }
@@ -178,19 +182,20 @@ pub fn is_paused(object: &KafkaCluster) -> bool {
     object.spec.state == ClusterState::Paused
 }
 
-/// A broker alone: a controller's vote is on its volume.
+/// Of a controller's vote two others must be left.
 fn is_replaceable(id: i32, groups: &[NodeGroup], warnings: &mut Vec<String>) -> bool {
+    let controllers: i32 = groups.iter().filter(|group| group.is(Role::Controller)).map(|group| group.replicas).sum();
     let group = groups.iter().find(|group| group.node_ids().any(|node| node == id));
     let why = match group {
         None => "there is no such node",
-        Some(group) if group.is(Role::Controller) => "it is a controller too, and its vote in the quorum is on its volume",
+        Some(group) if group.is(Role::Controller) && controllers < 3 => "its vote cannot be spared: there are fewer than three controllers",
         Some(_) => return true,
     };
     warnings.push(format!("{}: node {id} cannot be replaced: {why}", crate::labels::REPLACE));
     false
 }
 
-/// The broker that the annotation names and that has not been replaced by it yet.
+/// The node that the annotation names and that has not been replaced by it yet.
 pub fn replace(object: &KafkaCluster) -> Option<i32> {
     let asked = object.metadata.annotations.as_ref()?.get(crate::labels::REPLACE)?;
     let followed = object.status.as_ref().and_then(|status| status.replaced.as_ref());
@@ -269,6 +274,24 @@ fn check_replication(spec: &KafkaClusterSpec, invalid: &mut impl FnMut(&str, Str
     }
 }
 
+fn check_storage(spec: &KafkaClusterSpec, invalid: &mut impl FnMut(&str, String)) {
+    for pool in &spec.node_pools {
+        let field = format!("spec.nodePools[{}].storage", pool.name);
+        let size = quantity::bytes(&pool.storage.size);
+        if size.is_none() {
+            invalid(&format!("{field}.size"), "not a quantity such as 500Gi".into());
+        }
+        let Some(grow) = &pool.storage.auto_grow else { continue };
+        match quantity::bytes(&grow.max_size) {
+            None => invalid(&format!("{field}.autoGrow.maxSize"), "not a quantity such as 2Ti".into()),
+            Some(most) if size.is_some_and(|size| most < size) => {
+                invalid(&format!("{field}.autoGrow.maxSize"), format!("below size, {}; raise it", pool.storage.size.0));
+            }
+            Some(_) => {}
+        }
+    }
+}
+
 fn check_identity(spec: &KafkaClusterSpec, observed: &Observed, invalid: &mut impl FnMut(&str, String)) {
     if let (Some(wanted), Some(identity)) = (&spec.cluster_id, &observed.identity)
         && *wanted != identity.cluster_id
@@ -322,35 +345,15 @@ fn check_pools(spec: &KafkaClusterSpec, observed: &Observed, invalid: &mut impl 
     let Some(identity) = &observed.identity else { return };
     let given = identity.blocks();
     for pool in &spec.node_pools {
-        let field = format!("spec.nodePools[{}]", pool.name);
-        let old_zones: Vec<_> = given.keys().filter(|(name, _)| *name == pool.name).map(|(_, zone)| zone).collect();
-        if !old_zones.is_empty() && (old_zones.len() != pool.zones.len() || !old_zones.iter().all(|zone| pool.zones.contains(zone))) {
-            let zones: Vec<_> = old_zones.iter().map(|zone| zone.as_str()).collect();
-            invalid(&format!("{field}.zones"), format!("the pool's volumes are in {}; zones cannot change", zones.join(", ")));
-        }
-        if old_zones.is_empty() && pool.roles.contains(&Role::Controller) {
-            invalid(&format!("{field}.roles"), "controllers cannot be added to a quorum in this version; make it a pool of brokers".into());
+        let old_zones = given.keys().filter(|(name, _)| *name == pool.name).map(|(_, zone)| zone.as_str());
+        let missing: Vec<_> = old_zones.filter(|zone| !pool.zones.iter().any(|wanted| wanted == zone)).collect();
+        if !missing.is_empty() {
+            invalid(
+                &format!("spec.nodePools[{}].zones", pool.name),
+                format!("the pool has volumes in {}: put it back; a pool without it takes this one's place", missing.join(", ")),
+            );
         }
     }
-}
-
-pub fn quantity_bytes(quantity: &Quantity) -> Option<u64> {
-    let text = quantity.0.trim();
-    let digits = text.find(|character: char| !(character.is_ascii_digit() || character == '.')).unwrap_or(text.len());
-    let number: f64 = text[..digits].parse().ok()?;
-    let factor = match &text[digits..] {
-        "" => 1.0,
-        "Ki" => 1024.0,
-        "Mi" => 1024.0_f64.powi(2),
-        "Gi" => 1024.0_f64.powi(3),
-        "Ti" => 1024.0_f64.powi(4),
-        "k" => 1e3,
-        "M" => 1e6,
-        "G" => 1e9,
-        "T" => 1e12,
-        _ => return None,
-    };
-    Some((number * factor) as u64)
 }
 
 fn groups(
@@ -379,18 +382,23 @@ fn groups(
     groups
 }
 
-/// Ids of the nodes that a StatefulSet is to run at present; none where there is no such StatefulSet.
-pub fn live_nodes(objects: &[Live], stateful_set: &str) -> Range<i32> {
+/// Ids of the nodes that a StatefulSet is to run at present. While it is made anew its pods are there without it, and tell.
+pub fn live_nodes(objects: &[Live], pods: &[PodFacts], stateful_set: &str) -> Range<i32> {
     let live = objects.iter().find(|live| live.resource.kind == "StatefulSet" && live.name() == stateful_set);
-    let number = |path: &str| live.and_then(|live| i32::try_from(live.value.pointer(path)?.as_i64()?).ok()).unwrap_or(0);
+    let Some(live) = live.filter(|live| !live.is_deleting()) else {
+        let ids = || pods.iter().filter(|pod| pod.stateful_set == stateful_set && !pod.deleting).map(|pod| pod.node_id);
+        return ids().min().zip(ids().max()).map_or(0..0, |(first, last)| first..last + 1);
+    };
+    let number = |path: &str| live.value.pointer(path).and_then(|value| i32::try_from(value.as_i64()?).ok()).unwrap_or(0);
     let (first, count) = (number("/spec/ordinals/start"), number("/spec/replicas"));
     first..first + count
 }
 
 /// Nodes of a group for now: what its StatefulSet runs already, less the last ones that hold nothing any more.
 fn running(stateful_set: &str, first_node_id: i32, replicas: i32, observed: &Observed) -> i32 {
-    let live = i32::try_from(live_nodes(&observed.objects, stateful_set).len()).unwrap_or(i32::MAX);
-    let mut running = live.max(replicas);
+    let live = live_nodes(&observed.objects, &observed.pods, stateful_set);
+    let count = i32::try_from(live.len()).unwrap_or(i32::MAX);
+    let mut running = if live.is_empty() { replicas } else { replicas.max(count).max(live.end - first_node_id) };
     while running > replicas && observed.emptied.contains(&(first_node_id + running - 1)) {
         running -= 1;
     }
@@ -400,12 +408,12 @@ fn running(stateful_set: &str, first_node_id: i32, replicas: i32, observed: &Obs
 fn heap(pool: &NodePool, field: &str, invalid: &mut impl FnMut(&str, String)) -> Option<u64> {
     let limit = pool.resources.as_ref().and_then(|resources| resources.limits.as_ref()).and_then(|limits| limits.get("memory"));
     let default = Quantity(MEMORY_DEFAULT.into());
-    let Some(memory) = quantity_bytes(limit.unwrap_or(&default)) else {
+    let Some(memory) = quantity::bytes(limit.unwrap_or(&default)) else {
         invalid(&format!("{field}.resources.limits.memory"), "not a quantity such as 2Gi".into());
         return None;
     };
     let heap = match &pool.jvm.heap {
-        Some(heap) => quantity_bytes(heap),
+        Some(heap) => quantity::bytes(heap),
         None => Some((memory / 2).min(HEAP_BYTES_MAX)),
     };
     let Some(heap) = heap else {
@@ -427,18 +435,4 @@ fn heap(pool: &NodePool, field: &str, invalid: &mut impl FnMut(&str, String)) ->
         return None;
     }
     Some(heap)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantities_are_read_in_binary_and_decimal_units() {
-        let bytes = |text: &str| quantity_bytes(&Quantity(text.into()));
-        assert_eq!(bytes("1Gi"), Some(1 << 30));
-        assert_eq!(bytes("1.5Gi"), Some(3 << 29));
-        assert_eq!(bytes("500M"), Some(500_000_000));
-        assert_eq!(bytes("much"), None);
-    }
 }

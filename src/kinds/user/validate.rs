@@ -7,7 +7,7 @@ use crate::kafka::grants;
 use crate::kinds::access;
 use crate::kinds::error::Invalid;
 use crate::kinds::kafka_cluster::api::{Authentication, RightsPolicy, ShadowPolicy};
-use crate::kinds::kafka_cluster::validate::quantity_bytes;
+use crate::quantity;
 use crate::names;
 use crate::runtime::clusters::{ClientListener, ClusterFacts};
 use std::collections::{BTreeMap, BTreeSet};
@@ -214,7 +214,7 @@ fn quotas(object: &User) -> Result<BTreeMap<String, f64>, Invalid> {
     ];
     for (key, field, rate) in rates {
         let Some(rate) = rate else { continue };
-        let bytes = quantity_bytes(rate).filter(|bytes| *bytes > 0);
+        let bytes = quantity::bytes(rate).filter(|bytes| *bytes > 0);
         let bytes = bytes.ok_or_else(|| {
             Invalid::new(format!("spec.quotas.{field}"), format!("{:?} is not a number of bytes above 0, such as 10Mi", rate.0))
         })?;

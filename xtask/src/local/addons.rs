@@ -1,17 +1,17 @@
-//! What a cluster needs beside Kubernetes itself: DNS (CoreDNS, beside the control plane) and a default
-//! StorageClass with dynamic volumes (local-path-provisioner). Both run as processes with a kubeconfig, so that
-//! no image of theirs is needed.
+//! What a cluster needs beside Kubernetes itself: DNS (CoreDNS, beside the control plane) and a default StorageClass
+//! with dynamic volumes that really grow (a small CSI driver, csi-provisioner, csi-resizer). All run as processes with a
+//! kubeconfig, so that no image of theirs is needed.
 
 use super::control_plane::kubectl;
 use super::{NODES, network, process};
 use crate::layout::Layout;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use ground::shell::{self, command, write_file};
 use std::path::Path;
 use std::time::Duration;
 
-/// The image of local-path-provisioner's helper pods: busybox.
-pub const BUSYBOX_IMAGE: &str = "localhost/freehold/busybox:1";
+/// The name of the driver in deploy/local/go/csi.
+const CSI_DRIVER: &str = "csi.local.freehold.dev";
 const DNS_PORT: u16 = 5353;
 
 pub fn start(layout: &Layout, bin: &Path) -> Result<()> {
@@ -27,55 +27,45 @@ pub fn start(layout: &Layout, bin: &Path) -> Result<()> {
     )?;
     let coredns = command(&bin.join("coredns").to_string_lossy(), ["-conf".to_owned(), folder.join("Corefile").display().to_string()]);
     process::start(layout, "coredns", coredns)?;
-    write_file(&folder.join("addons.yaml"), manifests(layout))?;
+    write_file(&folder.join("addons.yaml"), manifests())?;
     shell::wait_for("the addons' objects", Duration::from_secs(60), || {
         shell::run(kubectl(layout, bin).args(["apply", "--server-side", "--force-conflicts", "-f"]).arg(folder.join("addons.yaml")))
             .map(|()| None)
     })?;
-    let paths: Vec<_> =
-        NODES.iter().map(|node| serde_json::json!({"node": node.name, "paths": [layout.state.join("volumes").join(node.name)]})).collect();
-    write_file(&folder.join("config.json"), serde_json::json!({ "nodePathMap": paths }).to_string())?;
-    let helper = folder.join("helper-pod.yaml");
-    write_file(&helper, helper_pod())?;
-    let mut provisioner = command(
-        &bin.join("local-path-provisioner").to_string_lossy(),
-        [
-            "start".to_owned(),
-            "--config".into(),
-            folder.join("config.json").display().to_string(),
-            "--service-account-name".into(),
-            "default".into(),
-            "--provisioner-name".into(),
-            "rancher.io/local-path".into(),
-            "--helper-image".into(),
-            BUSYBOX_IMAGE.into(),
-            "--helper-pod-file".into(),
-            helper.display().to_string(),
-            "--namespace".into(),
-            "local-path-storage".into(),
-            "--configmap-name".into(),
-            "local-path-config".into(),
-            "--worker-threads".into(),
-            "4".into(),
-        ],
+    start_storage(layout, bin)
+}
+
+/// The driver serves every node; provisioner and resizer watch volumes' claims and ask it.
+fn start_storage(layout: &Layout, bin: &Path) -> Result<()> {
+    let socket = layout.run.join("csi.sock");
+    let mut driver = command(
+        &bin.join("csi-driver").to_string_lossy(),
+        [format!("--volumes={}", layout.state.join("volumes").display()), format!("--socket={}", socket.display())],
     );
-    provisioner.env("KUBECONFIG", layout.state.join("pki/addons.kubeconfig")).env("POD_NAMESPACE", "local-path-storage");
-    provisioner.arg("--kubeconfig").arg(layout.state.join("pki/addons.kubeconfig"));
-    process::start(layout, "local-path-provisioner", provisioner).context("local-path-provisioner")
+    for node in &NODES {
+        let root = layout.state.join(node.name).join("kubelet");
+        driver.arg(format!("--node={}={}={}", node.name, node.zone, root.display()));
+    }
+    process::start(layout, "csi-driver", driver)?;
+    for (name, options) in [("csi-provisioner", ["--default-fstype=ext4", "--extra-create-metadata"].as_slice()), ("csi-resizer", &[])] {
+        let mut sidecar = command(
+            &bin.join(name).to_string_lossy(),
+            [
+                format!("--csi-address={}", socket.display()),
+                format!("--kubeconfig={}", layout.state.join("pki/addons.kubeconfig").display()),
+                "--feature-gates=VolumeAttributesClass=true".into(),
+                "--kube-api-qps=50".into(),
+                "--kube-api-burst=100".into(),
+                "--retry-interval-max=5s".into(),
+            ],
+        );
+        sidecar.args(options);
+        process::start(layout, name, sidecar)?;
+    }
+    Ok(())
 }
 
-fn helper_pod() -> String {
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: helper-pod\nspec:\n  priorityClassName: system-node-critical\n  tolerations:\n  \
-         - {{key: node.kubernetes.io/disk-pressure, operator: Exists, effect: NoSchedule}}\n  containers:\n  - name: helper-pod\n    \
-         image: {BUSYBOX_IMAGE}\n    imagePullPolicy: IfNotPresent\n"
-    )
-}
-
-fn manifests(layout: &Layout) -> String {
-    let setup = "#!/bin/sh\nset -eu\nmkdir -m 0777 -p \"$VOL_DIR\"\n";
-    let teardown = "#!/bin/sh\nset -eu\nrm -rf \"$VOL_DIR\"\n";
-    let _ = layout;
+fn manifests() -> String {
     let objects = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": [
         {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "kube-dns", "namespace": "kube-system"}, "spec": {
             "clusterIP": network::DNS_SERVICE,
@@ -89,12 +79,12 @@ fn manifests(layout: &Layout) -> String {
             "ports": [
                 {"name": "dns", "port": DNS_PORT, "protocol": "UDP"},
                 {"name": "dns-tcp", "port": DNS_PORT, "protocol": "TCP"}]},
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "local-path-storage"}},
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "local-path-config", "namespace": "local-path-storage"},
-            "data": {"setup": setup, "teardown": teardown}},
-        {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "local-path", "annotations": {
+        {"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": {"name": CSI_DRIVER}, "spec": {
+            "attachRequired": false, "fsGroupPolicy": "File"}},
+        {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "local", "annotations": {
             "storageclass.kubernetes.io/is-default-class": "true"}},
-            "provisioner": "rancher.io/local-path", "volumeBindingMode": "WaitForFirstConsumer", "reclaimPolicy": "Delete"},
+            "provisioner": CSI_DRIVER, "volumeBindingMode": "WaitForFirstConsumer", "reclaimPolicy": "Delete",
+            "allowVolumeExpansion": true},
     ]});
     objects.to_string()
 }

@@ -78,6 +78,7 @@ pub fn down(layout: &Layout) -> Result<()> {
     process::stop_all(layout)?;
     unmount_below(&layout.run)?;
     unmount_below(&layout.state)?;
+    detach_below(&layout.state)?;
     unmount_below(&layout.cache)?;
     nodes::remove_cgroups()?;
     network::down()?;
@@ -95,6 +96,20 @@ fn unmount_below(folder: &Path) -> Result<()> {
     for mount in mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)) {
         if mount.starts_with(&prefix) {
             shell::run(&mut command("umount", ["--lazy", &mount.replace("\\040", " ")]))?;
+        }
+    }
+    Ok(())
+}
+
+/// The loop devices of volumes' files.
+fn detach_below(folder: &Path) -> Result<()> {
+    let prefix = format!("{}/", folder.display());
+    for line in shell::output(&mut command("losetup", ["--noheadings", "--output", "NAME,BACK-FILE"]))?.lines() {
+        let mut words = line.split_whitespace();
+        if let (Some(device), Some(file)) = (words.next(), words.next())
+            && file.starts_with(&prefix)
+        {
+            shell::run(&mut command("losetup", ["--detach", device]))?;
         }
     }
     Ok(())

@@ -86,6 +86,8 @@ pub enum DisruptionKind {
     Restart,
     /// Replicas move.
     Reassignment,
+    /// A controller joins the quorum or leaves it.
+    Quorum,
 }
 
 /// What is, or would be, moved.

@@ -7,7 +7,7 @@ mod network_policies;
 pub mod server_properties;
 mod services;
 mod stateful_sets;
-mod volumes;
+pub mod volumes;
 
 use super::identity::Identity;
 use super::validate::{NodeGroup, ValidCluster};

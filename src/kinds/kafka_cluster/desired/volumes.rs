@@ -15,6 +15,11 @@ use std::collections::BTreeMap;
 pub const CONFIG_FOLDER: &str = "/etc/kafka/config";
 const DATA: &str = "data";
 
+/// Name of a pod's volume.
+pub fn claim_name(pod: &str) -> String {
+    format!("{DATA}-{pod}")
+}
+
 pub fn mounts() -> Vec<VolumeMount> {
     let mount = |name: &str, path: &str, read_only: bool| VolumeMount {
         name: name.into(),
@@ -55,6 +60,7 @@ pub fn claim(cluster: &ValidCluster, group: &NodeGroup, identity: &Identity) -> 
             access_modes: Some(vec!["ReadWriteOnce".into()]),
             volume_mode: Some("Filesystem".into()),
             storage_class_name: storage.storage_class_name.clone(),
+            volume_attributes_class_name: storage.volume_attributes_class_name.clone(),
             resources: Some(VolumeResourceRequirements {
                 requests: Some(BTreeMap::from([("storage".to_owned(), storage.size.clone())])),
                 limits: None,

@@ -49,7 +49,7 @@ fn clusters_that_cannot_be_are_refused_at_admission() {
     refused(&kubectl, &good.replace("port: 9094", "port: 9093"), "same port");
     refused(&kubectl, &good.replace("port: 9094", "port: 9091"), "Freehold's own");
     refused(&kubectl, &good.replace("name: bad", &format!("name: {}", "b".repeat(41))), "at most 40 characters");
-    refused(&kubectl, &good.replace("roles: [controller, broker]", "roles: [broker]"), "one pool needs the role controller");
+    refused(&kubectl, &good.replace("roles: [controller, broker]", "roles: [broker]"), "one pool with replicas needs the role controller");
     refused(&kubectl, &good.replace("  version: 4.3.1", "  version: 4.3.1\n  brokers: 3"), "brokers");
     refused(&kubectl, &good.replace("size: 1Gi", "size: much"), "size");
     let secret = "  certificates: {issuer: Secret}\n";

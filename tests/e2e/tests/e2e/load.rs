@@ -26,7 +26,7 @@ fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
 }
 
-/// A producer on topic orders of the quickstart, until it is told to end.
+/// A producer, on topic orders of the quickstart or another, until it is told to end.
 pub struct Load {
     client: Client,
     job: String,
@@ -49,9 +49,12 @@ impl fmt::Display for Done {
 }
 
 impl Load {
-    /// Starts it, and waits until records flow. Keys go round, so that every partition gets its share all the time.
     pub fn start(kubectl: &Kubectl, name: &str, rate: i64) -> Self {
-        let client = client(kubectl, "shop-app", "orders");
+        Self::of(kubectl, client(kubectl, "shop-app", "orders"), name, rate)
+    }
+
+    /// Starts it, and waits until records flow. Keys go round, so that every partition gets its share all the time.
+    pub fn of(kubectl: &Kubectl, client: Client, name: &str, rate: i64) -> Self {
         let job = format!("{name}-produce");
         let args = ["--acks", "-1", "--max-messages", RECORDS_MAX, "--throughput", &rate.to_string(), "--repeating-keys", "60"];
         flow::start(kubectl, &client, &job, "VerifiableProducer", &args, flow::SAFE_PRODUCER).unwrap();

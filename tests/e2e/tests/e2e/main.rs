@@ -21,5 +21,6 @@ mod quickstart;
 mod refused;
 mod rolls;
 mod scaling;
+mod storage;
 mod upgrade;
 mod world;

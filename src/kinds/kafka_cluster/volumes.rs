@@ -1,0 +1,193 @@
+//! Volumes that grow and change their class while they are used, and never shrink. Pure.
+//!
+//! Nothing here disturbs a node, and nothing else waits for it: a volume that cannot grow must not keep its records from
+//! being moved to one that is larger.
+
+use super::api::{AutoGrow, Role, Storage};
+use super::desired::volumes::claim_name;
+use super::observe::Observed;
+use super::plan::{Plan, Step, WaitingOn};
+use super::validate::ValidCluster;
+use crate::kube_io::{Live, Object};
+use crate::{names, quantity};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+/// Percent in use from which a person is told.
+const FULL_PERCENT: i64 = 85;
+const MIB: u64 = 1024 * 1024;
+/// What the file system itself takes is less: a volume that was seen smaller has grown since.
+const SEEN_PERCENT: u64 = 88;
+/// A file system that has not grown by then waits for its volume to be mounted anew.
+const ONLINE_LIMIT: SignedDuration = SignedDuration::from_mins(5);
+
+fn bytes(value: &Value) -> Option<u64> {
+    quantity::bytes(&Quantity(value.as_str()?.to_owned()))
+}
+
+fn requested(claim: &Live) -> Option<u64> {
+    bytes(&claim.value["spec"]["resources"]["requests"]["storage"])
+}
+
+fn capacity(claim: &Live) -> Option<u64> {
+    bytes(&claim.value["status"]["capacity"]["storage"])
+}
+
+fn condition<'a>(claim: &'a Live, kind: &str) -> Option<&'a Value> {
+    claim.value["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind && condition["status"] == "True")
+}
+
+/// The claims' templates of a StatefulSet cannot be changed: it is made anew around its pods.
+pub fn needs_new_template(desired: &Object, live: &Live) -> bool {
+    let template = |value: &Value| {
+        let spec = &value["spec"]["volumeClaimTemplates"][0]["spec"];
+        (bytes(&spec["resources"]["requests"]["storage"]), spec["volumeAttributesClassName"].as_str().map(str::to_owned))
+    };
+    template(&desired.value) != template(&live.value)
+}
+
+/// What volumes lack of what the spec and their brokers need.
+pub fn plan(cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
+    for group in &cluster.groups {
+        let storage = &group.pool.storage;
+        for id in group.node_ids() {
+            let name = claim_name(&names::pod(&group.stateful_set, id));
+            let Some(claim) = observed.volumes.iter().find(|live| live.name() == name && !live.is_deleting()) else { continue };
+            let used = observed.disks.get(&id).filter(|_| group.is(Role::Broker)).filter(|disk| is_recent(disk.total, claim));
+            let used = used.map(|disk| disk.used_percent());
+            plan_claim(claim, storage, used, plan);
+            if used.is_some_and(|used| used >= FULL_PERCENT) && wanted(claim, storage, used) <= requested(claim) {
+                plan.warnings.push(match &storage.auto_grow {
+                    Some(grow) => format!("volume {name} is over {FULL_PERCENT} % full and as large as autoGrow.maxSize, {}", grow.max_size.0),
+                    None => format!("volume {name} is over {FULL_PERCENT} % full: raise storage.size, or set storage.autoGrow"),
+                });
+            }
+        }
+    }
+}
+
+/// The broker spoke of the volume as large as it is now.
+fn is_recent(total: i64, claim: &Live) -> bool {
+    let seen = u64::try_from(total).unwrap_or(0).saturating_mul(100);
+    capacity(claim).is_some_and(|capacity| seen >= capacity.saturating_mul(SEEN_PERCENT))
+}
+
+/// Bytes that a volume should have.
+fn wanted(claim: &Live, storage: &Storage, used_percent: Option<i64>) -> Option<u64> {
+    let (requested, size) = (requested(claim)?, quantity::bytes(&storage.size)?);
+    let grown = storage.auto_grow.as_ref().zip(used_percent).and_then(|(grow, used)| grown(grow, requested, used));
+    Some(size.max(requested).max(grown.unwrap_or(0)))
+}
+
+/// A quarter more, for one that is too full; whole MiB.
+fn grown(grow: &AutoGrow, requested: u64, used_percent: i64) -> Option<u64> {
+    let most = quantity::bytes(&grow.max_size)?;
+    (used_percent > i64::from(grow.above_percent)).then(|| (requested + requested / 4).div_ceil(MIB).saturating_mul(MIB).min(most))
+}
+
+fn plan_claim(claim: &Live, storage: &Storage, used_percent: Option<i64>, plan: &mut Plan) {
+    let (Some(requested), Some(wanted)) = (requested(claim), wanted(claim, storage, used_percent)) else { return };
+    let settled = capacity(claim).is_none_or(|capacity| capacity >= requested);
+    let class = storage.volume_attributes_class_name.as_deref();
+    let class = class.filter(|class| claim.value["spec"]["volumeAttributesClassName"] != *class);
+    // By itself it grows one step at a time; what the spec says is asked for at once.
+    let grows = wanted > requested && (settled || quantity::bytes(&storage.size).is_some_and(|size| size > requested));
+    if grows || class.is_some() {
+        plan.steps.push(Step::ChangeVolume {
+            claim: Box::new(claim.clone()),
+            bytes: grows.then_some(wanted),
+            class: class.map(str::to_owned),
+        });
+    }
+    if let Some(why) = unsettled(claim) {
+        plan.waiting_on.push(WaitingOn::Volume { claim: claim.name().to_owned(), why });
+    }
+}
+
+/// What a volume waits for; `None` when it is as was asked.
+fn unsettled(claim: &Live) -> Option<String> {
+    let status = &claim.value["status"];
+    // One that is not bound yet waits for its pod.
+    let capacity = capacity(claim)?;
+    if capacity < requested(claim)? {
+        let size = claim.value["spec"]["resources"]["requests"]["storage"].as_str().unwrap_or_default();
+        let stage = status["allocatedResourceStatuses"]["storage"].as_str().unwrap_or_default();
+        let message = condition(claim, "ControllerResizeError").or_else(|| condition(claim, "NodeResizeError"));
+        let message = message.and_then(|condition| condition["message"].as_str()).map(|message| format!(": {message}"));
+        let how = if stage.ends_with("Infeasible") { "cannot grow" } else { "grows" };
+        return Some(format!("{how} to {size}{}", message.unwrap_or_default()));
+    }
+    let class = claim.value["spec"]["volumeAttributesClassName"].as_str()?;
+    if status["currentVolumeAttributesClassName"] == class {
+        return None;
+    }
+    let message = condition(claim, "ModifyVolumeError").and_then(|condition| condition["message"].as_str());
+    let how = if status["modifyVolumeStatus"]["status"] == "Infeasible" { "cannot take" } else { "takes" };
+    Some(format!("{how} the class {class}{}", message.map(|message| format!(": {message}")).unwrap_or_default()))
+}
+
+/// Its file system waits for being mounted anew: its driver grows none that is in use.
+pub fn waits_for_restart(observed: &Observed, pod: &str, now: Timestamp) -> bool {
+    let claim = observed.volumes.iter().find(|live| live.name() == claim_name(pod));
+    let since = claim.and_then(|claim| condition(claim, "FileSystemResizePending")?["lastTransitionTime"].as_str()?.parse::<Timestamp>().ok());
+    since.is_some_and(|since| now > since + ONLINE_LIMIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kube_io::resource;
+    use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+    use serde_json::json;
+
+    fn claim(requested: &str, capacity: &str, status: Value) -> Live {
+        let mut status = status;
+        status["capacity"] = json!({"storage": capacity});
+        let spec = json!({"resources": {"requests": {"storage": requested}}});
+        Live { resource: resource::<PersistentVolumeClaim>(), value: json!({"metadata": {"name": "data-x"}, "spec": spec, "status": status}) }
+    }
+
+    fn storage(size: &str, grow: Option<(u8, &str)>) -> Storage {
+        let auto_grow = grow.map(|(above_percent, most)| AutoGrow { above_percent, max_size: Quantity(most.into()) });
+        Storage { size: Quantity(size.into()), storage_class_name: None, volume_attributes_class_name: None, auto_grow }
+    }
+
+    /// Bytes asked for, in MiB, and what is waited for.
+    fn planned(claim: &Live, storage: &Storage, used: Option<i64>) -> (Option<u64>, Vec<String>) {
+        let mut plan = Plan::default();
+        plan_claim(claim, storage, used, &mut plan);
+        let bytes = plan.steps.iter().find_map(|step| if let Step::ChangeVolume { bytes, .. } = step { *bytes } else { None });
+        (bytes.map(|bytes| bytes / MIB), plan.waiting_on.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_volume_grows_to_the_specs_size_and_never_shrinks() {
+        assert_eq!(planned(&claim("1Gi", "1Gi", json!({})), &storage("2Gi", None), None), (Some(2048), vec![]));
+        assert_eq!(planned(&claim("2Gi", "2Gi", json!({})), &storage("1Gi", None), None), (None, vec![]));
+        assert_eq!(planned(&claim("1Gi", "1Gi", json!({})), &storage("1024Mi", None), None), (None, vec![]));
+    }
+
+    #[test]
+    fn it_grows_by_itself_by_a_quarter_once_the_last_step_is_done_and_no_further_than_allowed() {
+        let full = claim("1Gi", "1Gi", json!({}));
+        assert_eq!(planned(&full, &storage("1Gi", Some((80, "2Gi"))), Some(81)).0, Some(1280));
+        assert_eq!(planned(&full, &storage("1Gi", Some((80, "1100Mi"))), Some(81)).0, Some(1100));
+        assert_eq!(planned(&full, &storage("1Gi", Some((80, "2Gi"))), Some(80)).0, None);
+        assert_eq!(planned(&full, &storage("1Gi", Some((80, "2Gi"))), None).0, None);
+        assert_eq!(planned(&full, &storage("1Gi", None), Some(99)).0, None);
+        let grows = claim("1280Mi", "1Gi", json!({}));
+        assert_eq!(planned(&grows, &storage("1Gi", Some((80, "2Gi"))), Some(99)).0, None);
+        assert!(!is_recent(1 << 30, &claim("1280Mi", "1280Mi", json!({}))));
+        assert!(is_recent(1_009_254_400, &full));
+    }
+
+    #[test]
+    fn a_volume_that_does_not_grow_says_why() {
+        let error = json!([{"type": "ControllerResizeError", "status": "True", "message": "quota"}]);
+        let waits = |status: Value| planned(&claim("2Gi", "1Gi", status), &storage("2Gi", None), None).1;
+        assert_eq!(waits(json!({})), ["volume data-x, which grows to 2Gi"]);
+        let infeasible = json!({"allocatedResourceStatuses": {"storage": "ControllerResizeInfeasible"}, "conditions": error});
+        assert_eq!(waits(infeasible), ["volume data-x, which cannot grow to 2Gi: quota"]);
+    }
+}

@@ -1,0 +1,46 @@
+//! Quantities as Kubernetes writes them (`k8s.io/apimachinery/pkg/api/resource`). Pure.
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+/// The number that a text stands for: `1.5Gi`, `500M`, `250m`; `None` for what is no quantity.
+pub fn number(text: &str) -> Option<f64> {
+    let text = text.trim();
+    let digits = text.find(|character: char| !(character.is_ascii_digit() || character == '.')).unwrap_or(text.len());
+    let number: f64 = text[..digits].parse().ok()?;
+    let factor = match &text[digits..] {
+        "" => 1.0,
+        "m" => 1e-3,
+        "Ki" => 1024.0,
+        "Mi" => 1024.0_f64.powi(2),
+        "Gi" => 1024.0_f64.powi(3),
+        "Ti" => 1024.0_f64.powi(4),
+        "Pi" => 1024.0_f64.powi(5),
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        "P" => 1e15,
+        _ => return None,
+    };
+    Some(number * factor)
+}
+
+/// Whole bytes.
+pub fn bytes(quantity: &Quantity) -> Option<u64> {
+    number(&quantity.0).map(|number| number as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_are_read_in_binary_and_decimal_units() {
+        let bytes = |text: &str| bytes(&Quantity(text.into()));
+        assert_eq!(bytes("1Gi"), Some(1 << 30));
+        assert_eq!(bytes("1.5Gi"), Some(3 << 29));
+        assert_eq!(bytes("500M"), Some(500_000_000));
+        assert_eq!(bytes("much"), None);
+        assert_eq!(number("250m"), Some(0.25));
+    }
+}

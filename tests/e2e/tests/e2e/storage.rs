@@ -1,0 +1,159 @@
+//! Volumes that really grow while records flow, take another class, grow by themselves before they are full, and say so
+//! where they cannot.
+
+use crate::load::Load;
+use crate::world::{LONG, block_on, client, kubectl, super_admin, topic, user};
+use freehold::kafka_admin::Admin;
+use ground::flow;
+use ground::kubectl::Kubectl;
+use ground::shell;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+const POD: &str = "grown-all-zone-a-0";
+const CLAIM: &str = "data-grown-all-zone-a-0";
+const MIB: i64 = 1024 * 1024;
+const DRIVER: &str = "csi.local.freehold.dev";
+
+fn patch(kubectl: &Kubectl, storage: &Value, fixed: Option<&str>) {
+    let mut pools = vec![json!({"name": "all", "roles": ["controller", "broker"], "replicas": 1, "zones": ["zone-a"],
+        "storage": storage, "jvm": {"heap": "320Mi"}})];
+    pools.extend(fixed.map(|size| {
+        json!({"name": "fixed", "roles": ["broker"], "replicas": 1, "zones": ["zone-b"], "jvm": {"heap": "256Mi"},
+            "storage": {"size": size, "storageClassName": "test-fixed"}})
+    }));
+    kubectl.merge("kafkacluster", "kafka", "grown", &json!({"spec": {"nodePools": pools}})).unwrap();
+}
+
+fn claim(kubectl: &Kubectl) -> Value {
+    kubectl.get("pvc", "kafka", CLAIM).unwrap().unwrap()
+}
+
+fn uid(kubectl: &Kubectl, kind: &str, name: &str) -> String {
+    kubectl.get(kind, "kafka", name).unwrap().unwrap()["metadata"]["uid"].as_str().unwrap().to_owned()
+}
+
+/// What the broker itself says of its volume, in MiB.
+fn disk(kubectl: &Kubectl) -> i64 {
+    let folders = block_on(super_admin(kubectl, "kafka", "grown").log_folders_of(0)).unwrap();
+    folders.disk.unwrap().total / MIB
+}
+
+fn waits_for(kubectl: &Kubectl, words: &str) {
+    shell::wait_for(words, LONG, || {
+        let status = kubectl.get("kafkacluster", "kafka", "grown")?.unwrap_or_default()["status"].clone();
+        Ok((!status["waitingOn"].to_string().contains(words)).then(|| status["waitingOn"].to_string()))
+    })
+    .unwrap();
+}
+
+fn classes() -> String {
+    let attributes = |name: &str, key: &str, value: &str| {
+        json!({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttributesClass", "metadata": {"name": name}, "driverName": DRIVER,
+            "parameters": {key: value}})
+    };
+    json!({"apiVersion": "v1", "kind": "List", "items": [
+        attributes("test-fast", "iops", "3000"), attributes("test-faster", "iops", "6000"), attributes("test-wrong", "colour", "red"),
+        {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "test-fixed"}, "provisioner": DRIVER,
+            "volumeBindingMode": "WaitForFirstConsumer", "allowVolumeExpansion": false}]})
+    .to_string()
+}
+
+#[test]
+#[ignore = "needs the ground: cargo xtask test"]
+fn volumes_grow_under_load_and_say_so_where_they_cannot() {
+    let kubectl = kubectl();
+    kubectl.apply(&classes()).unwrap();
+    let pool = "{name: all, roles: [controller, broker], replicas: 1, zones: [zone-a], jvm: {heap: 320Mi}, storage: {size: 512Mi}}";
+    kubectl
+        .apply(&format!(
+            "apiVersion: freehold.dev/v1alpha1\nkind: KafkaCluster\nmetadata: {{name: grown, namespace: kafka}}\nspec:\n  version: 4.3.1\n  \
+             nodePools:\n  - {pool}\n  listeners:\n  - {{name: scram, port: 9094, authentication: ScramSha512}}\n  \
+             access: {{namespaces: {{from: All}}}}\n  deletionPolicy: Delete\n  rebalance: {{mode: Never}}\n"
+        ))
+        .unwrap();
+    kubectl.apply(&topic("swollen", "grown", "  partitions: 2\n")).unwrap();
+    kubectl.apply(&topic("filling", "grown", "  partitions: 1\n")).unwrap();
+    let rights = "  authentication: {type: ScramSha512}\n  grants:\n  - {produce: {topics: [swollen, filling]}}\n  \
+                  - {consume: {topics: [swollen], groups: [\"shop-*\"]}}\n";
+    kubectl.apply(&user("grown", "grown", rights)).unwrap();
+    for (kind, namespace, name) in
+        [("kafkacluster", "kafka", "grown"), ("topic", "shop", "swollen"), ("topic", "shop", "filling"), ("user", "shop", "grown")]
+    {
+        kubectl.wait_ready(kind, namespace, name, LONG).unwrap();
+    }
+    let (pod, small) = (uid(&kubectl, "pod", POD), disk(&kubectl));
+    let load = Load::of(&kubectl, client(&kubectl, "grown", "swollen"), "grown", 150);
+
+    let start = Instant::now();
+    patch(&kubectl, &json!({"size": "768Mi"}), None);
+    kubectl.wait_ready("kafkacluster", "kafka", "grown", LONG).unwrap();
+    let took = start.elapsed();
+    let large = disk(&kubectl);
+    assert!(small < 512 && large > 690 && large <= 768, "the broker's volume: {small} MiB, then {large} MiB");
+    assert_eq!(claim(&kubectl)["status"]["capacity"]["storage"], "768Mi");
+    let set = kubectl.get("statefulset", "kafka", "grown-all-zone-a").unwrap().unwrap();
+    assert_eq!(set["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"], "768Mi", "the next one is as large");
+    let error = kubectl.merge(
+        "kafkacluster",
+        "kafka",
+        "grown",
+        &json!({"spec": {"nodePools": [{"name": "all", "roles": ["controller", "broker"], "replicas": 1, "zones": ["zone-a"], "storage": {"size": "512Mi"}}]}}),
+    );
+    assert!(error.unwrap_err().to_string().contains("a volume cannot shrink"));
+
+    // Another class, while it is used; one that the driver does not take is told, and another takes its place.
+    for class in ["test-fast", "test-wrong", "test-faster"] {
+        patch(&kubectl, &json!({"size": "768Mi", "volumeAttributesClassName": class}), None);
+        if class == "test-wrong" {
+            waits_for(&kubectl, "colour");
+            continue;
+        }
+        kubectl.wait_ready("kafkacluster", "kafka", "grown", LONG).unwrap();
+        assert_eq!(claim(&kubectl)["status"]["currentVolumeAttributesClassName"], class);
+    }
+
+    // Before it is full it grows by itself.
+    let filler = client(&kubectl, "grown", "filling");
+    let args = ["--num-records", "2000", "--record-size", "100000", "--throughput", "-1"];
+    flow::start(&kubectl, &filler, "grown-fill", "ProducerPerformance", &args, flow::SAFE_PRODUCER).unwrap();
+    assert!(flow::finished(&kubectl, &filler, "grown-fill", LONG).unwrap(), "{}", flow::log(&kubectl, &filler, "grown-fill").unwrap());
+    let grow = json!({"size": "768Mi", "volumeAttributesClassName": "test-faster", "autoGrow": {"abovePercent": 20, "maxSize": "900Mi"}});
+    patch(&kubectl, &grow, None);
+    shell::wait_for("the volume to grow by itself", LONG, || {
+        let capacity = claim(&kubectl)["status"]["capacity"]["storage"].clone();
+        Ok((capacity != "900Mi").then(|| capacity.to_string()))
+    })
+    .unwrap();
+    kubectl.wait_ready("kafkacluster", "kafka", "grown", LONG).unwrap();
+
+    // A class that allows no growth: told, and nothing else waits for it.
+    patch(&kubectl, &grow, Some("512Mi"));
+    kubectl.wait_ready("kafkacluster", "kafka", "grown", LONG).unwrap();
+    patch(&kubectl, &grow, Some("600Mi"));
+    waits_for(&kubectl, "cannot change");
+    let stuck = kubectl.get("kafkacluster", "kafka", "grown").unwrap().unwrap()["status"].clone();
+    assert!(stuck["reason"].as_str().unwrap().starts_with("Resizing: waiting for volume data-grown-fixed-zone-b-"), "{stuck}");
+    patch(&kubectl, &grow, Some("600Mi"));
+
+    assert_eq!(uid(&kubectl, "pod", POD), pod, "the node ran all the time");
+    let done = load.finish(&kubectl);
+    println!("storage: {small} MiB became {large} MiB in {:.1} s under load, no restart; {done}", took.as_secs_f64());
+    for (kind, namespace, name) in [("user", "shop", "grown"), ("topic", "shop", "swollen"), ("topic", "shop", "filling")] {
+        if kind == "topic" {
+            kubectl.run(&["annotate", kind, name, "--namespace", namespace, &format!("freehold.dev/confirm-delete={name}")]).unwrap();
+        }
+        kubectl.delete(kind, namespace, name, LONG).unwrap();
+    }
+    kubectl.delete("kafkacluster", "kafka", "grown", LONG).unwrap();
+    for (kind, name) in [("storageclass", "test-fixed"), ("volumeattributesclass", "test-fast,test-wrong,test-faster")] {
+        for name in name.split(',') {
+            kubectl.run(&["delete", kind, name, "--timeout=60s"]).unwrap();
+        }
+    }
+    shell::wait_for("its volumes to be gone", Duration::from_secs(60), || {
+        let left = kubectl.run(&["get", "pv", "-o", "jsonpath={.items[*].spec.claimRef.name}"])?;
+        Ok(left.contains("grown").then_some(left))
+    })
+    .unwrap();
+}
