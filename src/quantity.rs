@@ -30,6 +30,13 @@ pub fn bytes(quantity: &Quantity) -> Option<u64> {
     number(&quantity.0).map(|number| number as u64)
 }
 
+/// Bytes in the largest binary unit that leaves a whole number.
+pub fn text(bytes: u64) -> String {
+    let units = ["", "Ki", "Mi", "Gi", "Ti", "Pi"];
+    let power = (1..units.len()).rev().find(|power| bytes > 0 && bytes.is_multiple_of(1 << (10 * power))).unwrap_or(0);
+    format!("{}{}", bytes >> (10 * power), units[power])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,5 +49,6 @@ mod tests {
         assert_eq!(bytes("500M"), Some(500_000_000));
         assert_eq!(bytes("much"), None);
         assert_eq!(number("250m"), Some(0.25));
+        assert_eq!([0, 1000, 768 << 20, 2 << 40].map(text), ["0", "1000", "768Mi", "2Ti"]);
     }
 }

@@ -50,7 +50,7 @@ async fn census(options: &Options) -> Result<Census, MainError> {
     let context = Context::new(client.clone(), Settings::default());
     let object = Api::<KafkaCluster>::namespaced(client.clone(), &key.namespace).get(&key.name).await?;
     let observed = observe::observe(&context, &object).await?;
-    let connected = context.clients.get(&object, &observed.pods, &observed.secrets, observed.given_ca.as_ref())?;
+    let connected = context.clients.get(&object, &observed.pods, &observed.secrets)?;
     let mirror = connected.ok_or("no broker of the cluster is ready")?.mirror;
     mirror.wait(LOAD_LIMIT, |_| mirror.is_loaded()).await;
     if !mirror.is_loaded() {

@@ -431,6 +431,7 @@ impl Admin for Client {
     async fn add_voter(&self, id: i32, directory: uuid::Uuid, host: &str, port: u16) -> AdminResult<()> {
         let listener = m::add_raft_voter_request::Listener::default().with_name(text("CONTROLLER")).with_host(text(host)).with_port(port);
         let request = m::AddRaftVoterRequest::default()
+            .with_cluster_id(None)
             .with_timeout_ms(REQUEST_LIMIT_MS)
             .with_voter_id(id)
             .with_voter_directory_id(directory)
@@ -440,7 +441,7 @@ impl Admin for Client {
     }
 
     async fn remove_voter(&self, id: i32, directory: uuid::Uuid) -> AdminResult<()> {
-        let request = m::RemoveRaftVoterRequest::default().with_voter_id(id).with_voter_directory_id(directory);
+        let request = m::RemoveRaftVoterRequest::default().with_cluster_id(None).with_voter_id(id).with_voter_directory_id(directory);
         let response = self.send(&request, 0).await?;
         gone_is_fine(check("RemoveRaftVoter", response.error_code, response.error_message.as_ref()), &["VoterNotFound"])
     }

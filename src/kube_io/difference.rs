@@ -23,7 +23,8 @@ fn holds(found: &Value, wanted: &Value) -> bool {
         }),
         // The API server writes quantities its own way: `1Gi` for `1024Mi`.
         Value::String(text) => {
-            found == wanted || found.as_str().is_some_and(|found| quantity::number(found).is_some_and(|is| Some(is) == quantity::number(text)))
+            found == wanted
+                || found.as_str().is_some_and(|found| quantity::number(found).is_some_and(|is| Some(is) == quantity::number(text)))
         }
         scalar => found == scalar,
     }

@@ -16,7 +16,7 @@ const PACKAGES: [(&str, &str); 13] = [
     ("conntrack", "/usr/sbin/conntrack"),
     ("iproute2", "/sbin/ip"),
     ("procps", "/sbin/sysctl"),
-    ("e2fsprogs", "/usr/sbin/mkfs.ext4"),
+    ("xfsprogs", "/usr/sbin/mkfs.xfs"),
     ("mount", "/usr/sbin/losetup"),
     ("gcc", "/usr/bin/gcc"),
     ("maven", "/usr/bin/mvn"),

@@ -62,6 +62,7 @@ fn on_the_ground(layout: &Layout, names: &[&str]) -> Result<()> {
         .env("FREEHOLD_AUDIT_LOG", layout.logs().join("audit.json"))
         .env("FREEHOLD_BINARY", layout.target().join("release/freehold"))
         .env("FREEHOLD_LOGS", layout.logs())
+        .env("FREEHOLD_RUN", &layout.run)
         .current_dir(&layout.repo);
     shell::show(&mut tests)
 }

@@ -278,7 +278,8 @@ pub struct Certificates {
     /// SelfSigned: a CA that Freehold makes. Secret: a CA that a Secret gives.
     #[serde(default)]
     pub issuer: CertificateIssuer,
-    /// Secret of type kubernetes.io/tls with `tls.crt` and `tls.key` of a CA, labelled `freehold.dev/cluster: <name>`.
+    /// Secret of type kubernetes.io/tls with `tls.crt` and `tls.key` of a CA, labelled `freehold.dev/cluster: <name>`. Where
+    /// another CA comes into it, that one takes the place of the old one in the steps of a rotation, with both trusted meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,
     /// Further CAs whose certificates listeners with MutualTls accept, for Users with ExternalTls: Secrets with their PEM

@@ -13,7 +13,7 @@ use crate::kafka_admin::client::Client;
 use crate::kafka_admin::{Admin, AdminError, Each};
 use crate::kube_io::{self, KubeError, Live, Object};
 use crate::runtime::context::Context;
-use crate::{labels, names};
+use crate::{labels, names, quantity};
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -43,8 +43,8 @@ pub async fn apply(scope: &Scope<'_>, step: &Step) -> Result<Option<WaitingOn>, 
             put(identity_map(scope.cluster, &Identity::new(cluster_id, blocks, controllers, *formed))).await?;
         }
         Step::UpdateIdentity(identity) => put(identity_map(scope.cluster, identity)).await?,
-        Step::CreateAuthority { secret, common_name } => {
-            let authority = certificates::new_authority(common_name, scope.observed.now)?;
+        Step::CreateAuthority { secret, signs } => {
+            let authority = authority(scope, *signs)?;
             put(secret_object(scope.cluster, secret, keyed(&authority), false)).await?;
         }
         Step::RotateAuthority { secret, signs, rotation } => put(rotated(scope, secret, *signs, rotation)?).await?,
@@ -88,7 +88,7 @@ pub async fn apply(scope: &Scope<'_>, step: &Step) -> Result<Option<WaitingOn>, 
 async fn change_volume(scope: &Scope<'_>, claim: &Live, bytes: Option<u64>, class: Option<&str>) -> Result<Option<WaitingOn>, Error> {
     let mut spec = json!({});
     if let Some(bytes) = bytes {
-        spec["resources"]["requests"]["storage"] = json!(bytes.to_string());
+        spec["resources"]["requests"]["storage"] = json!(quantity::text(bytes));
     }
     if let Some(class) = class {
         spec["volumeAttributesClassName"] = json!(class);
@@ -126,6 +126,12 @@ fn issue(scope: &Scope<'_>, common_name: &str, purpose: &Purpose<'_>) -> Result<
     certificates::issue(&authority, Some(ORGANIZATION), common_name, purpose, scope.observed.now, days)
 }
 
+/// The CA that a Secret gives, or a new one.
+fn authority(scope: &Scope<'_>, signs: Signs) -> Result<KeyedCertificate, CertificateError> {
+    let name = signs.common_name(&scope.cluster.key.name);
+    authorities::given(signs, scope.cluster, scope.observed).map_or_else(|| certificates::new_authority(&name, scope.observed.now), Ok)
+}
+
 /// A CA's Secret after a step of its rotation.
 fn rotated(scope: &Scope<'_>, name: &str, signs: Signs, rotation: &Rotation) -> Result<Object, CertificateError> {
     let Some(found) = scope.observed.secrets.get(name) else { return Err(CertificateError::NotAuthority) };
@@ -134,7 +140,7 @@ fn rotated(scope: &Scope<'_>, name: &str, signs: Signs, rotation: &Rotation) -> 
     let mut followed = found.live.annotation(labels::CA_ROTATED).map(str::to_owned);
     match rotation {
         Rotation::Prepare { asked } => {
-            let next = certificates::new_authority(&signs.common_name(&scope.cluster.key.name), now)?;
+            let next = authority(scope, signs)?;
             let (organization, common_name) = match signs {
                 Signs::Nodes => (Some(ORGANIZATION), OPERATOR_NAME),
                 // A name with no rights.
@@ -207,7 +213,7 @@ fn all(results: Each<()>) -> Result<(), AdminError> {
 /// The client with which the brokers were asked.
 fn admin(scope: &Scope<'_>) -> Result<Arc<Client>, Error> {
     let observed = scope.observed;
-    let connected = scope.context.clients.get(scope.object, &observed.pods, &observed.secrets, observed.given_ca.as_ref());
+    let connected = scope.context.clients.get(scope.object, &observed.pods, &observed.secrets);
     let connected = connected.map_err(|error| AdminError::Unavailable(error.to_string()))?;
     Ok(connected.ok_or_else(|| AdminError::Unavailable("no broker is ready".into()))?.client)
 }

@@ -1,4 +1,4 @@
-//! The CAs that Freehold makes, and how one takes the place of another: first the next one is trusted beside the one that
+//! The CAs that Freehold makes or is given, and how one takes the place of another: first the next one is trusted beside the one that
 //! signs, then it signs and the old one is still trusted, then it stands alone. Each step waits until every node is known to
 //! have taken the one before, and until clients have had their time to. Pure.
 //!
@@ -71,7 +71,7 @@ pub const PASSWORDS: &str = "passwords.key";
 pub fn trusted(secret: &SecretFacts) -> Option<String> {
     let part = |key: &str| secret.data.get(key).map(|pem| format!("{}\n", pem.trim_end()));
     let others = [NEXT.0, PREVIOUS].into_iter().filter_map(part);
-    Some(std::iter::once(secret.data.get("tls.crt")?.clone()).chain(others).collect())
+    Some(std::iter::once(part("tls.crt")?).chain(others).collect())
 }
 
 /// The certificate of the next CA with which nodes are asked whether they trust it.
@@ -84,12 +84,15 @@ pub fn password_key(secret: &SecretFacts) -> Option<String> {
     secret.data.get(PASSWORDS).or_else(|| secret.data.get("tls.key")).cloned()
 }
 
+/// The CA that a Secret gives for nodes, where the spec names one.
+pub fn given(signs: Signs, cluster: &ValidCluster, observed: &Observed) -> Option<KeyedCertificate> {
+    let is_given = signs == Signs::Nodes && cluster.spec.certificates.issuer == CertificateIssuer::Secret;
+    observed.given_ca.as_ref().filter(|_| is_given)?.keyed("tls.crt", "tls.key")
+}
+
 /// Plans the rotations' next steps.
 pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
     for signs in Signs::ALL {
-        if signs == Signs::Nodes && cluster.spec.certificates.issuer == CertificateIssuer::Secret {
-            continue;
-        }
         let name = signs.secret(&cluster.key.name);
         let Some(secret) = observed.secrets.get(&name) else { continue };
         let since = secret.live.annotation(labels::CA_SINCE).and_then(|since| since.parse::<Timestamp>().ok()).unwrap_or(observed.now);
@@ -97,7 +100,16 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, 
         let over = observed.now >= since + overlap;
         let seen = taken(signs, cluster, &observed.probes, secret);
         let asked = object.metadata.annotations.as_ref().and_then(|all| all.get(labels::ROTATE_CA));
-        let next = step(secret, asked, observed.now, over && seen);
+        let given = given(signs, cluster, observed);
+        let next = match &given {
+            None => step(secret, asked, observed.now, over && seen),
+            Some(given) => step_to_given(secret, given, over && seen),
+        };
+        if let Some(end) = given.and_then(|given| certificates::facts(&given.certificate).ok()).map(|facts| facts.not_after)
+            && end <= observed.now + SignedDuration::from_hours(24 * RENEW_BEFORE_DAYS)
+        {
+            plan.warnings.push(format!("the CA that spec.certificates.secretRef gives ends at {end}: put another into that Secret"));
+        }
         if let Some(rotation) = next {
             plan.steps.push(Step::RotateAuthority { secret: name, signs, rotation });
         } else if let Some(stands) = stands(secret) {
@@ -128,6 +140,19 @@ fn step(secret: &SecretFacts, asked: Option<&String>, now: Timestamp, ready: boo
     let end = secret.data.get("tls.crt").and_then(|pem| certificates::facts(pem).ok()).map(|facts| facts.not_after);
     let ends = end.is_some_and(|end| end <= now + SignedDuration::from_hours(24 * RENEW_BEFORE_DAYS));
     (is_asked || ends).then(|| Rotation::Prepare { asked: asked.cloned() })
+}
+
+/// The same where a Secret gives the CA: the Secret says when another takes its place.
+fn step_to_given(secret: &SecretFacts, given: &KeyedCertificate, ready: bool) -> Option<Rotation> {
+    let is = |key: &str| secret.data.get(key) == Some(&given.certificate);
+    if secret.data.contains_key(NEXT.0) {
+        // Another one by now: nobody has used the one before.
+        return if is(NEXT.0) { ready.then_some(Rotation::Promote) } else { Some(Rotation::Prepare { asked: None }) };
+    }
+    if secret.data.contains_key(PREVIOUS) {
+        return ready.then_some(Rotation::Drop);
+    }
+    (!is("tls.crt")).then_some(Rotation::Prepare { asked: None })
 }
 
 /// Whether every node has taken what the last step made.
@@ -176,6 +201,21 @@ mod tests {
         assert_eq!(next(&["previous.crt"], Some("1"), Some("2"), false), None, "one after the other");
         assert_eq!(next(&["previous.crt"], Some("1"), Some("1"), true), Some(Rotation::Drop));
         assert_eq!(next(&[], Some("1"), Some("1"), true), None, "each value is followed once");
+    }
+
+    #[test]
+    fn a_ca_that_a_secret_gives_takes_the_same_steps() {
+        let (one, two) = (secret(&[], None), secret(&[], None));
+        let given = one.keyed("tls.crt", "tls.key").unwrap();
+        assert_eq!(step_to_given(&one, &given, true), None);
+        assert_eq!(step_to_given(&two, &given, true), Some(Rotation::Prepare { asked: None }));
+        let mut prepared = secret(&["next.key"], None);
+        prepared.data.insert("next.crt".into(), given.certificate.clone());
+        assert_eq!(step_to_given(&prepared, &given, false), None, "not yet");
+        assert_eq!(step_to_given(&prepared, &given, true), Some(Rotation::Promote));
+        let other = two.keyed("tls.crt", "tls.key").unwrap();
+        assert_eq!(step_to_given(&prepared, &other, true), Some(Rotation::Prepare { asked: None }), "the Secret has changed again");
+        assert_eq!(step_to_given(&secret(&["previous.crt"], None), &given, false), None, "one after the other");
     }
 
     #[test]

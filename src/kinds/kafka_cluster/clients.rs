@@ -2,7 +2,7 @@
 //! operator's own certificate. A client is kept for a cluster as long as addresses and certificates stay, the copy as
 //! long as the cluster.
 
-use super::api::{CertificateIssuer, KafkaCluster};
+use super::api::KafkaCluster;
 use super::authorities;
 use super::desired::{CONTROLLER_PORT, INTERNAL_PORT};
 use super::observe::{PodFacts, SecretFacts};
@@ -86,7 +86,6 @@ impl ClientCache {
         object: &KafkaCluster,
         pods: &[PodFacts],
         secrets: &BTreeMap<String, SecretFacts>,
-        given_ca: Option<&SecretFacts>,
     ) -> Result<Option<Connected>, TlsError> {
         let name = object.metadata.name.clone().unwrap_or_default();
         let uid = object.metadata.uid.clone().unwrap_or_default();
@@ -94,10 +93,7 @@ impl ClientCache {
         let controllers = endpoints(pods, object, CONTROLLER_PORT, |pod| pod.controller);
         let only_controllers = endpoints(pods, object, CONTROLLER_PORT, |pod| pod.controller && !pod.broker);
         let same_nodes = |client: &Client| client.endpoints() == (brokers.as_slice(), only_controllers.as_slice());
-        let trust = match object.spec.certificates.issuer {
-            CertificateIssuer::SelfSigned => secrets.get(&names::cluster_ca(&name)).and_then(authorities::trusted),
-            CertificateIssuer::Secret => given_ca.and_then(|secret| secret.data.get("tls.crt")).cloned(),
-        };
+        let trust = secrets.get(&names::cluster_ca(&name)).and_then(authorities::trusted);
         let own = secrets.get(&names::operator_certificate(&name)).and_then(|secret| secret.keyed("tls.crt", "tls.key"));
         let (Some(trust), Some(own)) = (trust, own) else { return Ok(None) };
         if brokers.is_empty() {

@@ -3,9 +3,9 @@
 use super::api::{KafkaCluster, Listener, Role};
 use super::desired::server_properties::min_in_sync;
 use super::validate::sum;
-use crate::quantity;
 use crate::certificates::KeyedCertificate;
 use crate::names;
+use crate::quantity;
 use crate::runtime::clusters::{ClientListener, ClusterFacts};
 use std::collections::BTreeMap;
 

@@ -192,11 +192,11 @@ pub async fn observe(context: &Context, object: &KafkaCluster) -> Result<Observe
         .and_then(|live| serde_json::from_str(live.value["data"][identity::KEY].as_str()?).ok());
     let pods: Vec<PodFacts> = pods.iter().filter_map(pod_facts).collect();
     let secrets: BTreeMap<String, SecretFacts> = secrets.into_iter().map(|live| (live.name().to_owned(), secret_facts(live))).collect();
-    let kafka = ask_kafka(context, object, &pods, &secrets, given_ca.as_ref()).await;
-    let connected = context.clients.get(object, &pods, &secrets, given_ca.as_ref()).ok().flatten();
+    let kafka = ask_kafka(context, object, &pods, &secrets).await;
+    let connected = context.clients.get(object, &pods, &secrets).ok().flatten();
     let disks = connected.map(|connected| connected.figures.disks()).unwrap_or_default();
     let probes = probes(object, &pods, &secrets).await;
-    let emptied = emptied(context, object, &objects, &pods, &secrets, given_ca.as_ref(), &kafka).await;
+    let emptied = emptied(context, object, &objects, &pods, &secrets, &kafka).await;
     Ok(Observed {
         emptied,
         disks,
@@ -268,14 +268,8 @@ pub fn pod_facts(live: &Live) -> Option<PodFacts> {
     })
 }
 
-async fn ask_kafka(
-    context: &Context,
-    object: &KafkaCluster,
-    pods: &[PodFacts],
-    secrets: &BTreeMap<String, SecretFacts>,
-    given_ca: Option<&SecretFacts>,
-) -> KafkaFacts {
-    let connected = match context.clients.get(object, pods, secrets, given_ca) {
+async fn ask_kafka(context: &Context, object: &KafkaCluster, pods: &[PodFacts], secrets: &BTreeMap<String, SecretFacts>) -> KafkaFacts {
+    let connected = match context.clients.get(object, pods, secrets) {
         Ok(Some(connected)) => connected,
         Ok(None) => return KafkaFacts::NotAsked,
         Err(error) => return KafkaFacts::Unavailable(error.to_string()),
@@ -350,7 +344,6 @@ async fn emptied(
     objects: &[Live],
     pods: &[PodFacts],
     secrets: &BTreeMap<String, SecretFacts>,
-    given_ca: Option<&SecretFacts>,
     kafka: &KafkaFacts,
 ) -> BTreeSet<i32> {
     let KafkaFacts::Answered { topics, quorum, .. } = kafka else { return BTreeSet::new() };
@@ -364,7 +357,7 @@ async fn emptied(
             leaving.extend(live.start + pool.per_zone()..live.end);
         }
     }
-    let Ok(Some(connected)) = context.clients.get(object, pods, secrets, given_ca) else { return BTreeSet::new() };
+    let Ok(Some(connected)) = context.clients.get(object, pods, secrets) else { return BTreeSet::new() };
     let mut emptied = BTreeSet::new();
     for id in leaving.into_iter().filter(|id| !held.contains(id)) {
         // One that runs must say so itself; of one that does not the metadata alone tells.

@@ -1,6 +1,6 @@
 //! Valid cluster and observed world -> the steps that bring them together, and what is waited for. Pure.
 
-use super::api::{CertificateIssuer, DisruptionStatus, FeatureUpgrade, KafkaCluster, RebalanceStatus, Role};
+use super::api::{DisruptionStatus, FeatureUpgrade, KafkaCluster, RebalanceStatus, Role};
 use super::authorities::{self, Rotation, Signs};
 use super::desired::server_properties::dynamic_configs;
 use super::desired::{self, Trust};
@@ -58,7 +58,7 @@ pub enum Step {
     UpdateIdentity(Identity),
     CreateAuthority {
         secret: String,
-        common_name: String,
+        signs: Signs,
     },
     IssueOperatorCertificate {
         secret: String,
@@ -117,7 +117,10 @@ pub enum Step {
 impl Plan {
     /// True when every object is as it should be: only then may pods be made from them.
     pub fn is_applied(&self) -> bool {
-        !self.steps.iter().any(|step| matches!(step, Step::Apply(_) | Step::Release(_) | Step::UpdateIdentity(_) | Step::IssueNodeCertificates { .. }))
+        !self
+            .steps
+            .iter()
+            .any(|step| matches!(step, Step::Apply(_) | Step::Release(_) | Step::UpdateIdentity(_) | Step::IssueNodeCertificates { .. }))
     }
 }
 
@@ -149,7 +152,7 @@ impl fmt::Display for Step {
             Self::Release(live) => write!(f, "make {} {} anew around its pods", live.resource.kind, live.name()),
             Self::ChangeVolume { claim, bytes, class } => {
                 write!(f, "change volume {}:", claim.name())?;
-                bytes.map_or(Ok(()), |bytes| write!(f, " {} large", moves::bytes_words(bytes)))?;
+                bytes.map_or(Ok(()), |bytes| write!(f, " {} large", crate::quantity::text(bytes)))?;
                 class.as_ref().map_or(Ok(()), |class| write!(f, " class {class}"))
             }
             Self::AlterConfigs(changes) => {
@@ -279,10 +282,9 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed) 
     }
     let name = &cluster.key.name;
     for signs in Signs::ALL {
-        let given = signs == Signs::Nodes && cluster.spec.certificates.issuer == CertificateIssuer::Secret;
         let secret = signs.secret(name);
-        if !given && !observed.secrets.contains_key(&secret) {
-            plan.steps.push(Step::CreateAuthority { secret, common_name: signs.common_name(name) });
+        if !observed.secrets.contains_key(&secret) {
+            plan.steps.push(Step::CreateAuthority { secret, signs });
         }
     }
     let identity = plan_identity(object, cluster, observed, &mut plan);
@@ -336,11 +338,7 @@ fn plan_identity(object: &KafkaCluster, cluster: &ValidCluster, observed: &Obser
 
 /// The CA that issues nodes' certificates.
 pub fn cluster_authority(cluster: &ValidCluster, observed: &Observed) -> Option<KeyedCertificate> {
-    let secret = match cluster.spec.certificates.issuer {
-        CertificateIssuer::SelfSigned => observed.secrets.get(&names::cluster_ca(&cluster.key.name)),
-        CertificateIssuer::Secret => observed.given_ca.as_ref(),
-    };
-    secret?.keyed("tls.crt", "tls.key")
+    observed.secrets.get(&names::cluster_ca(&cluster.key.name))?.keyed("tls.crt", "tls.key")
 }
 
 /// The CA that issues clients' certificates.
@@ -352,10 +350,7 @@ pub fn clients_authority(cluster: &ValidCluster, observed: &Observed) -> Option<
 pub fn trust(cluster: &ValidCluster, observed: &Observed) -> Option<Trust> {
     let bundle = |signs: Signs| authorities::trusted(observed.secrets.get(&signs.secret(&cluster.key.name))?);
     let own = bundle(Signs::Clients)?;
-    let cluster_ca = match cluster.spec.certificates.issuer {
-        CertificateIssuer::SelfSigned => bundle(Signs::Nodes)?,
-        CertificateIssuer::Secret => cluster_authority(cluster, observed)?.certificate,
-    };
+    let cluster_ca = bundle(Signs::Nodes)?;
     let given = observed.client_authorities.values().filter_map(|secret| Some(format!("{}\n", secret.data.get("ca.crt")?.trim_end())));
     Some(Trust { cluster_ca, clients_ca: std::iter::once(own).chain(given).collect() })
 }

@@ -20,7 +20,12 @@ pub fn preview(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observe
     let at_once = |step: &&Step| {
         !matches!(
             step,
-            Step::SetInSync { .. } | Step::RestartPod { .. } | Step::ElectLeaders(_) | Step::Reassign(_) | Step::UpgradeFeatures(_) | Step::AddVoter { .. }
+            Step::SetInSync { .. }
+                | Step::RestartPod { .. }
+                | Step::ElectLeaders(_)
+                | Step::Reassign(_)
+                | Step::UpgradeFeatures(_)
+                | Step::AddVoter { .. }
                 | Step::RemoveVoter { .. }
         )
     };

@@ -58,7 +58,8 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, 
 pub fn preview(cluster: &ValidCluster, observed: &Observed) -> Vec<String> {
     let KafkaFacts::Answered { quorum, .. } = &observed.kafka else { return Vec::new() };
     let (wanted, voters) = (wanted(cluster), quorum.voters.iter().map(|voter| voter.id).collect::<BTreeSet<_>>());
-    let line = |ids: Vec<&i32>, what: &str| (!ids.is_empty()).then(|| format!("then: controllers {} {what}, one at a time", status::ids(ids)));
+    let line =
+        |ids: Vec<&i32>, what: &str| (!ids.is_empty()).then(|| format!("then: controllers {} {what}, one at a time", status::ids(ids)));
     let joining = line(wanted.difference(&voters).collect(), "join the quorum");
     joining.into_iter().chain(line(voters.difference(&wanted).collect(), "leave the quorum")).collect()
 }
@@ -108,7 +109,10 @@ fn next(wanted: &BTreeSet<i32>, quorum: &QuorumDescription, holds_records: impl 
     // The same id with another volume: the one that votes will not come back.
     let is_stale = |voter: &ReplicaState| {
         !caught_up.contains(&voter.id)
-            && quorum.observers.iter().any(|observer| observer.id == voter.id && observer.directory != voter.directory && follows(&observer))
+            && quorum
+                .observers
+                .iter()
+                .any(|observer| observer.id == voter.id && observer.directory != voter.directory && follows(&observer))
     };
     let mut leaves: Vec<&ReplicaState> =
         quorum.voters.iter().filter(|voter| is_stale(voter) || (!wanted.contains(&voter.id) && !holds_records(voter.id))).collect();

@@ -92,7 +92,10 @@ impl Kind for KafkaClusterKind {
 /// A disruption that begins, for those who watch events.
 fn begun(object: &KafkaCluster, status: &KafkaClusterStatus) -> Vec<Notice> {
     let before = object.status.as_ref().and_then(|status| status.disruption.as_ref());
-    let new = status.disruption.as_ref().filter(|lease| before.is_none_or(|before| before.node_ids != lease.node_ids || before.kind != lease.kind));
+    let new = status
+        .disruption
+        .as_ref()
+        .filter(|lease| before.is_none_or(|before| before.node_ids != lease.node_ids || before.kind != lease.kind));
     let notice = |lease: &DisruptionStatus| match lease.kind {
         DisruptionKind::Restart => {
             Notice { reason: Reason::Restarting, message: format!("restarting nodes {}: {}", status::ids(&lease.node_ids), lease.why) }
@@ -160,7 +163,7 @@ fn conclude(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, 
 /// Lets Topics and Users of the cluster at its admin client, once brokers answer.
 fn publish(object: &KafkaCluster, context: &Context, cluster: &ValidCluster, observed: &Observed) {
     let KafkaFacts::Answered { cluster: described, .. } = &observed.kafka else { return };
-    let connected = context.clients.get(object, &observed.pods, &observed.secrets, observed.given_ca.as_ref());
+    let connected = context.clients.get(object, &observed.pods, &observed.secrets);
     let password_key = observed.secrets.get(&names::clients_ca(&cluster.key.name)).and_then(authorities::password_key);
     let (Ok(Some(connected)), Some(trust), Some(clients_ca), Some(password_key)) =
         (connected, plan::trust(cluster, observed), plan::clients_authority(cluster, observed), password_key)

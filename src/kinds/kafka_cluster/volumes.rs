@@ -17,8 +17,8 @@ use serde_json::Value;
 /// Percent in use from which a person is told.
 const FULL_PERCENT: i64 = 85;
 const MIB: u64 = 1024 * 1024;
-/// What the file system itself takes is less: a volume that was seen smaller has grown since.
-const SEEN_PERCENT: u64 = 88;
+/// What the file system itself takes is less, and a step of growth more: a volume that was seen smaller has grown since.
+const SEEN_PERCENT: u64 = 82;
 /// A file system that has not grown by then waits for its volume to be mounted anew.
 const ONLINE_LIMIT: SignedDuration = SignedDuration::from_mins(5);
 
@@ -59,7 +59,9 @@ pub fn plan(cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
             plan_claim(claim, storage, used, plan);
             if used.is_some_and(|used| used >= FULL_PERCENT) && wanted(claim, storage, used) <= requested(claim) {
                 plan.warnings.push(match &storage.auto_grow {
-                    Some(grow) => format!("volume {name} is over {FULL_PERCENT} % full and as large as autoGrow.maxSize, {}", grow.max_size.0),
+                    Some(grow) => {
+                        format!("volume {name} is over {FULL_PERCENT} % full and as large as autoGrow.maxSize, {}", grow.max_size.0)
+                    }
                     None => format!("volume {name} is over {FULL_PERCENT} % full: raise storage.size, or set storage.autoGrow"),
                 });
             }
@@ -130,7 +132,8 @@ fn unsettled(claim: &Live) -> Option<String> {
 /// Its file system waits for being mounted anew: its driver grows none that is in use.
 pub fn waits_for_restart(observed: &Observed, pod: &str, now: Timestamp) -> bool {
     let claim = observed.volumes.iter().find(|live| live.name() == claim_name(pod));
-    let since = claim.and_then(|claim| condition(claim, "FileSystemResizePending")?["lastTransitionTime"].as_str()?.parse::<Timestamp>().ok());
+    let since =
+        claim.and_then(|claim| condition(claim, "FileSystemResizePending")?["lastTransitionTime"].as_str()?.parse::<Timestamp>().ok());
     since.is_some_and(|since| now > since + ONLINE_LIMIT)
 }
 
@@ -145,7 +148,10 @@ mod tests {
         let mut status = status;
         status["capacity"] = json!({"storage": capacity});
         let spec = json!({"resources": {"requests": {"storage": requested}}});
-        Live { resource: resource::<PersistentVolumeClaim>(), value: json!({"metadata": {"name": "data-x"}, "spec": spec, "status": status}) }
+        Live {
+            resource: resource::<PersistentVolumeClaim>(),
+            value: json!({"metadata": {"name": "data-x"}, "spec": spec, "status": status}),
+        }
     }
 
     fn storage(size: &str, grow: Option<(u8, &str)>) -> Storage {

@@ -7,8 +7,8 @@ use crate::kafka::grants;
 use crate::kinds::access;
 use crate::kinds::error::Invalid;
 use crate::kinds::kafka_cluster::api::{Authentication, RightsPolicy, ShadowPolicy};
-use crate::quantity;
 use crate::names;
+use crate::quantity;
 use crate::runtime::clusters::{ClientListener, ClusterFacts};
 use std::collections::{BTreeMap, BTreeSet};
 

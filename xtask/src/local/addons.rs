@@ -47,7 +47,7 @@ fn start_storage(layout: &Layout, bin: &Path) -> Result<()> {
         driver.arg(format!("--node={}={}={}", node.name, node.zone, root.display()));
     }
     process::start(layout, "csi-driver", driver)?;
-    for (name, options) in [("csi-provisioner", ["--default-fstype=ext4", "--extra-create-metadata"].as_slice()), ("csi-resizer", &[])] {
+    for (name, options) in [("csi-provisioner", ["--default-fstype=xfs", "--extra-create-metadata"].as_slice()), ("csi-resizer", &[])] {
         let mut sidecar = command(
             &bin.join(name).to_string_lossy(),
             [

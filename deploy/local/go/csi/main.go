@@ -1,5 +1,5 @@
 // Command csi-driver is the local ground's storage: a CSI driver (Container Storage Interface 1.12) whose volumes
-// are ext4 in sparse files behind loop devices. They have a real size, really grow while they are mounted, and carry
+// are XFS in sparse files behind loop devices. They have a real size, really grow while they are mounted, and carry
 // the parameters of a VolumeAttributesClass. One process serves the controller and every node: the nodes are network
 // namespaces of one machine and share its files.
 package main
@@ -31,6 +31,8 @@ const (
 	// The one parameter that a VolumeAttributesClass may have.
 	iopsKey  = "iops"
 	sizeUnit = 1 << 20
+	// XFS takes no less.
+	smallest = 300 * sizeUnit
 )
 
 // One call changes volumes at a time.
@@ -95,7 +97,7 @@ func (d *driver) file(id string) (string, error) {
 }
 
 func wanted(capacity *csi.CapacityRange) int64 {
-	bytes := max(capacity.GetRequiredBytes(), 16*sizeUnit)
+	bytes := max(capacity.GetRequiredBytes(), smallest)
 	return (bytes + sizeUnit - 1) / sizeUnit * sizeUnit
 }
 
@@ -132,7 +134,7 @@ func (d *driver) CreateVolume(_ context.Context, request *csi.CreateVolumeReques
 		if err := os.Truncate(part, bytes); err != nil {
 			return nil, err
 		}
-		if _, err := run("mkfs.ext4", "-q", "-m", "0", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1", part); err != nil {
+		if _, err := run("mkfs.xfs", "-q", "-K", "-m", "reflink=0,rmapbt=0", part); err != nil {
 			return nil, err
 		}
 		if err := os.Rename(part, file); err != nil {
@@ -333,7 +335,7 @@ func (d *driver) NodeExpandVolume(_ context.Context, request *csi.NodeExpandVolu
 	if _, err := run("losetup", "--set-capacity", device); err != nil {
 		return nil, err
 	}
-	if _, err := run("resize2fs", device); err != nil {
+	if _, err := run("xfs_growfs", request.VolumePath); err != nil {
 		return nil, err
 	}
 	return &csi.NodeExpandVolumeResponse{CapacityBytes: found.Size()}, nil

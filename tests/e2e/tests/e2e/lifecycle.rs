@@ -165,7 +165,7 @@ fn a_ca_that_a_secret_gives_signs_the_brokers() {
         "metadata": {"name": "given-ca", "namespace": "kafka", "labels": {"freehold.dev/cluster": "given"}},
         "stringData": {"tls.crt": authority.certificate, "tls.key": authority.key}});
     kubectl.apply(&given.to_string()).unwrap();
-    let more = "  deletionPolicy: Delete\n  certificates: {issuer: Secret, secretRef: {name: given-ca}}\n";
+    let more = "  deletionPolicy: Delete\n  certificates: {issuer: Secret, secretRef: {name: given-ca}, overlapMinutes: 0}\n";
     kubectl.apply(&small_cluster("given", "kafka", "4.3.1", more)).unwrap();
     kubectl.apply(&user("given", "given", "  authentication: {type: MutualTls}\n")).unwrap();
     kubectl.wait_ready("kafkacluster", "kafka", "given", LONG).unwrap();
@@ -175,6 +175,20 @@ fn a_ca_that_a_secret_gives_signs_the_brokers() {
     let tls = TlsSettings::new(&authority.certificate, Some((&credentials["user.crt"], &credentials["user.key"]))).unwrap();
     let admin = Client::new(endpoints(&kubectl, "kafka", "given", "broker", 9093), tls, None);
     assert_eq!(block_on(admin.describe_cluster()).unwrap().brokers.len(), 1);
+
+    // Another one in its place: whoever trusts what the User's Secret says at the time is let in all the way.
+    let pod = kubectl.get("pod", "kafka", "given-all-zone-a-0").unwrap().unwrap()["metadata"]["uid"].clone();
+    let another = new_authority("another", Timestamp::now()).unwrap();
+    kubectl.merge("secret", "kafka", "given-ca", &json!({"stringData": {"tls.crt": another.certificate, "tls.key": another.key}})).unwrap();
+    shell::wait_for("the other CA to stand alone", LONG, || {
+        let found = secret(&kubectl, "shop", "given-kafka").unwrap();
+        let tls = TlsSettings::new(&found["ca.crt"], Some((&found["user.crt"], &found["user.key"]))).unwrap();
+        let admin = Client::new(endpoints(&kubectl, "kafka", "given", "broker", 9093), tls, None);
+        assert_eq!(block_on(admin.describe_cluster()).unwrap().brokers.len(), 1);
+        Ok((found["ca.crt"] != another.certificate).then(|| found["ca.crt"].matches("BEGIN").count().to_string()))
+    })
+    .unwrap();
+    assert_eq!(kubectl.get("pod", "kafka", "given-all-zone-a-0").unwrap().unwrap()["metadata"]["uid"], pod, "nothing was restarted");
     kubectl.delete("user", "shop", "given", LONG).unwrap();
     kubectl.delete("kafkacluster", "kafka", "given", LONG).unwrap();
     assert!(kubectl.get("secret", "kafka", "given-ca").unwrap().is_some(), "what somebody gave is not ours to delete");

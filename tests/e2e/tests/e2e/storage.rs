@@ -19,7 +19,7 @@ fn patch(kubectl: &Kubectl, storage: &Value, fixed: Option<&str>) {
     let mut pools = vec![json!({"name": "all", "roles": ["controller", "broker"], "replicas": 1, "zones": ["zone-a"],
         "storage": storage, "jvm": {"heap": "320Mi"}})];
     pools.extend(fixed.map(|size| {
-        json!({"name": "fixed", "roles": ["broker"], "replicas": 1, "zones": ["zone-b"], "jvm": {"heap": "256Mi"},
+        json!({"name": "fixed", "roles": ["controller"], "replicas": 1, "zones": ["zone-b"], "jvm": {"heap": "256Mi"},
             "storage": {"size": size, "storageClassName": "test-fixed"}})
     }));
     kubectl.merge("kafkacluster", "kafka", "grown", &json!({"spec": {"nodePools": pools}})).unwrap();

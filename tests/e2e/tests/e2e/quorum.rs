@@ -1,0 +1,118 @@
+//! The metadata quorum grows over new zones, loses a volume, gives a controller another one, and moves to another pool:
+//! while records flow, and while operators die.
+
+use crate::load::{self, Load};
+use crate::world::{LONG, block_on, client, kubectl, super_admin, topic, user};
+use freehold::kafka_admin::Admin;
+use ground::kubectl::Kubectl;
+use ground::shell;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+fn pool(name: &str, role: &str, zones: &[&str], replicas: usize) -> Value {
+    json!({"name": name, "roles": [role], "replicas": replicas, "zones": zones, "storage": {"size": "512Mi"}, "jvm": {"heap": "256Mi"}})
+}
+
+fn patch(kubectl: &Kubectl, controllers: &[Value]) {
+    let mut pools = vec![pool("brokers", "broker", &["zone-a"], 1)];
+    pools.extend_from_slice(controllers);
+    kubectl.merge("kafkacluster", "kafka", "council", &json!({"spec": {"nodePools": pools}})).unwrap();
+}
+
+/// Voters with the ids of their volumes.
+fn voters(kubectl: &Kubectl) -> BTreeMap<i32, String> {
+    let quorum = block_on(super_admin(kubectl, "kafka", "council").describe_quorum()).unwrap_or_default();
+    quorum.voters.into_iter().map(|voter| (voter.id, voter.directory.to_string())).collect()
+}
+
+/// Waits until these vote, and the cluster is as its spec says; how long that took.
+fn vote(kubectl: &Kubectl, wanted: &[i32]) -> f64 {
+    let start = Instant::now();
+    shell::wait_for(&format!("the quorum of {wanted:?}"), LONG, || {
+        let voters = voters(kubectl);
+        Ok((!voters.keys().eq(wanted.iter())).then(|| format!("{:?}", voters.keys())))
+    })
+    .unwrap();
+    kubectl.wait_ready("kafkacluster", "kafka", "council", LONG).unwrap();
+    start.elapsed().as_secs_f64()
+}
+
+#[test]
+#[ignore = "needs the ground: cargo xtask test"]
+fn controllers_join_and_leave_the_quorum_under_load() {
+    let kubectl = kubectl();
+    let pools = json!([pool("brokers", "broker", &["zone-a"], 1), pool("controllers", "controller", &["zone-a"], 1)]);
+    let object = json!({"apiVersion": "freehold.dev/v1alpha1", "kind": "KafkaCluster", "metadata": {"name": "council", "namespace": "kafka"},
+        "spec": {"version": "4.3.1", "nodePools": pools, "deletionPolicy": "Delete", "access": {"namespaces": {"from": "All"}},
+            "listeners": [{"name": "scram", "port": 9094, "authentication": "ScramSha512"}]}});
+    kubectl.apply(&object.to_string()).unwrap();
+    kubectl.apply(&topic("minutes", "council", "  partitions: 3\n")).unwrap();
+    let rights = "  authentication: {type: ScramSha512}\n  grants:\n  - {produce: {topics: [minutes]}}\n  \
+                  - {consume: {topics: [minutes], groups: [\"shop-*\"]}}\n";
+    kubectl.apply(&user("council", "council", rights)).unwrap();
+    for (kind, namespace, name) in [("kafkacluster", "kafka", "council"), ("topic", "shop", "minutes"), ("user", "shop", "council")] {
+        kubectl.wait_ready(kind, namespace, name, LONG).unwrap();
+    }
+    let first = *voters(&kubectl).keys().next().unwrap();
+    let uid = |name: &str| kubectl.get("pod", "kafka", name).unwrap().unwrap()["metadata"]["uid"].clone();
+    let broker = uid("council-brokers-zone-a-0");
+    let load = Load::of(&kubectl, client(&kubectl, "council", "minutes"), "council", 150);
+
+    // One controller becomes three, in two zones more; operators die meanwhile.
+    let zones = ["zone-a", "zone-b", "zone-c"];
+    patch(&kubectl, &[pool("controllers", "controller", &zones, 3)]);
+    load::kill_operators(2, Duration::from_secs(6));
+    let three = [first, first + 100, first + 200];
+    let grown = vote(&kubectl, &three);
+    let lost =
+        kubectl.merge("kafkacluster", "kafka", "council", &json!({"spec": {"nodePools": [pool("brokers", "broker", &["zone-b"], 1)]}}));
+    assert!(lost.unwrap_err().to_string().contains("zones: volumes cannot move between zones"));
+
+    // A volume is lost with all that was on it: its node comes back as another voter.
+    let (before, name) = (voters(&kubectl), format!("council-controllers-zone-b-{}", three[1]));
+    kubectl.run(&["delete", "pvc", &format!("data-{name}"), "--namespace", "kafka", "--wait=false"]).unwrap();
+    kubectl.run(&["delete", "pod", &name, "--namespace", "kafka", "--grace-period=0", "--force"]).unwrap();
+    shell::wait_for("another directory to vote", LONG, || {
+        let now = voters(&kubectl);
+        Ok((now.len() != 3 || now[&three[1]] == before[&three[1]]).then(|| format!("{now:?}")))
+    })
+    .unwrap();
+    let repaired = vote(&kubectl, &three);
+
+    // One is given another volume on request.
+    let (before, asked) = (voters(&kubectl), three[2].to_string());
+    kubectl.run(&["annotate", "kafkacluster", "council", "--namespace", "kafka", &format!("freehold.dev/replace={asked}")]).unwrap();
+    shell::wait_for("the controller to be replaced", LONG, || {
+        let (now, status) = (voters(&kubectl), kubectl.get("kafkacluster", "kafka", "council")?.unwrap_or_default()["status"].clone());
+        let done = now.get(&three[2]).is_some_and(|directory| *directory != before[&three[2]]) && status["replaced"] == *asked;
+        Ok((!done).then(|| format!("{now:?} {}", status["reason"])))
+    })
+    .unwrap();
+    let replaced = vote(&kubectl, &three);
+
+    // All of them move to another pool.
+    let other = pool("keepers", "controller", &["zone-c"], 1);
+    patch(&kubectl, &[pool("controllers", "controller", &zones, 3), other.clone()]);
+    vote(&kubectl, &[three[0], three[1], three[2], first + 300]);
+    patch(&kubectl, &[pool("controllers", "controller", &zones, 0), other.clone()]);
+    let moved = vote(&kubectl, &[first + 300]);
+    patch(&kubectl, &[other]);
+    vote(&kubectl, &[first + 300]);
+    shell::wait_for("the old pool to be gone", LONG, || {
+        let sets = kubectl.run(&["get", "statefulsets,pods", "--namespace", "kafka", "-o", "name"])?;
+        Ok(sets.contains("council-controllers").then_some(sets))
+    })
+    .unwrap();
+
+    assert_eq!(uid("council-brokers-zone-a-0"), broker, "the broker ran all the time");
+    let done = load.finish(&kubectl);
+    println!(
+        "quorum: one controller to three in {grown:.1} s with two operators killed, back after a lost volume (last part {repaired:.1} s), \
+         one replaced ({replaced:.1} s), four to one in {moved:.1} s; {done}"
+    );
+    kubectl.delete("user", "shop", "council", LONG).unwrap();
+    kubectl.run(&["annotate", "topic", "minutes", "--namespace", "shop", "freehold.dev/confirm-delete=minutes"]).unwrap();
+    kubectl.delete("topic", "shop", "minutes", LONG).unwrap();
+    kubectl.delete("kafkacluster", "kafka", "council", LONG).unwrap();
+}
