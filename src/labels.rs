@@ -25,6 +25,8 @@ pub const TEMPLATE_HASH: &str = "freehold.dev/template-hash";
 pub const SPEC_HASH: &str = "freehold.dev/spec-hash";
 /// On a KafkaCluster: each new value asks for a restart of every node, one batch after the other.
 pub const RESTART: &str = "freehold.dev/restart";
+/// On a pod: the controllers that its configuration names, by node id, separated by commas.
+pub const CONTROLLERS: &str = "freehold.dev/controllers";
 /// Confirms the deletion of a topic that holds records; its value is the topic's name.
 pub const CONFIRM_DELETE: &str = "freehold.dev/confirm-delete";
 /// Readiness gate: every replica of this node is in sync.

@@ -1,8 +1,8 @@
 //! `freehold operator`: logs, health, leader election, and every kind in every watched namespace.
 
+use crate::fault::FaultLayer;
 use crate::kinds::{kafka_cluster::KafkaClusterKind, topic::TopicKind, user::UserKind};
 use crate::runtime::context::{Context, Settings};
-use crate::runtime::fault::FaultLayer;
 use crate::runtime::health::{self, Health};
 use crate::runtime::{driver, lease};
 use crate::webhook;
@@ -75,7 +75,7 @@ async fn run(options: Options) -> Result<(), MainError> {
     }
     let settings = settings(&options)?;
     let config = kube::Config::infer().await?;
-    let client: Client = ClientBuilder::try_from(config)?.with_layer(&FaultLayer::from_env()).build();
+    let client: Client = ClientBuilder::try_from(config)?.with_layer(&FaultLayer).build();
     if !options.webhook_configuration.is_empty() {
         // On every replica, leader or not.
         let serving = webhook::ServingCertificate::default();

@@ -6,6 +6,7 @@
 use super::sasl::{self, ScramLogin};
 use super::tls::{Stream, TlsSettings};
 use super::{AdminError, AdminResult};
+use crate::fault;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{ApiVersionsRequest, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Message, Request, StrBytes, VersionRange};
@@ -123,6 +124,7 @@ impl Connection {
                 return Err(AdminError::Deadline(limit.as_secs()));
             }
         };
+        fault::asked_kafka(R::KEY);
         decode::<R>(&mut body, version)
     }
 

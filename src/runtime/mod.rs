@@ -7,7 +7,6 @@ pub mod clusters;
 pub mod context;
 pub mod driver;
 pub mod events;
-pub mod fault;
 pub mod health;
 pub mod kept;
 pub mod kind;

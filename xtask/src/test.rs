@@ -47,11 +47,11 @@ pub fn test(layout: &Layout, options: &Options) -> Result<()> {
         step("generated files", &|| generate::generate(layout, &generate::Options { check: true }))?;
     }
     let only: Vec<&str> = options.only.iter().map(String::as_str).collect();
-    step("tests on the ground", &|| on_the_ground(layout, &only))
+    step("tests on the ground", &|| on_the_ground(layout, &only, &[]))
 }
 
 /// The tests on the ground whose names contain one of these; all of them where there is none.
-fn on_the_ground(layout: &Layout, names: &[&str]) -> Result<()> {
+fn on_the_ground(layout: &Layout, names: &[&str], environment: &[(&str, &str)]) -> Result<()> {
     let bin = builds::go_programs(layout)?;
     let mut tests = command("cargo", ["test", "--locked", "--package", "freehold-e2e", "--test", "e2e", "--"]);
     tests
@@ -63,6 +63,7 @@ fn on_the_ground(layout: &Layout, names: &[&str]) -> Result<()> {
         .env("FREEHOLD_BINARY", layout.target().join("release/freehold"))
         .env("FREEHOLD_LOGS", layout.logs())
         .env("FREEHOLD_RUN", &layout.run)
+        .envs(environment.iter().copied())
         .current_dir(&layout.repo);
     shell::show(&mut tests)
 }
@@ -74,12 +75,14 @@ pub struct SoakOptions {
     rounds: u32,
 }
 
-/// What disturbs a running cluster, again and again: rolls, brokers that join, leave and are replaced, CAs, upgrades.
+/// What disturbs a running cluster, again and again, and for longer: rolls, brokers and controllers that join, leave and are
+/// replaced, CAs, upgrades, volumes, drains, a zone that is away for a minute, an API server for ten.
 pub fn soak(layout: &Layout, options: &SoakOptions) -> Result<()> {
     up::up(layout, &up::Options::default())?;
     for round in 1..=options.rounds {
         println!("== round {round} of {}", options.rounds);
-        on_the_ground(layout, &["rolls::", "scaling::", "authorization::", "upgrade::"]).with_context(|| format!("round {round}"))?;
+        let tests = ["rolls::", "scaling::", "authorization::", "upgrade::", "storage::", "quorum::", "outages::", "crash::"];
+        on_the_ground(layout, &tests, &[("FREEHOLD_SOAK", "1")]).with_context(|| format!("round {round}"))?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@
 use super::api::{DisruptionKind, DisruptionStatus, KafkaCluster, OperatorUpgrade, Role};
 use super::observe::{KafkaFacts, Observed, PodFacts, Revision};
 use super::plan::{InSync, Plan, Step, WaitingOn};
+use super::quorum;
 use super::validate::{NodeGroup, ValidCluster};
 use super::volumes;
 use super::windows;
@@ -35,6 +36,8 @@ pub enum RestartReason {
     Requested,
     /// It gets a new volume.
     Replaced,
+    /// Most of the controllers that are to vote came after it: without a leader it would not find the next one.
+    Controllers,
     /// Its volume has grown, and its file system only grows when it is mounted anew.
     Volume,
 }
@@ -46,6 +49,7 @@ impl fmt::Display for RestartReason {
             Self::Config => write!(f, "configuration that only a start reads has changed"),
             Self::PodTemplate => write!(f, "the pod's template has changed"),
             Self::Replaced => write!(f, "it is given a new volume"),
+            Self::Controllers => write!(f, "it does not know enough of the controllers that are to vote"),
             Self::Volume => write!(f, "its file system grows only when its volume is mounted anew"),
             Self::Requested => write!(f, "a restart was asked for"),
         }
@@ -96,6 +100,9 @@ pub fn outdated<'a>(cluster: &'a ValidCluster, desired: &[Object], observed: &'a
         let Some(wanted) = wanted(group) else { continue };
         for pod in observed.pods.iter().filter(|pod| pod.stateful_set == group.stateful_set) {
             let mut reasons = reasons(&pod.revision, &wanted);
+            if !quorum::knows_enough(cluster, pod) {
+                reasons.push(RestartReason::Controllers);
+            }
             if volumes::waits_for_restart(observed, &pod.name, observed.now) {
                 reasons.push(RestartReason::Volume);
             }

@@ -111,6 +111,8 @@ pub struct Revision {
     pub spec: String,
     /// The value of the annotation that asked for a restart.
     pub requested: Option<String>,
+    /// The controllers of which it knows where they are; `None` where nothing says so.
+    pub controllers: Option<BTreeSet<i32>>,
 }
 
 impl Revision {
@@ -123,6 +125,7 @@ impl Revision {
             template: annotation(labels::TEMPLATE_HASH).unwrap_or_default(),
             spec: annotation(labels::SPEC_HASH).unwrap_or_default(),
             requested: annotation(labels::RESTART),
+            controllers: annotation(labels::CONTROLLERS).map(|ids| ids.split(',').filter_map(|id| id.parse().ok()).collect()),
         }
     }
 }

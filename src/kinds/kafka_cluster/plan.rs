@@ -85,7 +85,7 @@ pub enum Step {
         class: Option<String>,
     },
     SetInSync {
-        pod: PodFacts,
+        pod: Box<PodFacts>,
         in_sync: bool,
     },
     /// Sets (`Some`) and removes (`None`) configs that brokers take while they run.
@@ -526,7 +526,7 @@ fn plan_pod(pod: &PodFacts, in_sync: &InSync, plan: &mut Plan) {
     let is = in_sync.says(pod);
     // Where the brokers cannot be asked, the gate stays as it is: not knowing is no reason to change it.
     if let Some(is) = is.or((!pod.containers_ready).then_some(false)).filter(|is| *is != pod.in_sync) {
-        plan.steps.push(Step::SetInSync { pod: pod.clone(), in_sync: is });
+        plan.steps.push(Step::SetInSync { pod: Box::new(pod.clone()), in_sync: is });
     }
     if pod.containers_ready && is == Some(false) {
         plan.waiting_on.push(WaitingOn::InSync { node_id: pod.node_id });

@@ -1,10 +1,11 @@
 //! Controllers that join the quorum and leave it, one at a time (KIP-853). Pure.
 //!
-//! One joins once it follows as an observer; one leaves once its broker, where it is one too, holds nothing. A node that came
-//! back with an empty volume is another voter of the same id: the old one leaves, then it joins.
+//! One joins once it follows as an observer; one leaves once its broker, where it is one too, holds nothing, and every node knows
+//! enough of those that stay. A node that came back with an empty volume is another voter of the same id: the old one leaves,
+//! then it joins.
 
 use super::api::{DisruptionKind, DisruptionStatus, KafkaCluster, Role};
-use super::observe::{KafkaFacts, Observed};
+use super::observe::{KafkaFacts, Observed, PodFacts};
 use super::plan::{Plan, Step, WaitingOn};
 use super::status;
 use super::validate::{NodeGroup, ValidCluster};
@@ -21,6 +22,22 @@ fn wanted(cluster: &ValidCluster) -> BTreeSet<i32> {
     cluster.groups_of(Role::Controller).flat_map(stays).filter(|id| cluster.replace != Some(*id)).collect()
 }
 
+fn majority(voters: usize) -> usize {
+    voters / 2 + 1
+}
+
+/// A node that has lost the leader asks the controllers that it was started with, and no others: whichever of those that are to
+/// vote are up, it must know one of them. One that leaves itself need not.
+pub fn knows_enough(cluster: &ValidCluster, pod: &PodFacts) -> bool {
+    let leaves = cluster.groups.iter().any(|group| group.leaving_ids().any(|id| id == pod.node_id));
+    leaves || pod.revision.controllers.as_ref().is_none_or(|known| enough(known, &wanted(cluster)))
+}
+
+/// Some of those that are known are in every majority.
+fn enough(known: &BTreeSet<i32>, wanted: &BTreeSet<i32>) -> bool {
+    wanted.difference(known).count() < majority(wanted.len())
+}
+
 /// What is next, if anything is; into the plan.
 pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
     let lease = object.status.as_ref().and_then(|status| status.disruption.clone());
@@ -30,7 +47,8 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, 
         return;
     }
     let held = restart::holders(topics);
-    let change = next(&wanted(cluster), quorum, |id| held.contains(&id));
+    let known = observed.pods.iter().all(|pod| knows_enough(cluster, pod));
+    let change = next(&wanted(cluster), quorum, |id| held.contains(&id) || !known);
     plan.lease = match (change, ours) {
         (None, _) => None,
         (Some(change), Some(lease)) => {
@@ -96,12 +114,11 @@ impl Change {
 }
 
 /// The next change that leaves a caught-up majority: who joins comes before who leaves, the active controller leaves last.
-fn next(wanted: &BTreeSet<i32>, quorum: &QuorumDescription, holds_records: impl Fn(i32) -> bool) -> Option<Change> {
+fn next(wanted: &BTreeSet<i32>, quorum: &QuorumDescription, must_stay: impl Fn(i32) -> bool) -> Option<Change> {
     let caught_up = in_sync::voters(quorum);
     let end = quorum.voters.iter().find(|voter| voter.id == quorum.leader)?.log_end_offset;
     let votes = |id: i32| quorum.voters.iter().any(|voter| voter.id == id);
     let follows = |observer: &&ReplicaState| observer.log_end_offset >= 0 && end - observer.log_end_offset < LAG_RECORDS_MAX;
-    let majority = |voters: usize| voters / 2 + 1;
     let joins = quorum.observers.iter().filter(|observer| wanted.contains(&observer.id) && !votes(observer.id)).find(follows);
     if let Some(member) = joins.filter(|_| caught_up.len() + 1 >= majority(quorum.voters.len() + 1)) {
         return Some(Change::Join(member.clone()));
@@ -115,7 +132,7 @@ fn next(wanted: &BTreeSet<i32>, quorum: &QuorumDescription, holds_records: impl 
                 .any(|observer| observer.id == voter.id && observer.directory != voter.directory && follows(&observer))
     };
     let mut leaves: Vec<&ReplicaState> =
-        quorum.voters.iter().filter(|voter| is_stale(voter) || (!wanted.contains(&voter.id) && !holds_records(voter.id))).collect();
+        quorum.voters.iter().filter(|voter| is_stale(voter) || (!wanted.contains(&voter.id) && !must_stay(voter.id))).collect();
     leaves.sort_by_key(|voter| (voter.id == quorum.leader, voter.id));
     let spares = |voter: &&&ReplicaState| {
         let left = quorum.voters.iter().filter(|other| other.id != voter.id);
@@ -168,6 +185,14 @@ mod tests {
         assert_eq!(after(&[1, 3], &quorum(&[(1, 1000), (2, 1000), (3, -1)], &[])), None, "one of two would be no majority");
         assert_eq!(after(&[1, 3], &quorum(&[(1, 1000), (2, -1), (3, 1000)], &[])).as_deref(), Some("controller 2 leaves the quorum"));
         assert_eq!(after(&[], &quorum(&[(1, 1000)], &[])), None, "the last one stays");
+    }
+
+    #[test]
+    fn enough_controllers_are_known_when_no_majority_is_unknown() {
+        let enough = |known: &[i32], wanted: &[i32]| enough(&known.iter().copied().collect(), &wanted.iter().copied().collect());
+        assert!(enough(&[1, 2, 3], &[1, 2, 3, 4, 5]), "three of five");
+        assert!(!enough(&[1], &[1, 2, 3]), "the other two may elect one of theirs");
+        assert!(!enough(&[1, 2, 3], &[4]) && enough(&[1, 4], &[4]));
     }
 
     #[test]

@@ -59,7 +59,7 @@ fn hash(text: &str) -> String {
 /// image is in the pod itself.
 fn revision(cluster: &ValidCluster, template: &PodTemplateSpec, config: &ConfigMap) -> BTreeMap<String, String> {
     let server = config.data.as_ref().and_then(|data| data.get(config_maps::SERVER)).map(String::as_str).unwrap_or_default();
-    // Where controllers are is a hint for a node's first contact alone: others than it knows change nothing.
+    // Where controllers are is for a node's first contact, and for the time when it knows no leader: it need not know all.
     let server: Vec<_> = server.lines().filter(|line| !line.starts_with("controller.quorum.bootstrap.servers=")).collect();
     let mut template = template.clone();
     for container in template.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
@@ -71,6 +71,8 @@ fn revision(cluster: &ValidCluster, template: &PodTemplateSpec, config: &ConfigM
         (labels::TEMPLATE_HASH.to_owned(), hash(&template)),
         (labels::SPEC_HASH.to_owned(), hash(&what_pods_depend_on(&cluster.spec))),
     ]);
+    let controllers: Vec<_> = cluster.groups_of(Role::Controller).flat_map(NodeGroup::node_ids).map(|id| id.to_string()).collect();
+    all.insert(labels::CONTROLLERS.to_owned(), controllers.join(","));
     all.extend(cluster.restart.clone().map(|value| (labels::RESTART.to_owned(), value)));
     all
 }

@@ -1,16 +1,18 @@
-//! Proof 4: the operator dies after each of its writes in a first rollout, and the end is the same; the other operator,
-//! with nothing to do, writes nothing all the while.
+//! Proof 4: the operator dies after each of its writes, to the API server and to Kafka, in a first rollout, a roll, a
+//! scale-out, a scale-in and a CA's rotation, and the end is the same; the other operator, with nothing to do, writes
+//! nothing all the while.
 //!
 //! A second operator, a process on this machine with a namespace of its own, is the one that dies. It keeps nothing in
 //! memory between lives, so that dying after every write of one rollout passes through each state in which a single
 //! death after the n-th write would have left the world.
 
-use crate::world::{LONG, Operator, kubectl};
+use crate::oracle;
+use crate::world::{LONG, Operator, block_on, kubectl, secret, super_admin};
 use ground::kubectl::Kubectl;
 use ground::shell;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -32,6 +34,15 @@ spec:
   - {name: nodes, roles: [controller, broker], replicas: 3, zones: [zone-a, zone-b, zone-c], storage: {size: 1Gi}, jvm: {heap: 320Mi}}
   listeners:
   - {name: scram, port: 9094, authentication: ScramSha512}
+  certificates: {overlapMinutes: 0}
+";
+
+const TOPIC: &str = "apiVersion: freehold.dev/v1alpha1
+kind: Topic
+metadata: {name: crash, namespace: crash}
+spec:
+  clusterRef: {name: crash}
+  partitions: 6
 ";
 
 fn operator(image: &str, die_after_writes: Option<u32>) -> Operator {
@@ -50,7 +61,8 @@ fn end_state(kubectl: &Kubectl) -> BTreeMap<String, Value> {
         let mut kept =
             json!({"labels": item["metadata"]["labels"], "spec": item["spec"], "owned": item["metadata"]["ownerReferences"].is_array()});
         if let Some(data) = item["data"].as_object() {
-            kept["keys"] = json!(data.keys().collect::<Vec<_>>());
+            // A CA that has been replaced leaves what passwords are derived from.
+            kept["keys"] = json!(data.keys().filter(|key| *key != "passwords.key").collect::<Vec<_>>());
         }
         if item["kind"] == "ConfigMap" {
             kept["server"] = item["data"]["server.properties"].clone();
@@ -65,6 +77,88 @@ fn end_state(kubectl: &Kubectl) -> BTreeMap<String, Value> {
         state.insert(name, kept);
     }
     state
+}
+
+/// Lives of an operator that dies after every write, until nothing is left to write and `done` holds; how many ended.
+fn live_and_die(kubectl: &Kubectl, image: &str, done: impl Fn() -> bool) -> u32 {
+    let mut deaths = 0;
+    loop {
+        let mut life = operator(image, Some(1));
+        match wait_for_death_or_rest(kubectl, &mut life.0, &done) {
+            Some(code) => {
+                assert_eq!(code, 137, "the operator ended otherwise than by the fault: see operator-crash.log");
+                deaths += 1;
+                assert!(deaths <= DEATHS_MAX, "the operator goes on writing for ever");
+            }
+            None => return deaths,
+        }
+    }
+}
+
+/// Uids of the pods of the first pool, sorted.
+fn nodes(kubectl: &Kubectl) -> Vec<String> {
+    let words =
+        ["get", "pods", "--namespace", NAMESPACE, "--selector", "freehold.dev/pool=nodes", "-o", "jsonpath={.items[*].metadata.uid}"];
+    let mut uids: Vec<_> = kubectl.run(&words).unwrap_or_default().split(' ').map(str::to_owned).collect();
+    uids.sort_unstable();
+    uids
+}
+
+/// Brokers that hold replicas of the topic.
+fn holders(kubectl: &Kubectl) -> BTreeSet<i32> {
+    let topics = block_on(super_admin(kubectl, NAMESPACE, "crash").describe_topics()).unwrap_or_default();
+    let replicas = topics.iter().filter(|topic| topic.name == "crash").flat_map(|topic| &topic.partitions);
+    replicas.flat_map(|partition| partition.replicas.clone()).collect()
+}
+
+/// A roll, three brokers more, three fewer, another CA: an operator that dies after every write ends each as it should, and
+/// no partition was ever under its `min.insync.replicas`.
+fn day_two(kubectl: &Kubectl, image: &str) {
+    let annotate = |text: &str| kubectl.run(&["annotate", "kafkacluster", "crash", "--namespace", NAMESPACE, text]).unwrap();
+    let mut lived = Vec::new();
+    let topic = || ground::kubectl::not_ready(&kubectl.get("topic", NAMESPACE, "crash").unwrap().unwrap_or_default()).is_none();
+    lived.push(("a topic", live_and_die(kubectl, image, topic)));
+    let (mark, before) = (oracle::mark(kubectl, NAMESPACE, "crash"), nodes(kubectl));
+
+    annotate("freehold.dev/restart=1");
+    lived.push(("a roll", live_and_die(kubectl, image, || nodes(kubectl).iter().all(|uid| !before.contains(uid)))));
+    let once = nodes(kubectl);
+
+    let pools = |replicas: Option<u32>| {
+        let found = kubectl.get("kafkacluster", NAMESPACE, "crash").unwrap().unwrap();
+        let pools = found["spec"]["nodePools"].as_array().unwrap().iter();
+        let mut pools: Vec<Value> = pools.filter(|pool| pool["name"] != "extra").cloned().collect();
+        pools.extend(replicas.map(|replicas| {
+            json!({"name": "extra", "roles": ["broker"], "replicas": replicas, "zones": ["zone-a", "zone-b", "zone-c"],
+                "storage": {"size": "1Gi"}, "jvm": {"heap": "256Mi"}})
+        }));
+        kubectl.merge("kafkacluster", NAMESPACE, "crash", &json!({"spec": {"nodePools": pools}})).unwrap();
+    };
+    pools(Some(3));
+    lived.push(("three brokers more", live_and_die(kubectl, image, || holders(kubectl).len() == 6)));
+    pools(Some(0));
+    lived.push(("three fewer", live_and_die(kubectl, image, || holders(kubectl).len() == 3)));
+    pools(None);
+    let gone = || kubectl.get("statefulset", NAMESPACE, "crash-extra-zone-a").unwrap().is_none();
+    lived.push(("their pool gone", live_and_die(kubectl, image, gone)));
+
+    let ca = || secret(kubectl, NAMESPACE, "crash-cluster-ca").unwrap();
+    let first = ca()["tls.crt"].clone();
+    annotate("freehold.dev/rotate-ca=1");
+    let rotated = || {
+        let now = ca();
+        now["tls.crt"] != first && !now.contains_key("next.crt") && !now.contains_key("previous.crt")
+    };
+    lived.push(("another CA", live_and_die(kubectl, image, rotated)));
+    assert_eq!(nodes(kubectl), once, "each node was restarted once");
+    let seen = oracle::replay(kubectl, NAMESPACE, "crash", mark);
+    assert!(seen.violations.is_empty(), "{:#?}", seen.violations);
+    // What the scenarios leave behind, so that the end is that of the first rollout.
+    annotate("freehold.dev/restart-");
+    lived.push(("the annotation gone", live_and_die(kubectl, image, || true)));
+    kubectl.run(&["delete", "pvc", "--namespace", NAMESPACE, "--selector", "freehold.dev/pool=extra", "--wait=false"]).unwrap();
+    assert!(lived.iter().filter(|(what, _)| *what != "the annotation gone").all(|(_, deaths)| *deaths > 0), "{lived:?}");
+    println!("day two, deaths of the operator after every write: {lived:?}; {} states of partitions replayed", seen.states);
 }
 
 fn gone(kubectl: &Kubectl) {
@@ -95,24 +189,21 @@ fn dying_after_every_write_ends_the_same_and_an_idle_operator_writes_nothing() {
     crate::world::namespace(&kubectl, NAMESPACE);
 
     kubectl.apply(CLUSTER).unwrap();
-    let mut deaths = 0;
-    loop {
-        let mut life = operator(&image, Some(1));
-        let status = wait_for_death_or_rest(&kubectl, &mut life.0);
-        match status {
-            Some(code) => {
-                assert_eq!(code, 137, "the operator ended otherwise than by the fault: see operator-crash.log");
-                deaths += 1;
-                assert!(deaths <= DEATHS_MAX, "the operator goes on writing for ever");
-            }
-            None => break,
-        }
-    }
+    let deaths = live_and_die(&kubectl, &image, || true);
     println!("the operator died {deaths} times on the way to Ready");
     assert!(deaths >= DEATHS_MIN, "only {deaths} deaths");
     let disturbed = end_state(&kubectl);
+    kubectl.apply(TOPIC).unwrap();
+    day_two(&kubectl, &image);
+    let after = end_state(&kubectl);
+    for (name, object) in &disturbed {
+        assert_eq!(&after[name], object, "{name} after day two");
+    }
+    kubectl.run(&["annotate", "topic", "crash", "--namespace", NAMESPACE, "freehold.dev/confirm-delete=crash"]).unwrap();
+    kubectl.run(&["delete", "topic", "crash", "--namespace", NAMESPACE, "--wait=false"]).unwrap();
     {
         let _operator = operator(&image, None);
+        kubectl.delete("topic", NAMESPACE, "crash", LONG).unwrap();
         gone(&kubectl);
         kubectl.apply(CLUSTER).unwrap();
         kubectl.wait_ready("kafkacluster", NAMESPACE, "crash", LONG).unwrap();
@@ -139,7 +230,7 @@ fn dying_after_every_write_ends_the_same_and_an_idle_operator_writes_nothing() {
 }
 
 /// The exit code of a life that ended; `None` once the cluster is Ready and the operator has nothing more to write.
-fn wait_for_death_or_rest(kubectl: &Kubectl, life: &mut Child) -> Option<i32> {
+fn wait_for_death_or_rest(kubectl: &Kubectl, life: &mut Child, done: impl Fn() -> bool) -> Option<i32> {
     let mut ready_since: Option<Instant> = None;
     let start = Instant::now();
     loop {
@@ -147,7 +238,8 @@ fn wait_for_death_or_rest(kubectl: &Kubectl, life: &mut Child) -> Option<i32> {
             return status.code();
         }
         let ready =
-            kubectl.get("kafkacluster", NAMESPACE, "crash").unwrap().is_some_and(|cluster| ground::kubectl::not_ready(&cluster).is_none());
+            kubectl.get("kafkacluster", NAMESPACE, "crash").unwrap().is_some_and(|cluster| ground::kubectl::not_ready(&cluster).is_none())
+                && done();
         match ready_since {
             Some(since) if ready && since.elapsed() > Duration::from_secs(15) => return None,
             None if ready => ready_since = Some(Instant::now()),

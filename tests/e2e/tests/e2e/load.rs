@@ -78,23 +78,28 @@ impl Load {
         std::fs::remove_file(&self.log).unwrap();
         let events: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         assert!(events.iter().any(|event| event["name"] == "shutdown_complete"), "the producer came to its end: {:?}", events.last());
-        let failed = events.iter().filter(|event| event["name"] == "producer_send_error").count();
-        assert_eq!(failed, 0, "errors at the producer");
-        let acknowledged = flow::acknowledged(&events);
-        let mut ends: BTreeMap<i64, i64> = BTreeMap::new();
-        for (partition, offset) in acknowledged.values() {
-            let end = ends.entry(*partition).or_insert(0);
-            *end = (*end).max(offset + 1);
-        }
-        let held = usize::try_from(ends.values().sum::<i64>()).unwrap();
-        let group = format!("shop-{}-{}", self.job, id());
-        let mut read = flow::consume(kubectl, &self.client, &format!("{}-read", self.job), &group, held, LIMIT).unwrap();
-        let places: BTreeSet<(i64, i64)> = acknowledged.values().copied().collect();
-        read.retain(|(partition, offset, _)| places.contains(&(*partition, *offset)));
-        assert_eq!(read.len(), acknowledged.len(), "acknowledged records that were read back");
-        flow::check(&acknowledged, &read).unwrap();
-        Done { records: acknowledged.len(), worst_gap: worst_gap(&events) }
+        read_back(kubectl, &self.client, &self.job, &events)
     }
+}
+
+/// Reads back what a producer was told; each record of it once, in order, where it was acknowledged.
+pub fn read_back(kubectl: &Kubectl, client: &Client, job: &str, events: &[Value]) -> Done {
+    let failed = events.iter().filter(|event| event["name"] == "producer_send_error").count();
+    assert_eq!(failed, 0, "errors at the producer");
+    let acknowledged = flow::acknowledged(events);
+    let mut ends: BTreeMap<i64, i64> = BTreeMap::new();
+    for (partition, offset) in acknowledged.values() {
+        let end = ends.entry(*partition).or_insert(0);
+        *end = (*end).max(offset + 1);
+    }
+    let held = usize::try_from(ends.values().sum::<i64>()).unwrap();
+    let group = format!("shop-{job}-{}", id());
+    let mut read = flow::consume(kubectl, client, &format!("{job}-read"), &group, held, LIMIT).unwrap();
+    let places: BTreeSet<(i64, i64)> = acknowledged.values().copied().collect();
+    read.retain(|(partition, offset, _)| places.contains(&(*partition, *offset)));
+    assert_eq!(read.len(), acknowledged.len(), "acknowledged records that were read back");
+    flow::check(&acknowledged, &read).unwrap();
+    Done { records: acknowledged.len(), worst_gap: worst_gap(events) }
 }
 
 fn worst_gap(events: &[Value]) -> i64 {

@@ -1,9 +1,10 @@
 //! What others do to the ground under a load: nodes are drained, a zone is cut off, the API server does not answer.
 
-use crate::load::Load;
+use crate::load::{self, Load};
 use crate::oracle;
 use crate::rolls::{pods, settled};
-use crate::world::{LONG, kubectl, topic};
+use crate::world::{LONG, client, kubectl, topic};
+use ground::flow;
 use ground::shell;
 use std::fs::File;
 use std::path::PathBuf;
@@ -11,8 +12,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const RATE: i64 = 150;
-/// How long a zone is cut off, and the API server away.
-const AWAY: Duration = Duration::from_secs(30);
+/// How long a zone is cut off, or the API server away; in `cargo xtask soak` as long as this says.
+fn away(soak: Duration) -> Duration {
+    if std::env::var_os("FREEHOLD_SOAK").is_some() { soak } else { Duration::from_secs(30) }
+}
 
 /// Done at the end, whatever happens to the test.
 struct Finally(Vec<&'static str>);
@@ -63,6 +66,7 @@ fn a_zone_that_is_cut_off_comes_back() {
     let kubectl = kubectl();
     settled(&kubectl);
     let (before, mark) = (pods(&kubectl), oracle::mark(&kubectl, "kafka", "demo"));
+    let away = away(Duration::from_secs(60));
     let load = Load::start(&kubectl, "cut", RATE);
     // The producer's own zone stays.
     let producer =
@@ -74,7 +78,7 @@ fn a_zone_that_is_cut_off_comes_back() {
     {
         let _up = Finally(up);
         assert!(Command::new(down[0]).args(&down[1..]).status().unwrap().success(), "{down:?}");
-        std::thread::sleep(AWAY);
+        std::thread::sleep(away);
     }
     // By then the cluster may still be Ready in its status: who is out of sync is seen first.
     shell::wait_for("three brokers in sync", LONG, || {
@@ -88,7 +92,7 @@ fn a_zone_that_is_cut_off_comes_back() {
     let seen = oracle::replay(&kubectl, "kafka", "demo", mark);
     assert!(seen.violations.is_empty(), "{:#?}", seen.violations);
     assert_eq!(pods(&kubectl), before, "no pod was deleted for it");
-    println!("cut: a zone away for {} s, {done}; {} states replayed", AWAY.as_secs(), seen.states);
+    println!("cut: a zone away for {} s, {done}; {} states replayed", away.as_secs(), seen.states);
 }
 
 #[test]
@@ -97,14 +101,23 @@ fn brokers_serve_on_while_the_api_server_does_not_answer() {
     let kubectl = kubectl();
     settled(&kubectl);
     let before = pods(&kubectl);
-    let load = Load::start(&kubectl, "away", RATE);
+    let away = away(Duration::from_secs(600));
+    // As many as last for longer than the API server is away: nobody can end it meanwhile.
+    let (client, job) = (client(&kubectl, "shop-app", "orders"), "away-produce");
+    let count = RATE * i64::try_from(away.as_secs() + 20).unwrap();
+    flow::start_producer(&kubectl, &client, job, usize::try_from(count).unwrap(), RATE).unwrap();
+    shell::wait_for("records to flow", LONG, || {
+        let log = flow::log(&kubectl, &client, job).unwrap_or_default();
+        Ok((log.matches("producer_send_success").count() < 200).then(|| "few yet".into()))
+    })
+    .unwrap();
     let run = std::env::var("FREEHOLD_RUN").expect("cargo xtask test sets it");
     let pid = std::fs::read_to_string(format!("{run}/pids/kube-apiserver")).unwrap();
     let pid: &'static str = pid.split(' ').next().unwrap().to_owned().leak();
     {
         let _goes_on = Finally(vec!["kill", "-CONT", pid]);
         assert!(Command::new("kill").args(["-STOP", pid]).status().unwrap().success());
-        std::thread::sleep(AWAY);
+        std::thread::sleep(away);
     }
     shell::wait_for("the API server", LONG, || Ok(kubectl.run(&["get", "--raw", "/readyz"]).err().map(|error| error.to_string()))).unwrap();
     kubectl.apply(&topic("after-the-silence", "demo", "  partitions: 1\n")).unwrap();
@@ -112,5 +125,7 @@ fn brokers_serve_on_while_the_api_server_does_not_answer() {
     kubectl.delete("topic", "shop", "after-the-silence", LONG).unwrap();
     settled(&kubectl);
     assert_eq!(pods(&kubectl), before, "no pod was touched");
-    println!("away: an API server that did not answer for {} s, {}", AWAY.as_secs(), load.finish(&kubectl));
+    assert!(flow::finished(&kubectl, &client, job, LONG).unwrap(), "the producer came to its end");
+    let done = load::read_back(&kubectl, &client, job, &flow::events(&kubectl, &client, job).unwrap());
+    println!("away: an API server that did not answer for {} s, {done}", away.as_secs());
 }

@@ -1,41 +1,72 @@
-//! Fault injection for tests: the process ends after its n-th write to the API server, as if killed there.
+//! Fault injection for tests: the process ends after its n-th write to the API server or to Kafka, as if killed there.
 //!
 //! Off unless the environment says `FREEHOLD_FAULT_EXIT_AFTER_WRITES=n`. Leases and events do not count: nothing
 //! is decided by them.
 
 use http::{Method, Request};
-use std::sync::Arc;
+use kafka_protocol::messages::ApiKey;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tower::{Layer, Service};
 
 pub const VARIABLE: &str = "FREEHOLD_FAULT_EXIT_AFTER_WRITES";
 /// As a kill would leave it (128 + SIGKILL).
 const EXIT_CODE: i32 = 137;
+/// Writes that are left; `None`: as many as there are.
+static LEFT: LazyLock<Option<AtomicU32>> = LazyLock::new(|| std::env::var(VARIABLE).ok()?.parse().ok().map(AtomicU32::new));
 
-/// Counts writes; `None`: does nothing.
-#[derive(Clone)]
-pub struct FaultLayer {
-    left: Option<Arc<AtomicU32>>,
-}
-
-impl FaultLayer {
-    pub fn from_env() -> Self {
-        let count = std::env::var(VARIABLE).ok().and_then(|text| text.parse().ok());
-        Self { left: count.map(|count: u32| Arc::new(AtomicU32::new(count))) }
+/// One write was answered.
+fn wrote() {
+    if let Some(left) = &*LEFT
+        && left.fetch_sub(1, Ordering::SeqCst) <= 1
+    {
+        std::process::exit(EXIT_CODE);
     }
 }
+
+/// A request to a broker was answered.
+pub fn asked_kafka(key: i16) {
+    if ApiKey::try_from(key).is_ok_and(changes) {
+        wrote();
+    }
+}
+
+/// Requests of the admin client that change something.
+fn changes(key: ApiKey) -> bool {
+    use ApiKey as K;
+    matches!(
+        key,
+        K::CreateTopics
+            | K::DeleteTopics
+            | K::CreatePartitions
+            | K::IncrementalAlterConfigs
+            | K::AlterPartitionReassignments
+            | K::ElectLeaders
+            | K::CreateAcls
+            | K::DeleteAcls
+            | K::AlterUserScramCredentials
+            | K::AlterClientQuotas
+            | K::UpdateFeatures
+            | K::UnregisterBroker
+            | K::AddRaftVoter
+            | K::RemoveRaftVoter
+    )
+}
+
+/// Counts writes to the API server.
+#[derive(Clone, Copy)]
+pub struct FaultLayer;
 
 impl<S> Layer<S> for FaultLayer {
     type Service = FaultService<S>;
     fn layer(&self, inner: S) -> Self::Service {
-        FaultService { inner, left: self.left.clone() }
+        FaultService { inner }
     }
 }
 
 #[derive(Clone)]
 pub struct FaultService<S> {
     inner: S,
-    left: Option<Arc<AtomicU32>>,
 }
 
 fn counts(method: &Method, path: &str) -> bool {
@@ -58,14 +89,12 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let left = self.left.clone().filter(|_| counts(request.method(), request.uri().path()));
+        let counts = counts(request.method(), request.uri().path());
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await;
-            if let Some(left) = left
-                && left.fetch_sub(1, Ordering::SeqCst) <= 1
-            {
-                std::process::exit(EXIT_CODE);
+            if counts {
+                wrote();
             }
             answer
         })
@@ -81,5 +110,6 @@ mod tests {
         assert!(counts(&Method::PATCH, "/apis/apps/v1/namespaces/a/statefulsets/b"));
         assert!(!counts(&Method::GET, "/api/v1/pods"));
         assert!(!counts(&Method::PATCH, "/apis/coordination.k8s.io/v1/namespaces/a/leases/b"));
+        assert!(changes(ApiKey::AlterPartitionReassignments) && !changes(ApiKey::DescribeQuorum) && !changes(ApiKey::Fetch));
     }
 }
