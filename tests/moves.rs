@@ -10,6 +10,8 @@ use freehold::kafka::metadata_record::PartitionFields;
 use freehold::kinds::kafka_cluster::api::{KafkaCluster, KafkaClusterStatus, RebalanceMode};
 use freehold::kinds::kafka_cluster::observe::KafkaFacts;
 use freehold::kinds::kafka_cluster::plan::{self, Plan, Step};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -199,6 +201,25 @@ impl Model {
     fn counts(&self) -> Vec<usize> {
         self.brokers().iter().map(|id| self.partitions.iter().filter(|partition| partition.replicas.contains(id)).count()).collect()
     }
+}
+
+#[test]
+fn unlike_shares_move_by_themselves_but_not_at_once_again() {
+    let mut placements = vec![(0, 0, 0); 20];
+    placements.push((1, 1, 1));
+    let mut model = Model::new(2, &placements);
+    assert!(model.plan().lease.is_some(), "20 replicas and 1");
+    let ended = |ago: i64| {
+        let now: Timestamp = fixture::NOW.parse().unwrap();
+        Some(KafkaClusterStatus { rebalanced: Some(Time(now - SignedDuration::from_mins(ago))), ..KafkaClusterStatus::default() })
+    };
+    model.object.status = ended(59);
+    assert!(model.plan().lease.is_none() && model.plan().rebalance.is_some(), "it is told, and waits");
+    model.object.status = ended(60);
+    assert!(model.plan().lease.is_some());
+    model.object.status = ended(1);
+    model.object.spec.node_pools[0].replicas = 3;
+    assert!(model.plan().lease.is_some(), "who leaves does not wait");
 }
 
 proptest! {

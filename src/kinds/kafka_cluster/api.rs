@@ -472,9 +472,16 @@ pub struct Rebalance {
     #[serde(default = "Rebalance::default_throttle")]
     #[schemars(with = "String", regex(pattern = r"^[0-9]+(Ki|Mi|Gi|k|M|G)?$"), length(max = 12))]
     pub throttle: Quantity,
+    /// Minutes after moves have ended in which unlike shares alone begin no others. Brokers that join or leave do not wait.
+    #[serde(default = "Rebalance::default_cooldown_minutes")]
+    #[schemars(range(max = 43200))]
+    pub cooldown_minutes: u32,
 }
 
 impl Rebalance {
+    fn default_cooldown_minutes() -> u32 {
+        60
+    }
     fn default_throttle() -> Quantity {
         Quantity("50Mi".into())
     }
@@ -482,7 +489,12 @@ impl Rebalance {
 
 impl Default for Rebalance {
     fn default() -> Self {
-        Self { mode: RebalanceMode::default(), exclude_topics: Vec::new(), throttle: Self::default_throttle() }
+        Self {
+            mode: RebalanceMode::default(),
+            exclude_topics: Vec::new(),
+            throttle: Self::default_throttle(),
+            cooldown_minutes: Self::default_cooldown_minutes(),
+        }
     }
 }
 

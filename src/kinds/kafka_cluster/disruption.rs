@@ -98,7 +98,9 @@ pub fn outdated<'a>(cluster: &'a ValidCluster, desired: &[Object], observed: &'a
     let mut all = BTreeMap::new();
     for group in &cluster.groups {
         let Some(wanted) = wanted(group) else { continue };
-        for pod in observed.pods.iter().filter(|pod| pod.stateful_set == group.stateful_set) {
+        // One that is no node any more is on its way out.
+        for pod in observed.pods.iter().filter(|pod| pod.stateful_set == group.stateful_set && group.node_ids().any(|id| id == pod.node_id))
+        {
             let mut reasons = reasons(&pod.revision, &wanted);
             if !quorum::knows_enough(cluster, pod) {
                 reasons.push(RestartReason::Controllers);
@@ -165,7 +167,9 @@ fn go_on(
     observed: &Observed,
     plan: &mut Plan,
 ) -> Option<DisruptionStatus> {
-    let members: BTreeSet<i32> = lease.node_ids.iter().copied().collect();
+    // Who is no node any more comes back no more.
+    let nodes: BTreeSet<i32> = cluster.groups.iter().flat_map(NodeGroup::node_ids).collect();
+    let members: BTreeSet<i32> = lease.node_ids.iter().copied().filter(|id| nodes.contains(id)).collect();
     let left: Vec<&Outdated<'_>> = members.iter().filter_map(|id| outdated.get(id).copied()).filter(|one| !one.pod.deleting).collect();
     if !left.is_empty() {
         // Where the spec has just changed again, a pod that ended now would come back as it was.

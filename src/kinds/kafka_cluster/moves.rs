@@ -16,6 +16,7 @@ use crate::kafka::topic_plan::{THROTTLE_RATES, THROTTLED};
 use crate::kafka_admin::{ConfigChanges, ConfigResource, Reassignment};
 use crate::{labels, names, quantity};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::SignedDuration;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -57,7 +58,10 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, 
     let mode = cluster.spec.rebalance.mode;
     match moving {
         Some(lease) if mode == RebalanceMode::Never => plan.lease = take_back(&lease, topics, observed, plan),
-        Some(lease) => plan.lease = go_on(&lease, cluster, observed, topics, plan),
+        Some(lease) => {
+            plan.lease = go_on(&lease, cluster, observed, topics, plan);
+            plan.rebalanced = plan.lease.is_none().then(|| Time(observed.now));
+        }
         None => plan.lease = begin(object, cluster, observed, topics, plan),
     }
     if plan.lease.as_ref().is_none_or(|lease| lease.kind != DisruptionKind::Reassignment) {
@@ -142,8 +146,8 @@ impl Work<'_> {
         held
     }
 
-    /// Why replicas should move at all; `None` where it is well as it is.
-    fn why(&self) -> Option<String> {
+    /// Why replicas should move at all, and whether that is because of a change; `None` where it is well as it is.
+    fn why(&self) -> Option<(String, bool)> {
         if self.plan.moves == 0 {
             return None;
         }
@@ -154,15 +158,15 @@ impl Work<'_> {
         };
         let is = |index: usize, duty: Duty| self.brokers[index].duty == duty;
         if let Some(leaving) = ids(&|index| is(index, Duty::Leaving) && held[index] > 0) {
-            return Some(format!("brokers {leaving} are to leave"));
+            return Some((format!("brokers {leaving} are to leave"), true));
         }
         if let Some(empty) = ids(&|index| is(index, Duty::Full) && held[index] == 0) {
-            return Some(format!("brokers {empty} are new"));
+            return Some((format!("brokers {empty} are new"), true));
         }
         let full = || (0..held.len()).filter(|index| is(*index, Duty::Full)).map(|index| held[index]);
         let (most, least) = (full().max()?, full().min()?);
         let unlike = most >= least + UNLIKE_REPLICAS && most * 100 > least * (100 + UNLIKE_PERCENT);
-        unlike.then(|| format!("brokers hold between {least} and {most} replicas"))
+        unlike.then(|| (format!("brokers hold between {least} and {most} replicas"), false))
     }
 
     /// The plan in a line, for people.
@@ -199,7 +203,7 @@ pub fn preview(cluster: &ValidCluster, observed: &Observed) -> Vec<String> {
     }
     all.sort_by_key(|broker| broker.id);
     let Some(work) = work(cluster, all, topics) else { return Vec::new() };
-    let Some(why) = work.why() else { return Vec::new() };
+    let Some((why, _)) = work.why() else { return Vec::new() };
     // Every broker that is given something takes it at the throttle's rate.
     let given = work.plan.placement.replicas.iter().collect::<BTreeSet<_>>().len().max(1) as u64;
     let rate = quantity::bytes(&cluster.spec.rebalance.throttle).unwrap_or(u64::MAX).max(1);
@@ -231,7 +235,7 @@ fn begin(
         return None;
     }
     let work = work(cluster, brokers(cluster, observed), topics)?;
-    let why = work.why()?;
+    let (why, changed) = work.why()?;
     let (hash, summary) = (work.hash(), work.summary());
     let rebalance = &cluster.spec.rebalance;
     let approved = object.metadata.annotations.as_ref().and_then(|all| all.get(labels::APPROVE_REBALANCE));
@@ -245,6 +249,7 @@ fn begin(
             }
             return None;
         }
+        RebalanceMode::Auto if !changed && !cooled_down(object, cluster, observed) => return None,
         RebalanceMode::Propose | RebalanceMode::Auto => {}
     }
     if let Err(opens) = windows::open(&cluster.spec.rollout.maintenance_windows, observed.now) {
@@ -258,6 +263,13 @@ fn begin(
         since: Time(observed.now),
         total: Some(u32::try_from(work.plan.moves).unwrap_or(u32::MAX)),
     })
+}
+
+/// Unlike shares alone begin nothing soon after the last moves: topics come and go, and so would replicas.
+fn cooled_down(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed) -> bool {
+    let ended = object.status.as_ref().and_then(|status| status.rebalanced.as_ref());
+    let cooldown = SignedDuration::from_mins(cluster.spec.rebalance.cooldown_minutes.into());
+    ended.is_none_or(|ended| observed.now >= ended.0 + cooldown)
 }
 
 /// The next batch, until nothing is left and nothing moves.

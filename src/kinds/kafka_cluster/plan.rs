@@ -38,6 +38,8 @@ pub struct Plan {
     pub replaced: Option<String>,
     /// Replicas that move, or would.
     pub rebalance: Option<RebalanceStatus>,
+    /// When moves ended, in this look.
+    pub rebalanced: Option<Time>,
     /// One ended, and the next may begin: there is no reason to wait.
     pub look_soon: bool,
     /// What a person should know although nothing waits for it.
@@ -206,6 +208,10 @@ pub enum WaitingOn {
     Kafka {
         why: String,
     },
+    /// A change of the quorum.
+    Voter {
+        why: String,
+    },
     /// A restart that would harm.
     Restart {
         why: Blocked,
@@ -252,6 +258,7 @@ impl fmt::Display for WaitingOn {
             Self::InSync { node_id } => write!(f, "node {node_id} to be in sync"),
             Self::Quorum { voters, of } => write!(f, "the quorum: {voters} of {of} voters have caught up"),
             Self::Kafka { why } => write!(f, "an answer of the brokers: {why}"),
+            Self::Voter { why } => write!(f, "the moment in which {why}"),
             Self::Restart { why } => write!(f, "a moment at which a restart harms nothing: {why}"),
             Self::Moves { replicas } => write!(f, "{replicas} replicas to be moved"),
             Self::Approval { hash } => write!(f, "an approval of the moves: annotate with {}={hash}", labels::APPROVE_REBALANCE),

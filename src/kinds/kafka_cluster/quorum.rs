@@ -55,7 +55,10 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, 
             plan.steps.push(change.step(cluster));
             Some(DisruptionStatus { node_ids: vec![change.member().id], why: change.why(), ..lease })
         }
-        (Some(_), None) if !plan.is_applied() => None,
+        (Some(change), None) if !plan.is_applied() => {
+            plan.waiting_on.push(WaitingOn::Voter { why: change.why() });
+            None
+        }
         (Some(change), None) => match windows::open(&cluster.spec.rollout.maintenance_windows, observed.now) {
             Ok(()) => Some(DisruptionStatus {
                 kind: DisruptionKind::Quorum,

@@ -91,6 +91,7 @@ pub fn learned(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observe
         warnings: cluster.warnings.iter().chain(&plan.warnings).cloned().collect(),
         disruption: plan.lease.clone(),
         rebalance: plan.rebalance.clone(),
+        rebalanced: plan.rebalanced.clone().or(old.rebalanced.clone()),
         // Without the annotation the same broker may be asked for again.
         replaced: plan.replaced.clone().or(old.replaced.clone().filter(|_| asks_to_replace(object))),
         dynamic_configs: dynamic_configs(cluster, observed, &old),

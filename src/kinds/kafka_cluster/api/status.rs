@@ -59,6 +59,9 @@ pub struct KafkaClusterStatus {
     /// Replicas that move, or would.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rebalance: Option<RebalanceStatus>,
+    /// When moves ended last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rebalanced: Option<Time>,
     /// Broker configs that were set while brokers run: `key`, or `node id/key`. What is in here and no more in the spec goes
     /// back to its default; others in Kafka are somebody else's.
     #[serde(skip_serializing_if = "Vec::is_empty")]

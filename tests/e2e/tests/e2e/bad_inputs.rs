@@ -64,7 +64,7 @@ fn changes_that_would_lose_something_are_refused_at_admission() {
     change_refused(&kubectl, &change("/spec/nodePools/0/zones", json!(["zone-a", "zone-b", "zone-x"])), "zones");
     change_refused(&kubectl, &change("/spec/nodePools/0/storage/size", json!("512Mi")), "cannot shrink");
     change_refused(&kubectl, &change("/spec/nodePools/0/roles", json!(["controller"])), "immutable");
-    change_refused(&kubectl, &change("/spec/nodePools/0/replicas", json!(6)), "scale a pool of brokers");
+    change_refused(&kubectl, &change("/spec/nodePools/0/replicas", json!(0)), "one pool with replicas needs the role controller");
     change_refused(&kubectl, &json!([{"op": "add", "path": "/spec/clusterId", "value": "AAAAAAAAAAAAAAAAAAAAAA"}]), "immutable");
 }
 
@@ -80,6 +80,8 @@ fn clusters_that_cannot_be_made_are_stalled_and_touch_nothing() {
     check(&cluster("  config: {default.replication.factor: \"3\"}\n"), &["default.replication.factor", "above the number of brokers, 1"]);
     check(&small_cluster("bad", "kafka", "9.9.9", ""), &["spec.version", "4.3.1"]);
     check(&cluster("").replace("jvm: {heap: 320Mi}", "jvm: {heap: 4Gi}"), &["jvm.heap", "memory limit"]);
+    let grows = cluster("").replace("size: 1Gi}", "size: 1Gi, autoGrow: {maxSize: 512Mi}}");
+    check(&grows, &["spec.nodePools[all].storage.autoGrow.maxSize", "below size, 1Gi"]);
     check(
         &cluster("  certificates: {issuer: Secret, secretRef: {name: no-such}}\n"),
         &["secretRef", "no-such", "freehold.dev/cluster: bad"],
