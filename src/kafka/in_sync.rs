@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn a_voter_is_known_to_follow_only_by_its_own_offset() {
-        let voter = |id, log_end_offset| ReplicaState { id, directory: uuid::Uuid::nil(), log_end_offset };
+        let voter = |id, log_end_offset| ReplicaState { id, directory: uuid::Uuid::nil(), log_end_offset, last_fetch_ms: 0 };
         let quorum = QuorumDescription {
             leader: 1,
             high_watermark: 900,

@@ -252,6 +252,7 @@ impl Admin for Client {
                     id: state.replica_id.0,
                     directory: state.replica_directory_id,
                     log_end_offset: state.log_end_offset,
+                    last_fetch_ms: state.last_fetch_timestamp,
                 })
                 .collect()
         };

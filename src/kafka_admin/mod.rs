@@ -98,6 +98,8 @@ pub struct ReplicaState {
     pub id: i32,
     pub directory: uuid::Uuid,
     pub log_end_offset: i64,
+    /// When it asked the leader last, in milliseconds since 1970 by the leader's clock; -1: never, or it is the leader.
+    pub last_fetch_ms: i64,
 }
 
 /// A topic to create.

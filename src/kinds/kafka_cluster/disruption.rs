@@ -137,8 +137,8 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, desired: &[Object], o
         Some(lease) => go_on(&lease, &free, cluster, observed, plan),
         None => begin(&free, cluster, observed, plan),
     };
-    // Between two batches the cluster is not as its spec says.
-    if plan.lease.is_none() && !free.is_empty() {
+    // Between two batches, and while something else is under way, the cluster is not as its spec says.
+    if plan.lease.as_ref().is_none_or(|lease| lease.kind != DisruptionKind::Restart) && !free.is_empty() {
         plan.waiting_on.push(WaitingOn::Outdated { nodes: free.len() });
     }
 }

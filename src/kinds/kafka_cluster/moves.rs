@@ -60,7 +60,7 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, 
         Some(lease) if mode == RebalanceMode::Never => plan.lease = take_back(&lease, topics, observed, plan),
         Some(lease) => {
             plan.lease = go_on(&lease, cluster, observed, topics, plan);
-            plan.rebalanced = plan.lease.is_none().then(|| Time(observed.now));
+            plan.rebalanced = plan.lease.is_none().then_some(Time(observed.now));
         }
         None => plan.lease = begin(object, cluster, observed, topics, plan),
     }

@@ -208,9 +208,9 @@ pub enum WaitingOn {
     Kafka {
         why: String,
     },
-    /// A change of the quorum.
-    Voter {
-        why: String,
+    /// Controllers that still vote.
+    Voters {
+        leaving: Vec<i32>,
     },
     /// A restart that would harm.
     Restart {
@@ -258,7 +258,7 @@ impl fmt::Display for WaitingOn {
             Self::InSync { node_id } => write!(f, "node {node_id} to be in sync"),
             Self::Quorum { voters, of } => write!(f, "the quorum: {voters} of {of} voters have caught up"),
             Self::Kafka { why } => write!(f, "an answer of the brokers: {why}"),
-            Self::Voter { why } => write!(f, "the moment in which {why}"),
+            Self::Voters { leaving } => write!(f, "controllers {} to leave the quorum", super::status::ids(leaving)),
             Self::Restart { why } => write!(f, "a moment at which a restart harms nothing: {why}"),
             Self::Moves { replicas } => write!(f, "{replicas} replicas to be moved"),
             Self::Approval { hash } => write!(f, "an approval of the moves: annotate with {}={hash}", labels::APPROVE_REBALANCE),

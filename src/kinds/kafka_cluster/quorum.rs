@@ -48,17 +48,20 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, 
     }
     let held = restart::holders(topics);
     let known = observed.pods.iter().all(|pod| knows_enough(cluster, pod));
-    let change = next(&wanted(cluster), quorum, |id| held.contains(&id) || !known);
+    let runs = |id: i32| observed.pods.iter().any(|pod| pod.node_id == id && pod.containers_ready && !pod.deleting);
+    let (wanted, stays) = (wanted(cluster), |id: i32| held.contains(&id) || !known);
+    let change = next(&wanted, quorum, runs, stays);
+    let leaving: Vec<i32> = quorum.voters.iter().map(|voter| voter.id).filter(|id| !wanted.contains(id) && !stays(*id)).collect();
+    if !leaving.is_empty() {
+        plan.waiting_on.push(WaitingOn::Voters { leaving });
+    }
     plan.lease = match (change, ours) {
         (None, _) => None,
         (Some(change), Some(lease)) => {
             plan.steps.push(change.step(cluster));
             Some(DisruptionStatus { node_ids: vec![change.member().id], why: change.why(), ..lease })
         }
-        (Some(change), None) if !plan.is_applied() => {
-            plan.waiting_on.push(WaitingOn::Voter { why: change.why() });
-            None
-        }
+        (Some(_), None) if !plan.is_applied() => None,
         (Some(change), None) => match windows::open(&cluster.spec.rollout.maintenance_windows, observed.now) {
             Ok(()) => Some(DisruptionStatus {
                 kind: DisruptionKind::Quorum,
@@ -117,22 +120,26 @@ impl Change {
 }
 
 /// The next change that leaves a caught-up majority: who joins comes before who leaves, the active controller leaves last.
-fn next(wanted: &BTreeSet<i32>, quorum: &QuorumDescription, must_stay: impl Fn(i32) -> bool) -> Option<Change> {
+/// `runs`: the node is up; `must_stay`: it may not leave yet.
+fn next(wanted: &BTreeSet<i32>, quorum: &QuorumDescription, runs: impl Fn(i32) -> bool, must_stay: impl Fn(i32) -> bool) -> Option<Change> {
     let caught_up = in_sync::voters(quorum);
     let end = quorum.voters.iter().find(|voter| voter.id == quorum.leader)?.log_end_offset;
     let votes = |id: i32| quorum.voters.iter().any(|voter| voter.id == id);
-    let follows = |observer: &&ReplicaState| observer.log_end_offset >= 0 && end - observer.log_end_offset < LAG_RECORDS_MAX;
-    let joins = quorum.observers.iter().filter(|observer| wanted.contains(&observer.id) && !votes(observer.id)).find(follows);
-    if let Some(member) = joins.filter(|_| caught_up.len() + 1 >= majority(quorum.voters.len() + 1)) {
+    // One that came back with another volume is listed twice for a while: it is the one that asked last.
+    let observer = |id: i32| {
+        let last = quorum.observers.iter().filter(|observer| observer.id == id).max_by_key(|observer| observer.last_fetch_ms)?;
+        let follows = last.log_end_offset >= 0 && end - last.log_end_offset < LAG_RECORDS_MAX;
+        (follows && runs(id)).then_some(last)
+    };
+    if caught_up.len() + 1 >= majority(quorum.voters.len() + 1)
+        && let Some(member) = wanted.iter().filter(|id| !votes(**id)).find_map(|id| observer(*id))
+    {
         return Some(Change::Join(member.clone()));
     }
     // The same id with another volume: the one that votes will not come back.
     let is_stale = |voter: &ReplicaState| {
-        !caught_up.contains(&voter.id)
-            && quorum
-                .observers
-                .iter()
-                .any(|observer| observer.id == voter.id && observer.directory != voter.directory && follows(&observer))
+        let other = observer(voter.id).filter(|other| other.directory != voter.directory && other.last_fetch_ms > voter.last_fetch_ms);
+        !caught_up.contains(&voter.id) && other.is_some()
     };
     let mut leaves: Vec<&ReplicaState> =
         quorum.voters.iter().filter(|voter| is_stale(voter) || (!wanted.contains(&voter.id) && !must_stay(voter.id))).collect();
@@ -150,7 +157,7 @@ mod tests {
     use super::*;
 
     fn member(id: i32, directory: u128, log_end_offset: i64) -> ReplicaState {
-        ReplicaState { id, directory: uuid::Uuid::from_u128(directory), log_end_offset }
+        ReplicaState { id, directory: uuid::Uuid::from_u128(directory), log_end_offset, last_fetch_ms: i64::try_from(directory).unwrap() }
     }
 
     fn quorum(voters: &[(i32, i64)], observers: &[(i32, i64)]) -> QuorumDescription {
@@ -159,7 +166,7 @@ mod tests {
     }
 
     fn after(wanted: &[i32], quorum: &QuorumDescription) -> Option<String> {
-        next(&wanted.iter().copied().collect(), quorum, |id| id == 9).map(|change| change.why())
+        next(&wanted.iter().copied().collect(), quorum, |_| true, |id| id == 9).map(|change| change.why())
     }
 
     const JOINS: &str = "controller 4 joins the quorum";
@@ -202,10 +209,16 @@ mod tests {
     fn one_with_a_new_volume_leaves_and_joins_again() {
         let mut lost = quorum(&[(1, 1000), (2, 1000), (3, -1)], &[]);
         lost.observers = vec![member(3, 2, 1000)];
-        let change = next(&BTreeSet::from([1, 2, 3]), &lost, |_| true).unwrap();
+        let wanted = BTreeSet::from([1, 2, 3]);
+        let change = next(&wanted, &lost, |_| true, |_| true).unwrap();
         assert_eq!(change, Change::Leave(member(3, 1, -1)), "the old volume's vote");
         lost.voters.pop();
-        let change = next(&BTreeSet::from([1, 2, 3]), &lost, |_| true).unwrap();
-        assert_eq!(change, Change::Join(member(3, 2, 1000)));
+        lost.observers.insert(0, member(3, 1, 999));
+        let change = next(&wanted, &lost, |_| true, |_| true).unwrap();
+        assert_eq!(change, Change::Join(member(3, 2, 1000)), "the volume that it has now");
+        assert_eq!(next(&wanted, &lost, |id| id != 3, |_| true), None, "its pod is not up");
+        lost.voters.push(member(3, 2, -1));
+        lost.observers = vec![member(3, 1, 999)];
+        assert_eq!(next(&wanted, &lost, |_| true, |_| true), None, "what it was once is no reason to take its vote");
     }
 }

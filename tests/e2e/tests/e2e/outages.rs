@@ -104,8 +104,9 @@ fn brokers_serve_on_while_the_api_server_does_not_answer() {
     let away = away(Duration::from_secs(600));
     // As many as last for longer than the API server is away: nobody can end it meanwhile.
     let (client, job) = (client(&kubectl, "shop-app", "orders"), "away-produce");
-    let count = RATE * i64::try_from(away.as_secs() + 20).unwrap();
-    flow::start_producer(&kubectl, &client, job, usize::try_from(count).unwrap(), RATE).unwrap();
+    let count = (RATE * i64::try_from(away.as_secs() + 20).unwrap()).to_string();
+    let args = ["--acks", "-1", "--max-messages", &count, "--throughput", &RATE.to_string(), "--repeating-keys", "60"];
+    flow::start(&kubectl, &client, job, "VerifiableProducer", &args, flow::SAFE_PRODUCER).unwrap();
     shell::wait_for("records to flow", LONG, || {
         let log = flow::log(&kubectl, &client, job).unwrap_or_default();
         Ok((log.matches("producer_send_success").count() < 200).then(|| "few yet".into()))
