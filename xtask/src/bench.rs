@@ -112,7 +112,8 @@ pub fn bench(layout: &Layout, options: &Options) -> Result<()> {
 
 const HEAD: &str = "# Benchmarks
 
-Bursts of [Topics](benchmarks/topics.md) and [Users](benchmarks/users.md), the [planner](benchmarks/planner.md), [restarts and scaling
+Bursts of [Topics](benchmarks/topics.md) and [Users](benchmarks/users.md), [ten thousand
+Topics](benchmarks/ten-thousand-topics.md), the [planner](benchmarks/planner.md), [restarts and scaling
 under load](benchmarks/roll.md) and [latencies over a roll](benchmarks/latency.md) have pages of their own.
 
 Written by `cargo xtask bench cluster --write`. Figures are of one run on one machine, and compare only within it: ratios
