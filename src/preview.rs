@@ -58,7 +58,7 @@ async fn lines(options: &Options) -> Result<Vec<String>, MainError> {
         options.images.iter().filter_map(|image| image.split_once('=')).map(|(version, image)| (version.into(), image.into())).collect();
     let settings = Settings { namespace: options.namespace.clone(), images, ..Settings::default() };
     let context = Context::new(client.clone(), settings);
-    let mut object = Api::<KafkaCluster>::namespaced(client, &key.namespace).get(&key.name).await?;
+    let mut object = find(client, &key).await?;
     if let Some(given) = given(options)? {
         object.spec = given.spec;
     }
@@ -78,4 +78,13 @@ async fn answered(context: &Context, object: &KafkaCluster) -> Result<Observed, 
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+}
+
+/// The KafkaCluster of this name.
+///
+/// # Errors
+/// There is none, or the API server does not say.
+pub async fn find(client: Client, key: &ClusterKey) -> Result<KafkaCluster, MainError> {
+    let found = Api::<KafkaCluster>::namespaced(client, &key.namespace).get_opt(&key.name).await?;
+    Ok(found.ok_or_else(|| format!("there is no KafkaCluster {} in namespace {}; give NAMESPACE/NAME", key.name, key.namespace))?)
 }

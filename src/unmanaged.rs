@@ -1,13 +1,13 @@
 //! `freehold unmanaged NAMESPACE/NAME`: what a cluster holds that no Topic and no User manages. It asks the cluster as the
 //! operator does, and so runs where the operator does: `kubectl exec deploy/freehold -- freehold unmanaged kafka/demo`.
 
-use crate::kinds::kafka_cluster::api::KafkaCluster;
 use crate::kinds::kafka_cluster::observe;
 use crate::kinds::reference::ClusterKey;
 use crate::kinds::topic::api::Topic;
 use crate::kinds::user::api::User;
 use crate::kinds::{topic, user};
 use crate::operator::MainError;
+use crate::preview;
 use crate::runtime::census::Census;
 use crate::runtime::claims::{Claim, Claims};
 use crate::runtime::context::{Context, Settings};
@@ -48,7 +48,7 @@ async fn census(options: &Options) -> Result<Census, MainError> {
     let key: ClusterKey = options.cluster.parse()?;
     let client = Client::try_default().await?;
     let context = Context::new(client.clone(), Settings::default());
-    let object = Api::<KafkaCluster>::namespaced(client.clone(), &key.namespace).get(&key.name).await?;
+    let object = preview::find(client.clone(), &key).await?;
     let observed = observe::observe(&context, &object).await?;
     let connected = context.clients.get(&object, &observed.pods, &observed.secrets)?;
     let mirror = connected.ok_or("no broker of the cluster is ready")?.mirror;

@@ -238,7 +238,8 @@ async fn set_in_sync(scope: &Scope<'_>, pod: &PodFacts, in_sync: bool) -> Result
     let patch = json!({"metadata": {"uid": pod.uid}, "status": {"conditions": [condition]}});
     let api: Api<Pod> = Api::namespaced(scope.context.client.clone(), &scope.cluster.key.namespace);
     match api.patch_status(&pod.name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
-        Err(kube::Error::Api(answer)) if answer.code == 404 || answer.code == 409 => Ok(()),
+        // It is gone, or another of its name is there: 422, because a uid does not change.
+        Err(kube::Error::Api(answer)) if [404, 409, 422].contains(&answer.code) => Ok(()),
         other => other.map(|_| ()).map_err(KubeError::request("set the readiness gate of", "Pod", &pod.name)),
     }
 }

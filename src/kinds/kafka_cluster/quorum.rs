@@ -29,8 +29,8 @@ fn majority(voters: usize) -> usize {
 /// A node that has lost the leader asks the controllers that it was started with, and no others: whichever of those that are to
 /// vote are up, it must know one of them. One that leaves itself need not.
 pub fn knows_enough(cluster: &ValidCluster, pod: &PodFacts) -> bool {
-    let leaves = cluster.groups.iter().any(|group| group.leaving_ids().any(|id| id == pod.node_id));
-    leaves || pod.revision.controllers.as_ref().is_none_or(|known| enough(known, &wanted(cluster)))
+    let stays = |group: &NodeGroup| (group.first_node_id..group.first_node_id + group.replicas).contains(&pod.node_id);
+    !cluster.groups.iter().any(stays) || pod.revision.controllers.as_ref().is_none_or(|known| enough(known, &wanted(cluster)))
 }
 
 /// Some of those that are known are in every majority.
