@@ -9,7 +9,7 @@ use super::observe::Observed;
 use super::plan::{Plan, Step, WaitingOn};
 use super::validate::ValidCluster;
 use crate::kube_io::{Live, Object};
-use crate::{names, quantity};
+use crate::{labels, names, quantity};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -38,8 +38,12 @@ fn condition<'a>(claim: &'a Live, kind: &str) -> Option<&'a Value> {
     claim.value["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind && condition["status"] == "True")
 }
 
-/// The claims' templates of a StatefulSet cannot be changed: it is made anew around its pods.
+/// The claims' templates of a StatefulSet cannot be changed: it is made anew around its pods. Once: what the API server has dropped
+/// of this very state, it would drop again.
 pub fn needs_new_template(desired: &Object, live: &Live) -> bool {
+    if live.annotation(labels::APPLIED_HASH) == desired.value["metadata"]["annotations"][labels::APPLIED_HASH].as_str() {
+        return false;
+    }
     let template = |value: &Value| {
         let spec = &value["spec"]["volumeClaimTemplates"][0]["spec"];
         (bytes(&spec["resources"]["requests"]["storage"]), spec["volumeAttributesClassName"].as_str().map(str::to_owned))
@@ -57,16 +61,21 @@ pub fn plan(cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
             let used = observed.disks.get(&id).filter(|_| group.is(Role::Broker)).filter(|disk| is_recent(disk.total, claim));
             let used = used.map(|disk| disk.used_percent());
             plan_claim(claim, storage, used, plan);
-            if used.is_some_and(|used| used >= FULL_PERCENT) && wanted(claim, storage, used) <= requested(claim) {
-                plan.warnings.push(match &storage.auto_grow {
-                    Some(grow) => {
-                        format!("volume {name} is over {FULL_PERCENT} % full and as large as autoGrow.maxSize, {}", grow.max_size.0)
-                    }
-                    None => format!("volume {name} is over {FULL_PERCENT} % full: raise storage.size, or set storage.autoGrow"),
-                });
+            if used.is_some_and(|used| used >= FULL_PERCENT) {
+                plan.warnings.extend(full(claim, storage));
             }
         }
     }
+}
+
+/// What a person has to do for a volume that is nearly full; `None` where it will grow.
+fn full(claim: &Live, storage: &Storage) -> Option<String> {
+    let name = claim.name();
+    let Some(grow) = &storage.auto_grow else {
+        return Some(format!("volume {name} is over {FULL_PERCENT} % full: raise storage.size, or set storage.autoGrow"));
+    };
+    let at_its_end = requested(claim) >= quantity::bytes(&grow.max_size);
+    at_its_end.then(|| format!("volume {name} is over {FULL_PERCENT} % full and as large as storage.autoGrow.maxSize, {}", grow.max_size.0))
 }
 
 /// The broker spoke of the volume as large as it is now.
@@ -186,6 +195,29 @@ mod tests {
         assert_eq!(planned(&grows, &storage("1Gi", Some((80, "2Gi"))), Some(99)).0, None);
         assert!(!is_recent(1 << 30, &claim("1280Mi", "1280Mi", json!({}))));
         assert!(is_recent(1_009_254_400, &full));
+    }
+
+    #[test]
+    fn a_volume_that_is_nearly_full_is_told_where_nothing_will_be_done() {
+        let volume = claim("2Gi", "2Gi", json!({}));
+        assert!(full(&volume, &storage("2Gi", None)).unwrap().contains("raise storage.size"));
+        assert!(full(&volume, &storage("1Gi", Some((95, "2Gi")))).unwrap().contains("maxSize, 2Gi"));
+        assert_eq!(full(&volume, &storage("1Gi", Some((95, "4Gi")))), None);
+    }
+
+    #[test]
+    fn a_statefulset_is_made_anew_for_another_size_and_only_once() {
+        let set = |size: &str, hash: &str| {
+            let claim = json!({"spec": {"resources": {"requests": {"storage": size}}}});
+            let metadata = json!({"name": "s", "annotations": {labels::APPLIED_HASH: hash}});
+            json!({"metadata": metadata, "spec": {"volumeClaimTemplates": [claim]}})
+        };
+        let kind = resource::<k8s_openapi::api::apps::v1::StatefulSet>();
+        let desired = Object { resource: kind.clone(), value: set("2Gi", "new") };
+        let live = |size: &str, hash: &str| Live { resource: kind.clone(), value: set(size, hash) };
+        assert!(needs_new_template(&desired, &live("1Gi", "old")));
+        assert!(!needs_new_template(&desired, &live("2048Mi", "old")), "as large already");
+        assert!(!needs_new_template(&desired, &live("1Gi", "new")), "it was made from this");
     }
 
     #[test]
