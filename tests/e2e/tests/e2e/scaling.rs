@@ -133,3 +133,47 @@ fn brokers_join_and_leave_under_load_while_operators_die() {
         seen.partitions
     );
 }
+
+/// Nodes that are controllers too: they vote before they are filled, and are emptied before they leave the quorum.
+#[test]
+#[ignore = "needs the ground: cargo xtask test"]
+fn combined_nodes_join_and_leave_under_load() {
+    let kubectl = kubectl();
+    settled(&kubectl);
+    let before = pods(&kubectl);
+    let mark = oracle::mark(&kubectl, "kafka", "demo");
+    let load = Load::start(&kubectl, "combined", RATE);
+    let replicas = |count: u32| {
+        let patch = json!([{"op": "replace", "path": "/spec/nodePools/0/replicas", "value": count}]).to_string();
+        kubectl.run(&["patch", "kafkacluster", "demo", "--namespace", "kafka", "--type=json", "-p", &patch]).unwrap();
+    };
+    let reached = |nodes: usize| {
+        shell::wait_for(&format!("{nodes} nodes that vote and hold like shares"), LIMIT, || {
+            let quorum = match block_on(super_admin(&kubectl, "kafka", "demo").describe_quorum()) {
+                Ok(quorum) => quorum,
+                Err(error) => return Ok(Some(error.to_string())),
+            };
+            let held = match shares(&kubectl) {
+                Ok((held, _)) => held,
+                Err(error) => return Ok(Some(error.to_string())),
+            };
+            let done = held.len() == nodes && within_one(&held) && quorum.voters.len() == nodes;
+            Ok((!done).then(|| format!("{held:?}, {} voters", quorum.voters.len())))
+        })
+        .unwrap();
+        settled(&kubectl);
+    };
+    let start = Instant::now();
+    replicas(6);
+    reached(6);
+    let out = start.elapsed();
+    let start = Instant::now();
+    replicas(3);
+    reached(3);
+    let back = start.elapsed();
+    assert_eq!(pods(&kubectl), before, "the three new ones are gone, the others were not restarted");
+    let done = load.finish(&kubectl);
+    let seen = oracle::replay(&kubectl, "kafka", "demo", mark);
+    assert!(seen.violations.is_empty(), "{:#?}", seen.violations);
+    println!("combined: three nodes to six in {:.1} s and back in {:.1} s, {done}", out.as_secs_f64(), back.as_secs_f64());
+}
