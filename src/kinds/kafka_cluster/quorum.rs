@@ -11,26 +11,21 @@ use super::status;
 use super::validate::{NodeGroup, ValidCluster};
 use super::windows;
 use crate::kafka::in_sync::{self, LAG_RECORDS_MAX};
-use crate::kafka::restart;
+use crate::kafka::restart::{self, majority};
 use crate::kafka_admin::{QuorumDescription, ReplicaState};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::collections::BTreeSet;
 
 /// Controllers that shall vote.
 fn wanted(cluster: &ValidCluster) -> BTreeSet<i32> {
-    let stays = |group: &NodeGroup| group.first_node_id..group.first_node_id + group.replicas;
-    cluster.groups_of(Role::Controller).flat_map(stays).filter(|id| cluster.replace != Some(*id)).collect()
-}
-
-fn majority(voters: usize) -> usize {
-    voters / 2 + 1
+    cluster.groups_of(Role::Controller).flat_map(NodeGroup::staying_ids).filter(|id| cluster.replace != Some(*id)).collect()
 }
 
 /// A node that has lost the leader asks the controllers that it was started with, and no others: whichever of those that are to
 /// vote are up, it must know one of them. One that leaves itself need not.
 pub fn knows_enough(cluster: &ValidCluster, pod: &PodFacts) -> bool {
-    let stays = |group: &NodeGroup| (group.first_node_id..group.first_node_id + group.replicas).contains(&pod.node_id);
-    !cluster.groups.iter().any(stays) || pod.revision.controllers.as_ref().is_none_or(|known| enough(known, &wanted(cluster)))
+    let stays = cluster.groups.iter().flat_map(NodeGroup::staying_ids).any(|id| id == pod.node_id);
+    !stays || pod.revision.controllers.as_ref().is_none_or(|known| enough(known, &wanted(cluster)))
 }
 
 /// Some of those that are known are in every majority.

@@ -54,6 +54,10 @@ impl NodeGroup {
     pub fn node_ids(&self) -> impl Iterator<Item = i32> + use<> {
         self.first_node_id..self.first_node_id + self.running
     }
+    /// Those of them that stay.
+    pub fn staying_ids(&self) -> impl Iterator<Item = i32> + use<> {
+        self.first_node_id..self.first_node_id + self.replicas
+    }
     /// Those of them that leave.
     pub fn leaving_ids(&self) -> impl Iterator<Item = i32> + use<> {
         self.first_node_id + self.replicas..self.first_node_id + self.running

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const LIMIT: Duration = Duration::from_secs(600);
 /// Bounded, should nobody end it.
-const RECORDS_MAX: &str = "200000";
+const RECORDS_MAX: i64 = 200_000;
 
 /// Something that no earlier run had.
 pub fn id() -> String {
@@ -49,20 +49,15 @@ impl fmt::Display for Done {
 }
 
 impl Load {
+    /// Starts it, and waits until records flow.
     pub fn start(kubectl: &Kubectl, name: &str, rate: i64) -> Self {
         Self::of(kubectl, client(kubectl, "shop-app", "orders"), name, rate)
     }
 
-    /// Starts it, and waits until records flow. Keys go round, so that every partition gets its share all the time.
+    /// The same on a topic that the client names.
     pub fn of(kubectl: &Kubectl, client: Client, name: &str, rate: i64) -> Self {
         let job = format!("{name}-produce");
-        let args = ["--acks", "-1", "--max-messages", RECORDS_MAX, "--throughput", &rate.to_string(), "--repeating-keys", "60"];
-        flow::start(kubectl, &client, &job, "VerifiableProducer", &args, flow::SAFE_PRODUCER).unwrap();
-        shell::wait_for("records to flow", LONG, || {
-            let log = flow::log(kubectl, &client, &job).unwrap_or_default();
-            Ok((log.matches("producer_send_success").count() < 200).then(|| "few yet".into()))
-        })
-        .unwrap();
+        start_producer(kubectl, &client, &job, RECORDS_MAX, rate);
         let log = std::env::temp_dir().join(format!("freehold-{job}-{}.log", std::process::id()));
         let words = ["logs", "--namespace", &client.namespace, &format!("job/{job}"), "--follow", "--tail=-1"];
         let follower = kubectl.command(&words).stdout(File::create(&log).unwrap()).spawn().unwrap();
@@ -80,6 +75,19 @@ impl Load {
         assert!(events.iter().any(|event| event["name"] == "shutdown_complete"), "the producer came to its end: {:?}", events.last());
         read_back(kubectl, &self.client, &self.job, &events)
     }
+}
+
+/// Starts a producer of at most so many records, and waits until they flow. Keys go round, so that every partition gets its
+/// share all the time.
+pub fn start_producer(kubectl: &Kubectl, client: &Client, job: &str, count: i64, rate: i64) {
+    let (count, rate) = (count.to_string(), rate.to_string());
+    let args = ["--acks", "-1", "--max-messages", &count, "--throughput", &rate, "--repeating-keys", "60"];
+    flow::start(kubectl, client, job, "VerifiableProducer", &args, flow::SAFE_PRODUCER).unwrap();
+    shell::wait_for("records to flow", LONG, || {
+        let log = flow::log(kubectl, client, job).unwrap_or_default();
+        Ok((log.matches("producer_send_success").count() < 200).then(|| "few yet".into()))
+    })
+    .unwrap();
 }
 
 /// Reads back what a producer was told; each record of it once, in order, where it was acknowledged.

@@ -104,14 +104,7 @@ fn brokers_serve_on_while_the_api_server_does_not_answer() {
     let away = away(Duration::from_secs(600));
     // As many as last for longer than the API server is away: nobody can end it meanwhile.
     let (client, job) = (client(&kubectl, "shop-app", "orders"), "away-produce");
-    let count = (RATE * i64::try_from(away.as_secs() + 20).unwrap()).to_string();
-    let args = ["--acks", "-1", "--max-messages", &count, "--throughput", &RATE.to_string(), "--repeating-keys", "60"];
-    flow::start(&kubectl, &client, job, "VerifiableProducer", &args, flow::SAFE_PRODUCER).unwrap();
-    shell::wait_for("records to flow", LONG, || {
-        let log = flow::log(&kubectl, &client, job).unwrap_or_default();
-        Ok((log.matches("producer_send_success").count() < 200).then(|| "few yet".into()))
-    })
-    .unwrap();
+    load::start_producer(&kubectl, &client, job, RATE * i64::try_from(away.as_secs() + 20).unwrap(), RATE);
     let run = std::env::var("FREEHOLD_RUN").expect("cargo xtask test sets it");
     let pid = std::fs::read_to_string(format!("{run}/pids/kube-apiserver")).unwrap();
     let pid: &'static str = pid.split(' ').next().unwrap().to_owned().leak();

@@ -3,7 +3,7 @@
 
 use crate::load::{self, Load};
 use crate::oracle;
-use crate::rolls::{patch, pods, settled};
+use crate::rolls::{pods, settled};
 use crate::world::{block_on, kubectl, super_admin};
 use freehold::kafka_admin::{Admin, AdminError};
 use ground::kubectl::Kubectl;
@@ -15,16 +15,16 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(600);
 const RATE: i64 = 150;
 
-/// The quickstart's pools, and one of brokers beside them.
-fn pools(kubectl: &Kubectl, replicas: Option<u32>) -> Value {
-    let found = kubectl.get("kafkacluster", "kafka", "demo").unwrap().unwrap();
+/// Gives a cluster one pool of brokers beside its own, of another size, or takes it away.
+pub fn set_extra(kubectl: &Kubectl, namespace: &str, cluster: &str, replicas: Option<u32>) {
+    let found = kubectl.get("kafkacluster", namespace, cluster).unwrap().unwrap();
     let pools = found["spec"]["nodePools"].as_array().unwrap().iter();
     let mut pools: Vec<Value> = pools.filter(|pool| pool["name"] != "extra").cloned().collect();
     pools.extend(replicas.map(|replicas| {
         json!({"name": "extra", "roles": ["broker"], "replicas": replicas, "zones": ["zone-a", "zone-b", "zone-c"],
             "storage": {"size": "1Gi"}, "jvm": {"heap": "256Mi"}})
     }));
-    json!({"spec": {"nodePools": pools}})
+    kubectl.merge("kafkacluster", namespace, cluster, &json!({"spec": {"nodePools": pools}})).unwrap();
 }
 
 /// By broker.
@@ -82,7 +82,7 @@ fn brokers_join_and_leave_under_load_while_operators_die() {
     let load = Load::start(&kubectl, "scale", RATE);
 
     let start = Instant::now();
-    patch(&kubectl, &pools(&kubectl, Some(3)));
+    set_extra(&kubectl, "kafka", "demo", Some(3));
     load::kill_operators(2, Duration::from_secs(12));
     shell::wait_for("six brokers that hold like shares", LIMIT, || {
         let (held, led) = match shares(&kubectl) {
@@ -99,7 +99,7 @@ fn brokers_join_and_leave_under_load_while_operators_die() {
 
     let replaced = replace(&kubectl, "300");
     let start = Instant::now();
-    patch(&kubectl, &pools(&kubectl, Some(0)));
+    set_extra(&kubectl, "kafka", "demo", Some(0));
     load::kill_operators(2, Duration::from_secs(12));
     shell::wait_for("three brokers that hold everything", LIMIT, || {
         let held = match shares(&kubectl) {
@@ -112,7 +112,7 @@ fn brokers_join_and_leave_under_load_while_operators_die() {
     settled(&kubectl);
     let back = start.elapsed();
     assert_eq!(pods(&kubectl), before, "the pool's pods are gone, the others stayed");
-    patch(&kubectl, &pools(&kubectl, None));
+    set_extra(&kubectl, "kafka", "demo", None);
     settled(&kubectl);
     let sets = kubectl.run(&["get", "statefulsets", "--namespace", "kafka", "-o", "name"]).unwrap();
     assert!(!sets.contains("extra"), "the pool is gone: {sets}");
