@@ -63,6 +63,7 @@ reasons! {
     Applying => "Objects or broker state are being brought in line with the spec.",
     Reassigning => "Replicas are being moved: to another replication factor, off brokers that leave, or onto others.",
     ChangingQuorum => "A controller joins the metadata quorum, or leaves it.",
+    Autoscaling => "A pool gets more brokers because of its load, or gives some back.",
     Resizing => "Volumes grow or take another class, or cannot; the message says why.",
     WaitingForCluster => "The cluster that the object refers to is not Ready to be asked.",
     Deleting => "The object is being deleted.",

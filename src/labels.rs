@@ -47,6 +47,8 @@ pub const FINALIZER: &str = "freehold.dev/finalizer";
 pub const REPLACE: &str = "freehold.dev/replace";
 /// On a KafkaCluster: each new value asks for new CAs.
 pub const ROTATE_CA: &str = "freehold.dev/rotate-ca";
+/// On a KafkaCluster: each new value asks for new certificates of nodes and operator; on their Secrets: the value that was followed.
+pub const RENEW_CERTIFICATES: &str = "freehold.dev/renew-certificates";
 /// On a CA's Secret: since when it stands as it does, and the last value that was followed.
 pub const CA_SINCE: &str = "freehold.dev/ca-since";
 pub const CA_ROTATED: &str = "freehold.dev/ca-rotated";

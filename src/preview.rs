@@ -3,7 +3,7 @@
 
 use crate::kinds::kafka_cluster::api::KafkaCluster;
 use crate::kinds::kafka_cluster::observe::{self, KafkaFacts, Observed};
-use crate::kinds::kafka_cluster::{preview, validate};
+use crate::kinds::kafka_cluster::{autoscale, preview, validate};
 use crate::kinds::reference::ClusterKey;
 use crate::operator::MainError;
 use crate::runtime::context::{Context, Settings};
@@ -62,6 +62,7 @@ async fn lines(options: &Options) -> Result<Vec<String>, MainError> {
     if let Some(given) = given(options)? {
         object.spec = given.spec;
     }
+    let object = autoscale::effective(&object);
     let observed = answered(&context, &object).await?;
     let cluster = validate::validate(&object, &observed)
         .map_err(|invalids| invalids.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;

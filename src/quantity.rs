@@ -37,6 +37,13 @@ pub fn text(bytes: u64) -> String {
     format!("{}{}", bytes >> (10 * power), units[power])
 }
 
+/// Bytes in the largest unit that leaves a number above one.
+pub fn words(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let unit = units.iter().enumerate().rev().find(|(power, _)| bytes >= 1 << (10 * power)).map_or(0, |(power, _)| power);
+    format!("{} {}", bytes >> (10 * unit), units[unit])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -255,6 +255,57 @@ proptest! {
 }
 
 #[test]
+fn a_zone_that_the_spec_has_no_more_is_emptied_and_then_its_nodes_go() {
+    let mut object = object(2);
+    object.spec.node_pools[0].zones.pop();
+    let slots = [("b", "a", 0), ("b", "b", 100), ("b", "c", 200), ("c", "a", 300), ("c", "b", 400), ("c", "c", 500)];
+    let nodes = [0, 100, 200, 300, 400, 500];
+    let pods = |nodes: &[i32]| nodes.iter().map(|node| Pod { node: *node, ready: true, in_sync: true, ..Pod::default() }).collect();
+    let mut world = World {
+        cluster_id: Some("ID".into()),
+        formed: true,
+        certificates: true,
+        applied: true,
+        volumes: slots.iter().map(|(pool, zone, first)| ((*pool).into(), (*zone).into(), *first)).collect(),
+        running: [("c-b-c".to_owned(), 1)].into(),
+        pods: pods(&nodes),
+        kafka: Some(Kafka {
+            unfenced: vec![0, 100, 200],
+            leader: 300,
+            voters: [(300, 9), (400, 9), (500, 9)].into(),
+            partitions: vec![(vec![0, 100], vec![0, 100]), (vec![200, 0], vec![200, 0])],
+            ..Kafka::default()
+        }),
+        ..World::default()
+    };
+    let (observed, valid) = observe(&object, &world);
+    let valid = valid.unwrap();
+    let leaving = valid.groups.iter().find(|group| group.stateful_set == "c-b-c").unwrap();
+    assert_eq!((leaving.replicas, leaving.running), (0, 1));
+    let plan = plan::plan(&object, &valid, &observed);
+    assert_eq!(plan.lease.unwrap().why.split(':').next(), Some("brokers 200 are to leave"));
+
+    // The same where its StatefulSet is lost: it holds a replica.
+    let (mut lost, _) = observe(&object, &world);
+    lost.objects.retain(|live| live.name() != "c-b-c");
+    lost.pods.retain(|pod| pod.node_id != 200);
+    let groups = freehold::kinds::kafka_cluster::validate::validate(&object, &lost).unwrap().groups;
+    assert!(groups.iter().any(|group| group.stateful_set == "c-b-c" && group.running == 1));
+
+    // It holds nothing: its pod may go, and then its StatefulSet.
+    world.kafka.as_mut().unwrap().partitions.truncate(1);
+    world.emptied = [200].into();
+    let (_, valid) = observe(&object, &world);
+    let left = |valid: &freehold::kinds::kafka_cluster::validate::ValidCluster| {
+        valid.groups.iter().find(|group| group.stateful_set == "c-b-c").map(|group| group.running)
+    };
+    assert_eq!(left(&valid.unwrap()), Some(0), "its StatefulSet runs none");
+    world.pods = pods(&[0, 100, 300, 400, 500]);
+    world.running = [("c-b-c".to_owned(), 0)].into();
+    assert_eq!(left(&observe(&object, &world).1.unwrap()), None, "it has none: it goes");
+}
+
+#[test]
 fn a_proposal_waits_for_its_name_and_never_takes_everything_back() {
     let placements: Vec<_> = (0..30).map(|index| (index, index, index)).collect();
     let mut model = Model::new(1, &placements);

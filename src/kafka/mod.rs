@@ -4,6 +4,7 @@ pub mod acl;
 pub mod config;
 pub mod grants;
 pub mod in_sync;
+pub mod load;
 pub mod metadata_image;
 pub mod metadata_record;
 pub mod node_ids;

@@ -10,6 +10,8 @@ use std::fmt;
 pub const THROTTLED: [&str; 2] = ["leader.replication.throttled.replicas", "follower.replication.throttled.replicas"];
 /// The throttle itself, in bytes per second and broker.
 pub const THROTTLE_RATES: [&str; 2] = ["leader.replication.throttled.rate", "follower.replication.throttled.rate"];
+/// Where it begins when nobody gives it and nothing is known yet.
+pub const RATE_START: u64 = 16 * 1024 * 1024;
 /// Partitions of a topic that move at the same time.
 const MOVES_MAX: usize = 50;
 

@@ -1,12 +1,12 @@
 //! The client: a connection to each broker, requests to any that answers, retries on retriable errors only.
 
 use super::connection::{Connection, Endpoint};
-use super::requests::{acl_creation, acl_filter, alter_configs_request, altered, check, config_resource, text, topic_name};
+use super::requests::{acl_creation, acl_filter, acls_named, alter_configs_request, altered, check, config_resource, text, topic_name};
 use super::sasl::ScramLogin;
 use super::tls::TlsSettings;
 use super::*;
-use crate::kafka::grants;
 use crate::kafka::metadata_record::SCRAM_SHA_512;
+use crate::kafka::{grants, load};
 use bytes::Bytes;
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::Request;
@@ -482,15 +482,7 @@ impl Admin for Client {
     }
 
     async fn would_be_refused(&self, principal: &str) -> AdminResult<Vec<AclBinding>> {
-        // 1: any.
-        let request = m::DescribeAclsRequest::default()
-            .with_resource_type_filter(1)
-            .with_resource_name_filter(Some(text(grants::SHADOW_MARK)))
-            .with_pattern_type_filter(1)
-            .with_principal_filter(Some(text(principal)))
-            .with_host_filter(None)
-            .with_operation(1)
-            .with_permission_type(1);
+        let request = acls_named(grants::SHADOW_MARK).with_principal_filter(Some(text(principal)));
         let nodes = self.endpoints.iter().chain(&self.controllers);
         let asked = nodes.map(|endpoint| self.send_to(endpoint.node_id, &request, 3));
         let mut refusals = Vec::new();
@@ -509,6 +501,15 @@ impl Admin for Client {
             }
         }
         Ok(refusals)
+    }
+
+    async fn loads(&self) -> BTreeMap<i32, Load> {
+        let request = acls_named(load::MARK);
+        let asked = self.endpoints.iter().map(async |endpoint| {
+            let response = self.send_to(endpoint.node_id, &request, 3).await.ok().filter(|response| response.error_code == 0)?;
+            Some((endpoint.node_id, Load::of(response.resources.iter().map(|resource| &*resource.resource_name))))
+        });
+        futures::future::join_all(asked).await.into_iter().flatten().collect()
     }
 
     async fn alter_scram(&self, changes: &[ScramChange]) -> Each<()> {

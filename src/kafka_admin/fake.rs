@@ -168,6 +168,9 @@ impl Admin for FakeCluster {
     async fn would_be_refused(&self, _principal: &str) -> AdminResult<Vec<AclBinding>> {
         Ok(Vec::new())
     }
+    async fn loads(&self) -> BTreeMap<i32, Load> {
+        BTreeMap::new()
+    }
     async fn alter_scram(&self, changes: &[ScramChange]) -> Each<()> {
         let mut state = self.state();
         for change in changes {

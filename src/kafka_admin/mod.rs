@@ -15,6 +15,7 @@ pub mod sasl;
 pub mod tls;
 
 use crate::kafka::acl::AclBinding;
+use crate::kafka::load::Load;
 use crate::kafka::metadata_image::{PartitionImage, TopicImage};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -238,6 +239,8 @@ pub trait Admin: Send + Sync {
     async fn delete_acls(&self, acls: &[AclBinding]) -> Each<()>;
     /// What every node let a principal in shadow mode do all the same, as rules that deny.
     async fn would_be_refused(&self, principal: &str) -> AdminResult<Vec<AclBinding>>;
+    /// How busy brokers are; of those that answer.
+    async fn loads(&self) -> BTreeMap<i32, Load>;
     /// At most one change of a user.
     async fn alter_scram(&self, changes: &[ScramChange]) -> Each<()>;
     /// At most one change of a user.

@@ -40,6 +40,19 @@ pub fn acl_creation(acl: &AclBinding) -> m::create_acls_request::AclCreation {
         .with_permission_type(acl.permission)
 }
 
+/// Asks for ACLs on resources of a name, whatever their type, principal and rights.
+pub fn acls_named(name: &'static str) -> m::DescribeAclsRequest {
+    // 1: any.
+    m::DescribeAclsRequest::default()
+        .with_resource_type_filter(1)
+        .with_resource_name_filter(Some(StrBytes::from_static_str(name)))
+        .with_pattern_type_filter(1)
+        .with_principal_filter(None)
+        .with_host_filter(None)
+        .with_operation(1)
+        .with_permission_type(1)
+}
+
 pub fn acl_filter(acl: &AclBinding) -> m::delete_acls_request::DeleteAclsFilter {
     m::delete_acls_request::DeleteAclsFilter::default()
         .with_resource_type_filter(acl.resource_type)

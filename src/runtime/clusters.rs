@@ -35,8 +35,8 @@ pub struct ClusterFacts {
     pub racks: BTreeMap<i32, String>,
     /// `min.insync.replicas` of topics that set none.
     pub min_in_sync: i16,
-    /// Bytes per second and broker for replicas that move.
-    pub throttle_bytes: i64,
+    /// Bytes per second and broker for replicas that move; `None`: they are worked out.
+    pub throttle: Option<u64>,
     pub listeners: Vec<ClientListener>,
     /// PEM of the CA that clients trust.
     pub trust_bundle: String,

@@ -1,11 +1,13 @@
 //! The KafkaCluster resource: its spec, its status, and every rule that the API server itself can check.
 #![allow(clippy::duplicated_attributes, reason = "printer columns have types and sources in common")]
 
+mod pools;
 mod status;
 
+pub use pools::*;
 pub use status::*;
 
-use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};
+use crate::quantity;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -41,6 +43,8 @@ use std::collections::BTreeMap;
         .message("nodePools: one pool needs the role broker"),
     validation = Rule::new("oldSelf.nodePools.all(o, o.replicas == 0 || self.nodePools.exists(p, p.name == o.name))")
         .message("nodePools: a pool can be removed once its replicas are 0: set that first, so that its brokers are drained"),
+    validation = Rule::new("!has(oldSelf.state) || oldSelf.state != 'Hibernated' || oldSelf.nodePools.all(o, self.nodePools.exists(p, p.name == o.name && p.replicas >= o.replicas && o.zones.all(z, z in p.zones)))")
+        .message("nodePools: asleep, the cluster cannot empty nodes that leave; set state to Running first"),
     validation = Rule::new("!has(self.listeners) || self.listeners.all(l, self.listeners.exists_one(m, m.port == l.port))")
         .message("listeners: two listeners have the same port, give each its own"),
     validation = Rule::new("has(self.clusterId) == has(oldSelf.clusterId) && (!has(self.clusterId) || self.clusterId == oldSelf.clusterId)")
@@ -90,141 +94,6 @@ pub struct KafkaClusterSpec {
     /// Paused: nothing is changed until it is Running again.
     #[serde(default)]
     pub state: ClusterState,
-}
-
-/// A group of equal nodes, spread over zones.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(
-    validation = Rule::new("self.replicas % size(self.zones) == 0")
-        .message("replicas: not divisible by the number of zones, so that zones would be of unequal size; take a multiple of it"),
-    validation = Rule::new("self.roles == oldSelf.roles")
-        .message("roles: immutable; make another pool with the roles that you want"),
-    validation = Rule::new("oldSelf.zones.all(z, z in self.zones)")
-        .message("zones: volumes cannot move between zones; put the old zones back, or make another pool and set this one's replicas to 0"),
-    validation = Rule::new("self.storage.size == oldSelf.storage.size || quantity(self.storage.size).compareTo(quantity(oldSelf.storage.size)) >= 0")
-        .message("storage.size: a volume cannot shrink; put the old size back"),
-    validation = Rule::new("!has(oldSelf.storage.volumeAttributesClassName) || has(self.storage.volumeAttributesClassName)")
-        .message("storage.volumeAttributesClassName: volumes keep the last one; name another instead of none"),
-    validation = Rule::new("has(self.storage.storageClassName) == has(oldSelf.storage.storageClassName) && (!has(self.storage.storageClassName) || self.storage.storageClassName == oldSelf.storage.storageClassName)")
-        .message("storage.storageClassName: immutable, volumes cannot change their class; make another pool"),
-)]
-pub struct NodePool {
-    /// Part of its pods' names.
-    #[schemars(regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"), length(max = 20))]
-    pub name: String,
-    /// What its nodes do. Both: combined nodes, for small clusters.
-    #[x_kube(merge_strategy = ListMerge::Set)]
-    #[schemars(length(min = 1, max = 2))]
-    pub roles: Vec<Role>,
-    /// Nodes in all zones together. Fewer: partitions are moved away first, and controllers leave the quorum, without downtime.
-    /// 0: the pool may be removed after.
-    #[schemars(range(max = 300))]
-    pub replicas: u32,
-    /// Zones (values of the nodes' label topology.kubernetes.io/zone). One may be added, none taken away.
-    #[x_kube(merge_strategy = ListMerge::Set)]
-    #[schemars(length(min = 1, max = 10), inner(length(min = 1, max = 63)))]
-    pub zones: Vec<String>,
-    /// One volume for each node.
-    pub storage: Storage,
-    /// Compute resources of a node. Default: 1Gi of memory, no CPU limit. The JVM is sized from the memory limit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resources: Option<ResourceRequirements>,
-    /// JVM settings.
-    #[serde(default)]
-    pub jvm: Jvm,
-    /// This pool's own broker configs, over the cluster's.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub config: BTreeMap<String, String>,
-    /// What else its pods need.
-    #[serde(default)]
-    pub pod_template: PodTemplate,
-}
-
-impl NodePool {
-    /// Nodes in each of its zones.
-    pub fn per_zone(&self) -> i32 {
-        let zones = u32::try_from(self.zones.len()).unwrap_or(u32::MAX).max(1);
-        i32::try_from(self.replicas / zones).unwrap_or(i32::MAX)
-    }
-}
-
-/// A KRaft role (`process.roles`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Takes part in the metadata quorum.
-    Controller,
-    /// Holds partitions and serves clients.
-    Broker,
-}
-
-/// A node's volume.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Storage {
-    /// Size of the volume, for example 500Gi. A larger one: volumes grow while they are used.
-    #[schemars(with = "String", regex(pattern = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"), length(max = 20))]
-    pub size: Quantity,
-    /// StorageClass; default: the cluster's default one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub storage_class_name: Option<String>,
-    /// VolumeAttributesClass: performance that changes while the volume is used.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
-    pub volume_attributes_class_name: Option<String>,
-    /// Grows a volume before it is full. Its StorageClass must allow expansion.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub auto_grow: Option<AutoGrow>,
-}
-
-/// When a volume grows by itself, by a quarter each time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct AutoGrow {
-    /// Percent of the volume that are in use, as the broker says.
-    #[serde(default = "AutoGrow::default_above_percent")]
-    #[schemars(range(min = 10, max = 95))]
-    pub above_percent: u8,
-    /// The largest that a volume becomes.
-    #[schemars(with = "String", regex(pattern = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"), length(max = 20))]
-    pub max_size: Quantity,
-}
-
-impl AutoGrow {
-    fn default_above_percent() -> u8 {
-        80
-    }
-}
-
-/// JVM settings.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Jvm {
-    /// Size of the heap; default: half of the memory limit, at most 6Gi (the rest is page cache).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub heap: Option<Quantity>,
-}
-
-/// What a pool's pods need beside what Freehold gives them.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct PodTemplate {
-    /// Labels (`freehold.dev/` and `app.kubernetes.io/` are Freehold's).
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
-    /// Annotations.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
-    /// Tolerations of nodes' taints.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tolerations: Vec<Toleration>,
-    /// Labels that a node must have, beside its zone.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub node_selector: BTreeMap<String, String>,
-    /// PriorityClass.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub priority_class_name: Option<String>,
 }
 
 /// A listener for clients.
@@ -468,10 +337,11 @@ pub struct Rebalance {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100), inner(length(min = 1, max = 249)))]
     pub exclude_topics: Vec<String>,
-    /// Bytes per second and broker for replicas that move, for example 50Mi.
+    /// Bytes per second and broker for replicas that move, for example 50Mi. Auto: as much as brokers can spare, by what they say
+    /// of their load.
     #[serde(default = "Rebalance::default_throttle")]
-    #[schemars(with = "String", regex(pattern = r"^[0-9]+(Ki|Mi|Gi|k|M|G)?$"), length(max = 12))]
-    pub throttle: Quantity,
+    #[schemars(regex(pattern = r"^(Auto|[0-9]+(Ki|Mi|Gi|k|M|G)?)$"), length(max = 12))]
+    pub throttle: String,
     /// Minutes after moves have ended in which unlike shares alone begin no others. Brokers that join or leave do not wait.
     #[serde(default = "Rebalance::default_cooldown_minutes")]
     #[schemars(range(max = 43200))]
@@ -482,8 +352,13 @@ impl Rebalance {
     fn default_cooldown_minutes() -> u32 {
         60
     }
-    fn default_throttle() -> Quantity {
-        Quantity("50Mi".into())
+    fn default_throttle() -> String {
+        "Auto".into()
+    }
+
+    /// The throttle's bytes per second; `None`: they are worked out.
+    pub fn fixed_rate(&self) -> Option<u64> {
+        (self.throttle != "Auto").then(|| quantity::bytes(&Quantity(self.throttle.clone())).unwrap_or(u64::MAX))
     }
 }
 

@@ -50,7 +50,7 @@ pub async fn apply(scope: &Scope<'_>, step: &Step) -> Result<Option<WaitingOn>, 
         Step::RotateAuthority { secret, signs, rotation } => put(rotated(scope, secret, *signs, rotation)?).await?,
         Step::IssueOperatorCertificate { secret } => {
             let issued = issue(scope, OPERATOR_NAME, &Purpose::Client)?;
-            put(secret_object(scope.cluster, secret, keyed(&issued), true)).await?;
+            put(certificates_secret(scope.cluster, secret, keyed(&issued))).await?;
         }
         Step::IssueNodeCertificates { secret, nodes, trust, .. } => {
             // The nodes whose certificates are still good keep them.
@@ -61,7 +61,7 @@ pub async fn apply(scope: &Scope<'_>, step: &Step) -> Result<Option<WaitingOn>, 
             }
             data.insert("cluster-ca.crt".into(), trust.cluster_ca.clone());
             data.insert("clients-ca.crt".into(), trust.clients_ca.clone());
-            put(secret_object(scope.cluster, secret, data, true)).await?;
+            put(certificates_secret(scope.cluster, secret, data)).await?;
         }
         Step::Apply(object) => kube_io::apply(client, namespace, object, labels::CLUSTER).await?,
         Step::Prune(live) => kube_io::delete(client, namespace, live).await?,
@@ -195,6 +195,15 @@ fn metadata(cluster: &ValidCluster, name: &str, owned: bool) -> ObjectMeta {
 fn secret_object(cluster: &ValidCluster, name: &str, data: BTreeMap<String, String>, owned: bool) -> Object {
     let data = data.into_iter().map(|(key, value)| (key, k8s_openapi::ByteString(value.into_bytes()))).collect();
     Object::of(&Secret { metadata: metadata(cluster, name, owned), type_: Some("Opaque".into()), data: Some(data), ..Default::default() })
+}
+
+/// A Secret of certificates that a CA of ours has issued: it says which wish for new ones it follows.
+fn certificates_secret(cluster: &ValidCluster, name: &str, data: BTreeMap<String, String>) -> Object {
+    let mut object = secret_object(cluster, name, data, true);
+    if let Some(asked) = &cluster.renew_certificates {
+        object.value["metadata"]["annotations"][labels::RENEW_CERTIFICATES] = json!(asked);
+    }
+    object
 }
 
 fn identity_map(cluster: &ValidCluster, identity: &Identity) -> Object {

@@ -5,7 +5,6 @@ use super::desired::server_properties::min_in_sync;
 use super::validate::sum;
 use crate::certificates::KeyedCertificate;
 use crate::names;
-use crate::quantity;
 use crate::runtime::clusters::{ClientListener, ClusterFacts};
 use std::collections::BTreeMap;
 
@@ -24,7 +23,7 @@ impl ClusterFacts {
             brokers: sum(spec, Role::Broker),
             racks: BTreeMap::new(),
             min_in_sync: min_in_sync(spec),
-            throttle_bytes: quantity::bytes(&spec.rebalance.throttle).and_then(|bytes| bytes.try_into().ok()).unwrap_or(i64::MAX),
+            throttle: spec.rebalance.fixed_rate(),
             listeners: spec.listeners.iter().map(listener).collect(),
             trust_bundle: String::new(),
             clients_ca: KeyedCertificate { certificate: String::new(), key: String::new() },

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod apply;
 pub mod authorities;
+pub mod autoscale;
 pub mod cleanup;
 pub mod clients;
 pub mod desired;
@@ -16,6 +17,7 @@ pub mod preview;
 pub mod quorum;
 pub mod reconcile;
 pub mod status;
+pub mod throttle;
 pub mod validate;
 pub mod volumes;
 pub mod windows;

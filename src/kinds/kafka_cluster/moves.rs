@@ -2,17 +2,18 @@
 //!
 //! What is under way counts as done, so that whoever looks next, after whatever death, plans what is left and no move more.
 
-use super::api::{DisruptionKind, DisruptionStatus, KafkaCluster, RebalanceMode, RebalanceStatus, Role};
+use super::api::{DisruptionKind, DisruptionStatus, KafkaCluster, RebalanceMode, RebalanceStatus, Role, ThrottleStatus};
 use super::desired::volumes::claim_name;
 use super::disruption::{self, RestartReason};
 use super::observe::{KafkaFacts, Observed};
 use super::plan::{Plan, Step, WaitingOn};
 use super::status;
+use super::throttle;
 use super::validate::{NodeGroup, ValidCluster};
 use super::windows;
 use crate::kafka::rebalance::{self, Broker, Duty, Placement};
 use crate::kafka::restart::{self, TopicView};
-use crate::kafka::topic_plan::{THROTTLE_RATES, THROTTLED};
+use crate::kafka::topic_plan::{RATE_START, THROTTLE_RATES, THROTTLED};
 use crate::kafka_admin::{ConfigChanges, ConfigResource, Reassignment};
 use crate::{labels, names, quantity};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -59,7 +60,8 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, 
     match moving {
         Some(lease) if mode == RebalanceMode::Never => plan.lease = take_back(&lease, topics, observed, plan),
         Some(lease) => {
-            plan.lease = go_on(&lease, cluster, observed, topics, plan);
+            let throttle = throttle::plan(object, cluster, observed);
+            plan.lease = go_on(&lease, throttle, cluster, observed, topics, plan);
             plan.rebalanced = plan.lease.is_none().then_some(Time(observed.now));
         }
         None => plan.lease = begin(object, cluster, observed, topics, plan),
@@ -176,7 +178,7 @@ impl Work<'_> {
             "{} replicas of {} topics move, about {}; {} partitions get another preferred leader",
             self.plan.moves,
             changed.len(),
-            bytes_words(self.bytes()),
+            quantity::words(self.bytes()),
             self.plan.leader_changes
         )
     }
@@ -206,21 +208,14 @@ pub fn preview(cluster: &ValidCluster, observed: &Observed) -> Vec<String> {
     let Some((why, _)) = work.why() else { return Vec::new() };
     // Every broker that is given something takes it at the throttle's rate.
     let given = work.plan.placement.replicas.iter().collect::<BTreeSet<_>>().len().max(1) as u64;
-    let rate = quantity::bytes(&cluster.spec.rebalance.throttle).unwrap_or(u64::MAX).max(1);
+    let rate = cluster.spec.rebalance.fixed_rate().unwrap_or(RATE_START).max(1);
     let minutes = work.bytes() / rate / given / 60;
     let how = match cluster.spec.rebalance.mode {
         RebalanceMode::Auto => "then".to_owned(),
         RebalanceMode::Propose => format!("after an approval ({}={})", labels::APPROVE_REBALANCE, work.hash()),
         RebalanceMode::Never => "not, because spec.rebalance.mode is Never".to_owned(),
     };
-    vec![format!("{how}: {why}: {}; at {} a second and broker about {} min", work.summary(), bytes_words(rate), minutes + 1)]
-}
-
-/// Bytes in the largest unit that leaves a number above one.
-pub fn bytes_words(bytes: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let unit = units.iter().enumerate().rev().find(|(power, _)| bytes >= 1 << (10 * power)).map_or(0, |(power, _)| power);
-    format!("{} {}", bytes >> (10 * unit), units[unit])
+    vec![format!("{how}: {why}: {}; at {} a second and broker about {} min", work.summary(), quantity::words(rate), minutes + 1)]
 }
 
 fn begin(
@@ -239,7 +234,8 @@ fn begin(
     let (hash, summary) = (work.hash(), work.summary());
     let rebalance = &cluster.spec.rebalance;
     let approved = object.metadata.annotations.as_ref().and_then(|all| all.get(labels::APPROVE_REBALANCE));
-    plan.rebalance = Some(RebalanceStatus { proposal: Some(hash.clone()), summary: format!("{why}: {summary}"), progress: None });
+    plan.rebalance =
+        Some(RebalanceStatus { proposal: Some(hash.clone()), summary: format!("{why}: {summary}"), progress: None, throttle: None });
     match rebalance.mode {
         RebalanceMode::Never => return None,
         RebalanceMode::Propose if approved != Some(&hash) => {
@@ -275,6 +271,7 @@ fn cooled_down(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observe
 /// The next batch, until nothing is left and nothing moves.
 fn go_on(
     lease: &DisruptionStatus,
+    rate: ThrottleStatus,
     cluster: &ValidCluster,
     observed: &Observed,
     topics: &[TopicView],
@@ -291,7 +288,9 @@ fn go_on(
         }
     }
     let left = work.plan.moves + under_way;
-    progress(lease, left, observed, plan);
+    let rates = (left > 0).then(|| rates(rate.bytes_per_second, observed)).filter(|rates| !rates.is_empty());
+    plan.steps.extend(rates.map(|rates| Step::AlterConfigs(vec![(ConfigResource::Brokers, rates)])));
+    progress(lease, left, Some(rate), observed, plan);
     let (reordered, moved): (Vec<usize>, Vec<usize>) = work.plan.changed(&work.before).partition(|partition| work.moves(*partition) == 0);
     let mut next: Vec<Reassignment> = reordered.iter().take(REORDERED_MAX).map(|partition| work.reassignment(*partition)).collect();
     for partition in moved {
@@ -306,7 +305,7 @@ fn go_on(
     // While a broker is away that is to hold its share, nothing more is begun: shares without it would be others.
     let away = work.brokers.iter().any(|broker| broker.duty == Duty::Cordoned);
     if !next.is_empty() && !away {
-        throttle(cluster, observed, &next, topics, plan);
+        throttle_topics(&next, topics, plan);
         plan.steps.push(Step::Reassign(next));
     }
     if left > 0 || !reordered.is_empty() {
@@ -321,7 +320,7 @@ fn go_on(
     Some(lease.clone())
 }
 
-fn progress(lease: &DisruptionStatus, left: usize, observed: &Observed, plan: &mut Plan) {
+fn progress(lease: &DisruptionStatus, left: usize, throttle: Option<ThrottleStatus>, observed: &Observed, plan: &mut Plan) {
     let total = lease.total.and_then(|total| usize::try_from(total).ok()).unwrap_or(left).max(left).max(1);
     let done = total - left;
     let elapsed = observed.now.duration_since(lease.since.0).as_secs().max(1);
@@ -330,19 +329,20 @@ fn progress(lease: &DisruptionStatus, left: usize, observed: &Observed, plan: &m
     let eta =
         eta.map(|seconds| if seconds < 60 { ", less than a minute left".to_owned() } else { format!(", about {} min left", seconds / 60) });
     let progress = format!("{done}/{total} replicas ({} %){}", done * 100 / total, eta.unwrap_or_default());
-    plan.rebalance = Some(RebalanceStatus { proposal: None, summary: lease.why.clone(), progress: Some(progress) });
+    plan.rebalance = Some(RebalanceStatus { proposal: None, summary: lease.why.clone(), progress: Some(progress), throttle });
 }
 
-/// The rate on the brokers, and the topics that it holds for.
-fn throttle(cluster: &ValidCluster, observed: &Observed, next: &[Reassignment], topics: &[TopicView], plan: &mut Plan) {
-    let KafkaFacts::Answered { configs, .. } = &observed.kafka else { return };
-    let rate = quantity::bytes(&cluster.spec.rebalance.throttle).unwrap_or(u64::MAX).to_string();
+/// What the brokers' rates lack of this one.
+fn rates(rate: u64, observed: &Observed) -> ConfigChanges {
+    let KafkaFacts::Answered { configs, .. } = &observed.kafka else { return ConfigChanges::new() };
+    let rate = rate.to_string();
     let set = |key: &&str| configs.get("").and_then(|configs| configs.get(*key)) != Some(&rate);
-    let rates: ConfigChanges = THROTTLE_RATES.iter().filter(|key| set(key)).map(|key| ((*key).to_owned(), Some(rate.clone()))).collect();
+    THROTTLE_RATES.into_iter().filter(set).map(|key| (key.to_owned(), Some(rate.clone()))).collect()
+}
+
+/// The topics that the brokers' rates hold for.
+fn throttle_topics(next: &[Reassignment], topics: &[TopicView], plan: &mut Plan) {
     let mut changes = Vec::new();
-    if !rates.is_empty() {
-        changes.push((ConfigResource::Brokers, rates));
-    }
     let names: BTreeSet<&str> = next.iter().map(|one| one.topic.as_str()).collect();
     // A Topic throttles its own topic while it moves.
     for topic in topics.iter().filter(|topic| names.contains(&*topic.name) && !topic.throttled && !topic.claimed) {
@@ -384,7 +384,7 @@ fn take_back(lease: &DisruptionStatus, topics: &[TopicView], observed: &Observed
     if back.is_empty() {
         return None;
     }
-    progress(lease, back.len(), observed, plan);
+    progress(lease, back.len(), None, observed, plan);
     plan.waiting_on.push(WaitingOn::Moves { replicas: back.len() });
     plan.steps.push(Step::Reassign(back));
     Some(lease.clone())

@@ -1,6 +1,6 @@
 //! Reads everything that a KafkaCluster's reconcile needs to know. Reads only.
 
-use super::api::{Authentication, CertificateIssuer, KafkaCluster, SecretRef};
+use super::api::{Authentication, CertificateIssuer, DisruptionKind, KafkaCluster, SecretRef};
 use super::authorities;
 use super::clients;
 use super::desired::server_properties::min_in_sync;
@@ -8,7 +8,9 @@ use super::identity::{self, Identity};
 use super::reconcile::Error;
 use super::validate;
 use crate::certificates::KeyedCertificate;
+use crate::kafka::load::Load;
 use crate::kafka::metadata_image::{MetadataImage, TopicImage};
+use crate::kafka::node_ids::Blocks;
 use crate::kafka::restart::{self, TopicView};
 use crate::kafka::topic_plan::THROTTLED;
 use crate::kafka_admin::connection::{Connection, Endpoint};
@@ -46,6 +48,8 @@ pub struct Observed {
     pub volumes: Vec<Live>,
     /// Volumes by the word of the brokers that use them.
     pub disks: BTreeMap<i32, Disk>,
+    /// How busy brokers are, where something is decided by it.
+    pub loads: BTreeMap<i32, Load>,
     pub pods: Vec<PodFacts>,
     pub kafka: KafkaFacts,
     /// Nodes that the spec has no more, and that hold nothing: by the metadata, and by their own log folders.
@@ -197,12 +201,18 @@ pub async fn observe(context: &Context, object: &KafkaCluster) -> Result<Observe
     let secrets: BTreeMap<String, SecretFacts> = secrets.into_iter().map(|live| (live.name().to_owned(), secret_facts(live))).collect();
     let kafka = ask_kafka(context, object, &pods, &secrets).await;
     let connected = context.clients.get(object, &pods, &secrets).ok().flatten();
-    let disks = connected.map(|connected| connected.figures.disks()).unwrap_or_default();
+    let disks = connected.as_ref().map(|connected| connected.figures.disks()).unwrap_or_default();
+    let loads = match connected.filter(|_| loads_matter(object)) {
+        Some(connected) => tokio::time::timeout(clients::ASK_LIMIT, connected.client.loads()).await.unwrap_or_default(),
+        None => BTreeMap::new(),
+    };
     let probes = probes(object, &pods, &secrets).await;
-    let emptied = emptied(context, object, &objects, &pods, &secrets, &kafka).await;
+    let blocks = identity.as_ref().map(Identity::blocks).unwrap_or_default();
+    let emptied = emptied(context, object, &leaving(object, &blocks, &objects, &pods), &pods, &secrets, &kafka).await;
     Ok(Observed {
         emptied,
         disks,
+        loads,
         probes,
         now: Timestamp::now(),
         image: context.settings.images.get(&object.spec.version).cloned(),
@@ -216,6 +226,13 @@ pub async fn observe(context: &Context, object: &KafkaCluster) -> Result<Observe
         pods,
         kafka,
     })
+}
+
+/// Replicas move as fast as brokers can bear, or a pool scales by its load.
+fn loads_matter(object: &KafkaCluster) -> bool {
+    let lease = object.status.as_ref().and_then(|status| status.disruption.as_ref());
+    let moves = lease.is_some_and(|lease| lease.kind == DisruptionKind::Reassignment);
+    (moves && object.spec.rebalance.fixed_rate().is_none()) || object.spec.node_pools.iter().any(|pool| pool.autoscaling.is_some())
 }
 
 pub fn secret_facts(live: Live) -> SecretFacts {
@@ -340,11 +357,24 @@ async fn answer(endpoints: Vec<Endpoint>, trusted: &str, identity: &KeyedCertifi
     futures::future::join_all(ask).await.into_iter().flatten().collect()
 }
 
+/// Nodes that run, and that the spec has no more.
+fn leaving(object: &KafkaCluster, blocks: &Blocks, objects: &[Live], pods: &[PodFacts]) -> Vec<i32> {
+    let cluster = object.metadata.name.as_deref().unwrap_or_default();
+    let mut leaving: Vec<i32> = validate::replace(object).into_iter().collect();
+    for pool in &object.spec.node_pools {
+        for (zone, replicas) in validate::zones(pool, blocks) {
+            let live = validate::live_nodes(objects, pods, &names::stateful_set(cluster, &pool.name, zone));
+            leaving.extend(live.start + replicas..live.end);
+        }
+    }
+    leaving
+}
+
 /// Leaving nodes that hold nothing: no replica in the metadata, no log of their own, no vote in the quorum.
 async fn emptied(
     context: &Context,
     object: &KafkaCluster,
-    objects: &[Live],
+    leaving: &[i32],
     pods: &[PodFacts],
     secrets: &BTreeMap<String, SecretFacts>,
     kafka: &KafkaFacts,
@@ -352,17 +382,9 @@ async fn emptied(
     let KafkaFacts::Answered { topics, quorum, .. } = kafka else { return BTreeSet::new() };
     let mut held = restart::holders(topics);
     held.extend(quorum.voters.iter().map(|voter| voter.id));
-    let cluster = object.metadata.name.as_deref().unwrap_or_default();
-    let mut leaving: Vec<i32> = validate::replace(object).into_iter().collect();
-    for pool in &object.spec.node_pools {
-        for zone in &pool.zones {
-            let live = validate::live_nodes(objects, pods, &names::stateful_set(cluster, &pool.name, zone));
-            leaving.extend(live.start + pool.per_zone()..live.end);
-        }
-    }
     let Ok(Some(connected)) = context.clients.get(object, pods, secrets) else { return BTreeSet::new() };
     let mut emptied = BTreeSet::new();
-    for id in leaving.into_iter().filter(|id| !held.contains(id)) {
+    for id in leaving.iter().copied().filter(|id| !held.contains(id)) {
         // One that runs must say so itself; of one that does not the metadata alone tells.
         let runs = pods.iter().any(|pod| pod.node_id == id && pod.broker && pod.containers_ready);
         if !runs || connected.client.log_folders_of(id).await.is_ok_and(|folders| folders.bytes.is_empty()) {

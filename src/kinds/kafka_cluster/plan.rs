@@ -366,7 +366,7 @@ fn plan_certificates(cluster: &ValidCluster, observed: &Observed, trust: &Trust,
     let own = names::operator_certificate(&cluster.key.name);
     let secret = observed.secrets.get(&own);
     let certificate = secret.and_then(|secret| secret.data.get("tls.crt"));
-    if !certificate.is_some_and(|certificate| is_current(cluster, observed, trust, certificate, &[])) {
+    if asked_anew(cluster, secret) || !certificate.is_some_and(|certificate| is_current(cluster, observed, trust, certificate, &[])) {
         plan.steps.push(Step::IssueOperatorCertificate { secret: own });
     }
     for group in &cluster.groups {
@@ -380,11 +380,18 @@ fn plan_certificates(cluster: &ValidCluster, observed: &Observed, trust: &Trust,
             let pem = found.and_then(|found: &SecretFacts| found.data.get(&format!("{id}.pem")));
             !pem.is_some_and(|pem| is_current(cluster, observed, trust, pem, hosts))
         };
-        let stale: BTreeMap<_, _> = nodes.into_iter().filter(|(id, hosts)| !same_trust || stale(id, hosts)).collect();
+        let all = !same_trust || asked_anew(cluster, found);
+        let stale: BTreeMap<_, _> = nodes.into_iter().filter(|(id, hosts)| all || stale(id, hosts)).collect();
         if !stale.is_empty() {
             plan.steps.push(Step::IssueNodeCertificates { secret, nodes: stale, trust: trust.clone() });
         }
     }
+}
+
+/// The annotation asks for certificates that this Secret's are older than.
+fn asked_anew(cluster: &ValidCluster, secret: Option<&SecretFacts>) -> bool {
+    let followed = secret.and_then(|secret| secret.live.annotation(labels::RENEW_CERTIFICATES));
+    cluster.renew_certificates.is_some() && cluster.renew_certificates.as_deref() != followed
 }
 
 /// Names under which a node is reached.

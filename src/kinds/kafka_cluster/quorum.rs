@@ -136,8 +136,10 @@ fn next(wanted: &BTreeSet<i32>, quorum: &QuorumDescription, runs: impl Fn(i32) -
         let other = observer(voter.id).filter(|other| other.directory != voter.directory && other.last_fetch_ms > voter.last_fetch_ms);
         !caught_up.contains(&voter.id) && other.is_some()
     };
-    let mut leaves: Vec<&ReplicaState> =
-        quorum.voters.iter().filter(|voter| is_stale(voter) || (!wanted.contains(&voter.id) && !must_stay(voter.id))).collect();
+    // Nobody leaves before who takes its place has joined.
+    let enough = quorum.voters.len() > wanted.len() || wanted.iter().all(|id| votes(*id));
+    let may_leave = |voter: &ReplicaState| enough && !wanted.contains(&voter.id) && !must_stay(voter.id);
+    let mut leaves: Vec<&ReplicaState> = quorum.voters.iter().filter(|voter| is_stale(voter) || may_leave(voter)).collect();
     leaves.sort_by_key(|voter| (voter.id == quorum.leader, voter.id));
     let spares = |voter: &&&ReplicaState| {
         let left = quorum.voters.iter().filter(|other| other.id != voter.id);
@@ -190,6 +192,7 @@ mod tests {
         assert_eq!(after(&[1, 3], &quorum(&[(1, 1000), (2, 1000), (3, -1)], &[])), None, "one of two would be no majority");
         assert_eq!(after(&[1, 3], &quorum(&[(1, 1000), (2, -1), (3, 1000)], &[])).as_deref(), Some("controller 2 leaves the quorum"));
         assert_eq!(after(&[], &quorum(&[(1, 1000)], &[])), None, "the last one stays");
+        assert_eq!(after(&[1, 2, 4], &quorum(&[(1, 1000), (2, 1000), (3, 1000)], &[])), None, "4 takes its place, and is not there");
     }
 
     #[test]

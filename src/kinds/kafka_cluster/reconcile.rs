@@ -1,12 +1,12 @@
 //! The sequence: observe, validate, desired, plan, apply, status; and the end of a cluster.
 
-use super::api::{DeletionPolicy, DisruptionKind, DisruptionStatus, KafkaCluster, KafkaClusterStatus};
+use super::api::{AutoscalingStatus, DeletionPolicy, DisruptionKind, DisruptionStatus, KafkaCluster, KafkaClusterStatus};
 use super::apply::{self, Scope};
 use super::clients::Connected;
 use super::observe::{self, KafkaFacts, Observed};
 use super::plan::{self, Plan, Step};
 use super::validate::{self, ValidCluster};
-use super::{authorities, cleanup, status};
+use super::{authorities, autoscale, cleanup, status};
 use crate::conditions::{Condition, ConditionType, Reason, State};
 pub use crate::kinds::error::Error;
 use crate::kinds::reference::ClusterKey;
@@ -68,7 +68,8 @@ impl Kind for KafkaClusterKind {
         match look(&object, &context).await {
             Ok((status, state, soon)) => {
                 let status = status::with_conditions(status, &object, &state, &now);
-                let notices = begun(&object, &status);
+                let mut notices = begun(&object, &status);
+                notices.extend(scaled(&object, &status));
                 let after = match state {
                     // What is under way is in the status now: it may be done.
                     _ if soon || !notices.is_empty() => LOOK_AT_ONCE,
@@ -106,15 +107,23 @@ fn begun(object: &KafkaCluster, status: &KafkaClusterStatus) -> Vec<Notice> {
     new.map(notice).into_iter().collect()
 }
 
+/// Pools whose load has come to another number of brokers.
+fn scaled(object: &KafkaCluster, status: &KafkaClusterStatus) -> Vec<Notice> {
+    let before = object.status.as_ref().map(|status| status.autoscaling.as_slice()).unwrap_or_default();
+    let new = status.autoscaling.iter().filter(|one| !before.iter().any(|old| old.pool == one.pool && old.since == one.since));
+    let words = |one: &AutoscalingStatus| format!("pool {} is to have {} brokers: {}", one.pool, one.replicas, one.why);
+    new.map(|one| Notice { reason: Reason::Autoscaling, message: words(one) }).collect()
+}
+
 /// True when the Ready condition has been as it is for longer than [`PATIENCE`].
 fn is_old(conditions: &[Condition], now: &Time) -> bool {
     let ready = conditions.iter().find(|condition| condition.kind == ConditionType::Ready);
     ready.is_some_and(|ready| now.0.duration_since(ready.last_transition_time.0).unsigned_abs() > PATIENCE)
 }
 
-async fn look(object: &KafkaCluster, context: &Context) -> Result<(KafkaClusterStatus, State, bool), Error> {
+async fn look(written: &KafkaCluster, context: &Context) -> Result<(KafkaClusterStatus, State, bool), Error> {
     let mut round = 1;
-    let mut object = object.clone();
+    let mut object = autoscale::effective(written);
     loop {
         let object = &mut object;
         let observed = observe::observe(context, object).await?;
@@ -148,7 +157,8 @@ async fn look(object: &KafkaCluster, context: &Context) -> Result<(KafkaClusterS
             publish(object, context, &cluster, &observed);
         }
         let soon = plan.look_soon;
-        let (status, state) = conclude(object, &cluster, &observed, plan);
+        let (mut status, state) = conclude(object, &cluster, &observed, plan);
+        status.autoscaling = autoscale::decide(written, &cluster, &observed, state == State::Ready);
         return Ok((status, state, soon));
     }
 }

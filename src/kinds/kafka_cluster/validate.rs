@@ -6,6 +6,7 @@ use super::windows;
 use crate::certificates;
 use crate::kafka::config::{self, Definitions};
 use crate::kafka::node_ids::{BLOCK, Blocks, Slot, allocate};
+use crate::kafka::restart;
 use crate::kinds::access;
 use crate::kinds::error::Invalid;
 use crate::kinds::reference::ClusterKey;
@@ -13,6 +14,7 @@ use crate::kube_io::Live;
 use crate::{kube_io, names, quantity};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// A cluster whose every child can be made.
@@ -24,6 +26,8 @@ pub struct ValidCluster {
     pub image: String,
     /// The value of the annotation that asks for a restart of every node.
     pub restart: Option<String>,
+    /// The value of the annotation that asks for new certificates.
+    pub renew_certificates: Option<String>,
     /// A node that is to be emptied and given a new volume.
     pub replace: Option<i32>,
     /// No pods are to run.
@@ -112,7 +116,6 @@ pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidClust
     check_identity(spec, observed, &mut invalid);
     check_authority(spec, observed.given_ca.as_ref(), &key.name, &mut invalid);
     check_client_authorities(spec, observed, &key.name, &mut invalid);
-    check_pools(spec, observed, &mut invalid);
     check_replication(spec, &mut invalid);
     check_storage(spec, &mut invalid);
     let controllers = sum(spec, Role::Controller);
@@ -153,6 +156,7 @@ pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidClust
     if !invalids.is_empty() {
         return Err(invalids);
     }
+    let annotation = |key: &str| object.metadata.annotations.as_ref().and_then(|all| all.get(key)).cloned();
     Ok(ValidCluster {
         key,
         owner: kube_io::owner(object),
@@ -160,7 +164,8 @@ pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidClust
         image: observed.image.clone().unwrap_or_default(),
         replace,
         hibernated: is_hibernated(object, &groups),
-        restart: object.metadata.annotations.as_ref().and_then(|all| all.get(crate::labels::RESTART)).cloned(),
+        restart: annotation(crate::labels::RESTART),
+        renew_certificates: annotation(crate::labels::RENEW_CERTIFICATES),
         operator_namespace: observed.operator_namespace.clone(),
         blocks,
         groups,
@@ -344,20 +349,10 @@ fn check_client_authorities(spec: &KafkaClusterSpec, observed: &Observed, cluste
     }
 }
 
-/// What the API server's rules cannot see: pools against those that were formed.
-fn check_pools(spec: &KafkaClusterSpec, observed: &Observed, invalid: &mut impl FnMut(&str, String)) {
-    let Some(identity) = &observed.identity else { return };
-    let given = identity.blocks();
-    for pool in &spec.node_pools {
-        let old_zones = given.keys().filter(|(name, _)| *name == pool.name).map(|(_, zone)| zone.as_str());
-        let missing: Vec<_> = old_zones.filter(|zone| !pool.zones.iter().any(|wanted| wanted == zone)).collect();
-        if !missing.is_empty() {
-            invalid(
-                &format!("spec.nodePools[{}].zones", pool.name),
-                format!("the pool has volumes in {}: put it back; a pool without it takes this one's place", missing.join(", ")),
-            );
-        }
-    }
+/// Zones of a pool with the nodes that each is to have: none in a zone that the spec has no more.
+pub fn zones<'a>(pool: &'a NodePool, blocks: &'a Blocks) -> impl Iterator<Item = (&'a str, i32)> {
+    let left = blocks.keys().filter(|(name, zone)| *name == pool.name && !pool.zones.contains(zone));
+    pool.zones.iter().map(|zone| (zone.as_str(), pool.per_zone())).chain(left.map(|(_, zone)| (zone.as_str(), 0)))
 }
 
 fn groups(
@@ -368,18 +363,31 @@ fn groups(
     invalid: &mut impl FnMut(&str, String),
 ) -> Vec<NodeGroup> {
     let mut groups = Vec::new();
+    let held = if let KafkaFacts::Answered { topics, .. } = &observed.kafka { restart::holders(topics) } else { BTreeSet::new() };
     for pool in &spec.node_pools {
         let field = format!("spec.nodePools[{}]", pool.name);
-        let replicas = pool.per_zone();
-        if replicas > BLOCK {
+        if pool.per_zone() > BLOCK {
             invalid(&format!("{field}.replicas"), format!("more than {BLOCK} nodes in a zone; add a pool"));
         }
         let Some(heap_bytes) = heap(pool, &field, invalid) else { continue };
-        for zone in &pool.zones {
-            let Some(first_node_id) = blocks.get(&(pool.name.clone(), zone.clone())).copied() else { continue };
+        for (zone, replicas) in zones(pool, blocks) {
+            let Some(first_node_id) = blocks.get(&(pool.name.clone(), zone.to_owned())).copied() else { continue };
             let stateful_set = names::stateful_set(&key.name, &pool.name, zone);
-            let running = running(&stateful_set, first_node_id, replicas, observed);
-            groups.push(NodeGroup { stateful_set, pool: pool.clone(), zone: zone.clone(), first_node_id, replicas, running, heap_bytes });
+            // Whoever holds a replica is a node, whatever became of its pod: it has to give it away first.
+            let held = held.range(first_node_id..first_node_id + BLOCK).next_back().map_or(0, |last| last + 1 - first_node_id);
+            let live = live_nodes(&observed.objects, &observed.pods, &stateful_set);
+            let running = running(&live, first_node_id, replicas, observed).max(held);
+            if running > 0 || !live.is_empty() || pool.zones.iter().any(|wanted| wanted == zone) {
+                groups.push(NodeGroup {
+                    stateful_set,
+                    pool: pool.clone(),
+                    zone: zone.to_owned(),
+                    first_node_id,
+                    replicas,
+                    running,
+                    heap_bytes,
+                });
+            }
         }
     }
     groups.sort_by_key(|group| group.first_node_id);
@@ -399,8 +407,7 @@ pub fn live_nodes(objects: &[Live], pods: &[PodFacts], stateful_set: &str) -> Ra
 }
 
 /// Nodes of a group for now: what its StatefulSet runs already, less the last ones that hold nothing any more.
-fn running(stateful_set: &str, first_node_id: i32, replicas: i32, observed: &Observed) -> i32 {
-    let live = live_nodes(&observed.objects, &observed.pods, stateful_set);
+fn running(live: &Range<i32>, first_node_id: i32, replicas: i32, observed: &Observed) -> i32 {
     let count = i32::try_from(live.len()).unwrap_or(i32::MAX);
     let mut running = if live.is_empty() { replicas } else { replicas.max(count).max(live.end - first_node_id) };
     while running > replicas && observed.emptied.contains(&(first_node_id + running - 1)) {

@@ -5,7 +5,7 @@ use super::observe::Observed;
 use super::validate::topic_name;
 use crate::conditions::Reason;
 use crate::kafka::metadata_image::{TopicImage, id_text};
-use crate::kafka::topic_plan::{self, THROTTLE_RATES, TopicChange, WantedTopic};
+use crate::kafka::topic_plan::{self, RATE_START, THROTTLE_RATES, TopicChange, WantedTopic};
 use crate::kinds::drift;
 use crate::kinds::error::Invalid;
 use crate::{kube_io, labels};
@@ -16,7 +16,7 @@ use std::fmt;
 pub enum Step {
     AddFinalizer,
     /// The brokers' throttle for replicas that move, bytes per second.
-    SetThrottle(i64),
+    SetThrottle(u64),
     Change(TopicChange),
 }
 
@@ -74,9 +74,13 @@ pub fn plan(object: &Topic, wanted: &WantedTopic, observed: &Observed) -> Result
     if !kube_io::has_finalizer(object) {
         plan.steps.push(Step::AddFinalizer);
     }
-    let rate = observed.cluster.throttle_bytes;
-    let throttled = THROTTLE_RATES.iter().all(|key| observed.brokers_config.get(*key) == Some(&rate.to_string()));
-    if !throttled && changes.iter().any(|change| matches!(change, TopicChange::Reassign(_))) {
+    let rate = observed.cluster.throttle.unwrap_or(RATE_START);
+    // Where the cluster works it out, whatever there is was worked out already.
+    let throttled = |key: &&str| {
+        let found = observed.brokers_config.get(*key);
+        found.is_some_and(|found| observed.cluster.throttle.is_none() || *found == rate.to_string())
+    };
+    if !THROTTLE_RATES.iter().all(throttled) && changes.iter().any(|change| matches!(change, TopicChange::Reassign(_))) {
         plan.steps.push(Step::SetThrottle(rate));
     }
     plan.steps.extend(changes.into_iter().map(Step::Change));

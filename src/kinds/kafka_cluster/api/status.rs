@@ -62,6 +62,10 @@ pub struct KafkaClusterStatus {
     /// When moves ended last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rebalanced: Option<Time>,
+    /// Pools that scale by their load, with what that has come to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pool"]))]
+    pub autoscaling: Vec<AutoscalingStatus>,
     /// Broker configs that were set while brokers run: `key`, or `node id/key`. What is in here and no more in the spec goes
     /// back to its default; others in Kafka are somebody else's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -105,6 +109,30 @@ pub struct RebalanceStatus {
     /// How far it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<String>,
+    /// How fast replicas may move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttle: Option<ThrottleStatus>,
+}
+
+/// What a pool's load has come to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AutoscalingStatus {
+    pub pool: String,
+    /// Nodes in all zones together that it is to have.
+    pub replicas: u32,
+    /// Why, in words.
+    pub why: String,
+    pub since: Time,
+}
+
+/// The throttle in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ThrottleStatus {
+    /// For each broker.
+    pub bytes_per_second: u64,
+    pub since: Time,
 }
 
 /// Where clients of a listener start.

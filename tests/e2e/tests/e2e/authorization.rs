@@ -152,6 +152,12 @@ fn new_authorities(kubectl: &Kubectl) {
     let pods = uids();
     kubectl.apply(&user("certified", "authentication: {type: MutualTls}")).unwrap();
     kubectl.wait_ready("user", NAMESPACE, "certified", LONG).unwrap();
+    // First the nodes' own certificates alone: their CA stays.
+    let nodes = || secret(kubectl, NAMESPACE, "own-all-zone-a-tls").unwrap();
+    let served = nodes();
+    kubectl.run(&["annotate", "kafkacluster", "own", "--namespace", NAMESPACE, "freehold.dev/renew-certificates=1"]).unwrap();
+    shell::wait_for("new certificates of the nodes", LONG, || Ok((nodes() == served).then(|| "they are the old ones".into()))).unwrap();
+    assert!(nodes()["cluster-ca.crt"] == served["cluster-ca.crt"], "the CA stays");
     patch(kubectl, "kafkacluster", "own", &json!({"certificates": {"overlapMinutes": 1}}));
     kubectl.run(&["annotate", "kafkacluster", "own", "--namespace", NAMESPACE, "freehold.dev/rotate-ca=1"]).unwrap();
     let (mut connected, start) = (0, std::time::Instant::now());

@@ -61,7 +61,6 @@ fn clusters_that_cannot_be_are_refused_at_admission() {
 fn changes_that_would_lose_something_are_refused_at_admission() {
     let kubectl = kubectl();
     let change = |path: &str, value: serde_json::Value| json!([{"op": "replace", "path": path, "value": value}]);
-    change_refused(&kubectl, &change("/spec/nodePools/0/zones", json!(["zone-a", "zone-b", "zone-x"])), "zones");
     change_refused(&kubectl, &change("/spec/nodePools/0/storage/size", json!("512Mi")), "cannot shrink");
     change_refused(&kubectl, &change("/spec/nodePools/0/roles", json!(["controller"])), "immutable");
     change_refused(&kubectl, &change("/spec/nodePools/0/replicas", json!(0)), "one pool with replicas needs the role controller");

@@ -6,6 +6,7 @@
 
 mod application;
 mod authorization;
+mod autoscaling;
 mod bad_inputs;
 mod campaign;
 mod chaos;

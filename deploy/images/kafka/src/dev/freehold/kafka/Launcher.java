@@ -52,6 +52,7 @@ public final class Launcher {
         serveProbes(server.getProperty("process.roles").contains("broker"));
         formatEmptyVolumes(server, format, config);
         endWithoutQuorum();
+        Load.watch();
         kafka.Kafka.main(new String[] {config.toString()});
     }
 

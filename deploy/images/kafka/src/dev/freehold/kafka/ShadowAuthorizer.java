@@ -3,6 +3,7 @@ package dev.freehold.kafka;
 import java.net.InetAddress;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.TimeUnit;
@@ -30,9 +31,13 @@ import org.apache.kafka.server.authorizer.AuthorizationResult;
  * <p>A principal is in shadow mode while it has an ACL on the transactional id {@link #MARK}, literally. DescribeAcls with
  * that name and a principal as filter answers what would still be refused to it by this node, as rules that deny.
  * The right to ask is that to describe ACLs: Describe on Cluster.
+ *
+ * <p>The same way this node tells how busy it is: DescribeAcls with the name {@link #LOAD} answers its {@link Load}, each measure
+ * a rule whose resource is named {@code measure=value}.
  */
 public final class ShadowAuthorizer extends StandardAuthorizer {
     static final String MARK = "freehold.dev/shadow";
+    static final String LOAD = "freehold.dev/load";
     /** Of one principal; what comes beyond is not remembered. */
     private static final int REFUSALS_MAX = 200;
     private static final long KEEP_NANOS = TimeUnit.HOURS.toNanos(24);
@@ -118,6 +123,9 @@ public final class ShadowAuthorizer extends StandardAuthorizer {
 
     @Override
     public Iterable<AclBinding> acls(AclBindingFilter filter) {
+        if (LOAD.equals(filter.patternFilter().name())) {
+            return Load.measures().entrySet().stream().map(ShadowAuthorizer::measure).toList();
+        }
         String principal = filter.entryFilter().principal();
         if (!MARK.equals(filter.patternFilter().name()) || principal == null) {
             return super.acls(filter);
@@ -128,6 +136,12 @@ public final class ShadowAuthorizer extends StandardAuthorizer {
         return refusals.keySet().stream().map(refusal -> new AclBinding(
                 new ResourcePattern(refusal.type(), refusal.name(), PatternType.LITERAL),
                 new AccessControlEntry(principal, refusal.host().getHostAddress(), refusal.operation(), AclPermissionType.DENY))).toList();
+    }
+
+    private static AclBinding measure(Map.Entry<String, Double> measure) {
+        String text = String.format(Locale.ROOT, "%s=%.4f", measure.getKey(), measure.getValue());
+        return new AclBinding(new ResourcePattern(ResourceType.CLUSTER, text, PatternType.LITERAL),
+                new AccessControlEntry("User:" + LOAD, "*", AclOperation.DESCRIBE, AclPermissionType.DENY));
     }
 
     /** A right that was given since. */

@@ -1,0 +1,91 @@
+package dev.freehold.kafka;
+
+import com.sun.management.OperatingSystemMXBean;
+import java.io.IOException;
+import java.lang.management.ManagementFactory;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import javax.management.ObjectName;
+
+/**
+ * How busy this node is, as averages of the last minute or less, all of them numbers from zero up:
+ *
+ * <ul>
+ *   <li>{@code cpu}: share of the CPUs that this JVM may use, over a minute
+ *   <li>{@code cpuPressure}, {@code ioPressure}: share of the last ten seconds in which some of its work waited for a CPU, or
+ *       for a disk (the kernel's pressure stall information); absent where the kernel does not tell
+ *   <li>{@code bytesIn}, {@code bytesOut}: bytes per second from and to clients
+ *   <li>{@code replicationIn}, {@code replicationOut}: bytes per second from and to other brokers
+ * </ul>
+ */
+final class Load {
+    private static final long PERIOD_MILLIS = 2000;
+    private static final double MINUTE = Math.exp(-PERIOD_MILLIS / 60_000.0);
+
+    private static volatile double cpu;
+
+    private Load() {}
+
+    /** Begins to watch; for as long as this JVM runs. */
+    static void watch() {
+        OperatingSystemMXBean system = ManagementFactory.getPlatformMXBean(OperatingSystemMXBean.class);
+        Thread watch = new Thread(() -> {
+            try {
+                while (true) {
+                    Thread.sleep(PERIOD_MILLIS);
+                    double now = system.getProcessCpuLoad();
+                    cpu = now < 0 ? cpu : MINUTE * cpu + (1 - MINUTE) * now;
+                }
+            } catch (InterruptedException e) {
+                Thread.currentThread().interrupt();
+            }
+        }, "load");
+        watch.setDaemon(true);
+        watch.start();
+    }
+
+    static Map<String, Double> measures() {
+        Map<String, Double> measures = new TreeMap<>(Map.of("cpu", cpu));
+        for (String kind : List.of("cpu", "io")) {
+            put(measures, kind + "Pressure", pressure(kind));
+        }
+        put(measures, "bytesIn", rate("BytesInPerSec"));
+        put(measures, "bytesOut", rate("BytesOutPerSec"));
+        put(measures, "replicationIn", rate("ReplicationBytesInPerSec"));
+        put(measures, "replicationOut", rate("ReplicationBytesOutPerSec"));
+        return measures;
+    }
+
+    private static void put(Map<String, Double> measures, String name, Double value) {
+        if (value != null && Double.isFinite(value)) {
+            measures.put(name, value);
+        }
+    }
+
+    /** The first line is {@code some avg10=1.23 …}, in percent; of the container, or else of the machine. */
+    private static Double pressure(String kind) {
+        for (String file : List.of("/sys/fs/cgroup/" + kind + ".pressure", "/proc/pressure/" + kind)) {
+            try {
+                String line = Files.readString(Path.of(file)).lines().findFirst().orElse("");
+                int start = line.indexOf("avg10=") + "avg10=".length();
+                return Double.parseDouble(line.substring(start, line.indexOf(' ', start))) / 100;
+            } catch (IOException | RuntimeException e) {
+                // The next one, or none.
+            }
+        }
+        return null;
+    }
+
+    /** A rate of all topics; {@code null} on a node that is no broker, and until there was any. */
+    private static Double rate(String name) {
+        try {
+            ObjectName bean = new ObjectName("kafka.server:type=BrokerTopicMetrics,name=" + name);
+            return ((Number) ManagementFactory.getPlatformMBeanServer().getAttribute(bean, "OneMinuteRate")).doubleValue();
+        } catch (Exception e) {
+            return null;
+        }
+    }
+}

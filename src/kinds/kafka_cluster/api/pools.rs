@@ -1,0 +1,182 @@
+//! Node pools: what nodes there are, where, and what they need.
+
+use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A group of equal nodes, spread over zones.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.replicas % size(self.zones) == 0")
+        .message("replicas: not divisible by the number of zones, so that zones would be of unequal size; take a multiple of it"),
+    validation = Rule::new("self.roles == oldSelf.roles")
+        .message("roles: immutable; make another pool with the roles that you want"),
+    validation = Rule::new("self.storage.size == oldSelf.storage.size || quantity(self.storage.size).compareTo(quantity(oldSelf.storage.size)) >= 0")
+        .message("storage.size: a volume cannot shrink; put the old size back"),
+    validation = Rule::new("!has(oldSelf.storage.volumeAttributesClassName) || has(self.storage.volumeAttributesClassName)")
+        .message("storage.volumeAttributesClassName: volumes keep the last one; name another instead of none"),
+    validation = Rule::new("has(self.storage.storageClassName) == has(oldSelf.storage.storageClassName) && (!has(self.storage.storageClassName) || self.storage.storageClassName == oldSelf.storage.storageClassName)")
+        .message("storage.storageClassName: immutable, volumes cannot change their class; make another pool"),
+    validation = Rule::new("!has(self.autoscaling) || !('controller' in self.roles)")
+        .message("autoscaling: controllers do not scale by load; give brokers a pool of their own"),
+    validation = Rule::new("!has(self.autoscaling) || (self.autoscaling.maxReplicas >= self.replicas && self.autoscaling.maxReplicas % size(self.zones) == 0)")
+        .message("autoscaling.maxReplicas: at least replicas, and a multiple of the number of zones"),
+)]
+pub struct NodePool {
+    /// Part of its pods' names.
+    #[schemars(regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"), length(max = 20))]
+    pub name: String,
+    /// What its nodes do. Both: combined nodes, for small clusters.
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[schemars(length(min = 1, max = 2))]
+    pub roles: Vec<Role>,
+    /// Nodes in all zones together. Fewer: partitions are moved away first, and controllers leave the quorum, without downtime.
+    /// 0: the pool may be removed after.
+    #[schemars(range(max = 300))]
+    pub replicas: u32,
+    /// More brokers under load, down to `replicas` again without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<Autoscaling>,
+    /// Zones (values of the nodes' label topology.kubernetes.io/zone). One more: its nodes join. One less: its nodes are emptied
+    /// first, and leave.
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[schemars(length(min = 1, max = 10), inner(length(min = 1, max = 63)))]
+    pub zones: Vec<String>,
+    /// One volume for each node.
+    pub storage: Storage,
+    /// Compute resources of a node. Default: 1Gi of memory, no CPU limit. The JVM is sized from the memory limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// JVM settings.
+    #[serde(default)]
+    pub jvm: Jvm,
+    /// This pool's own broker configs, over the cluster's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub config: BTreeMap<String, String>,
+    /// What else its pods need.
+    #[serde(default)]
+    pub pod_template: PodTemplate,
+}
+
+impl NodePool {
+    /// Nodes in each of its zones.
+    pub fn per_zone(&self) -> i32 {
+        let zones = u32::try_from(self.zones.len()).unwrap_or(u32::MAX).max(1);
+        i32::try_from(self.replicas / zones).unwrap_or(i32::MAX)
+    }
+}
+
+/// When a pool gets more brokers and gives them back: one step is a broker in each zone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("has(self.cpuPercent) || has(self.bytesPerSecond) || has(self.diskPercent)")
+    .message("autoscaling: give at least one of cpuPercent, bytesPerSecond, diskPercent"))]
+pub struct Autoscaling {
+    /// The most nodes in all zones together.
+    #[schemars(range(max = 300))]
+    pub max_replicas: u32,
+    /// How much of their CPUs the pool's brokers are to use, on average.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 95))]
+    pub cpu_percent: Option<u8>,
+    /// What a broker is to send and receive a second, on average, clients and other brokers together, for example 100Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", regex(pattern = r"^[1-9][0-9]*(Ki|Mi|Gi|k|M|G)?$"), length(max = 12))]
+    pub bytes_per_second: Option<Quantity>,
+    /// How much of their volumes is to be in use, on average.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 95))]
+    pub disk_percent: Option<u8>,
+    /// Minutes after a change, and after the cluster became Ready, in which nothing is changed by load.
+    #[serde(default = "Autoscaling::default_cooldown_minutes")]
+    #[schemars(range(max = 43200))]
+    pub cooldown_minutes: u32,
+}
+
+impl Autoscaling {
+    fn default_cooldown_minutes() -> u32 {
+        30
+    }
+}
+
+/// A KRaft role (`process.roles`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Takes part in the metadata quorum.
+    Controller,
+    /// Holds partitions and serves clients.
+    Broker,
+}
+
+/// A node's volume.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Storage {
+    /// Size of the volume, for example 500Gi. A larger one: volumes grow while they are used.
+    #[schemars(with = "String", regex(pattern = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"), length(max = 20))]
+    pub size: Quantity,
+    /// StorageClass; default: the cluster's default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_class_name: Option<String>,
+    /// VolumeAttributesClass: performance that changes while the volume is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub volume_attributes_class_name: Option<String>,
+    /// Grows a volume before it is full. Its StorageClass must allow expansion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_grow: Option<AutoGrow>,
+}
+
+/// When a volume grows by itself, by a quarter each time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AutoGrow {
+    /// Percent of the volume that are in use, as the broker says.
+    #[serde(default = "AutoGrow::default_above_percent")]
+    #[schemars(range(min = 10, max = 95))]
+    pub above_percent: u8,
+    /// The largest that a volume becomes.
+    #[schemars(with = "String", regex(pattern = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"), length(max = 20))]
+    pub max_size: Quantity,
+}
+
+impl AutoGrow {
+    fn default_above_percent() -> u8 {
+        80
+    }
+}
+
+/// JVM settings.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Jvm {
+    /// Size of the heap; default: half of the memory limit, at most 6Gi (the rest is page cache).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heap: Option<Quantity>,
+}
+
+/// What a pool's pods need beside what Freehold gives them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PodTemplate {
+    /// Labels (`freehold.dev/` and `app.kubernetes.io/` are Freehold's).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Tolerations of nodes' taints.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+    /// Labels that a node must have, beside its zone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// PriorityClass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority_class_name: Option<String>,
+}

@@ -1,0 +1,155 @@
+//! Pools that get more brokers under load and give them back without it. Pure.
+//!
+//! What the load has come to is in the status; everything else sees a spec with that number of replicas, so that brokers
+//! join, are filled, emptied and leave as if somebody had written it.
+
+use super::api::{Autoscaling, AutoscalingStatus, KafkaCluster, NodePool};
+use super::observe::Observed;
+use super::validate::ValidCluster;
+use crate::conditions::{ConditionStatus, ConditionType};
+use crate::kafka::load::Load;
+use crate::kafka_admin::Disk;
+use crate::quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::SignedDuration;
+
+/// Above its target by less than this a load changes nothing.
+const OUT_ABOVE: f64 = 1.1;
+/// Brokers are given back where those that are left would be below this part of their target.
+const IN_BELOW: f64 = 0.8;
+/// Brokers that have just started use more CPU than they will.
+const SETTLED: SignedDuration = SignedDuration::from_secs(60);
+
+/// The object with as many replicas as its load has come to.
+pub fn effective(object: &KafkaCluster) -> KafkaCluster {
+    let mut effective = object.clone();
+    for pool in &mut effective.spec.node_pools {
+        let known = object.status.iter().flat_map(|status| &status.autoscaling).find(|known| known.pool == pool.name);
+        if let (Some(autoscaling), Some(known)) = (&pool.autoscaling, known) {
+            pool.replicas = bounded(pool, autoscaling, known.replicas);
+        }
+    }
+    effective
+}
+
+/// Within the pool's bounds, and the same in every zone.
+fn bounded(pool: &NodePool, autoscaling: &Autoscaling, replicas: u32) -> u32 {
+    let zones = u32::try_from(pool.zones.len()).unwrap_or(1).max(1);
+    replicas.next_multiple_of(zones).min(autoscaling.max_replicas).max(pool.replicas)
+}
+
+/// What the pools' loads come to; `object` is as somebody wrote it, `cluster` as it is in effect. `idle`: nothing is under
+/// way or waited for.
+pub fn decide(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, idle: bool) -> Vec<AutoscalingStatus> {
+    let mut all = Vec::new();
+    for pool in &object.spec.node_pools {
+        let Some(autoscaling) = &pool.autoscaling else { continue };
+        let known = object.status.iter().flat_map(|status| &status.autoscaling).find(|known| known.pool == pool.name);
+        let current = known.map_or(pool.replicas, |known| bounded(pool, autoscaling, known.replicas));
+        let since = known.map(|known| &known.since);
+        let change = (idle && is_due(object, autoscaling, since, observed))
+            .then(|| change(pool, autoscaling, current, &ratios(pool, autoscaling, cluster, observed)?))
+            .flatten();
+        all.extend(match change {
+            Some((replicas, why)) => Some(AutoscalingStatus { pool: pool.name.clone(), replicas, why, since: Time(observed.now) }),
+            None => known.map(|known| AutoscalingStatus { replicas: current, ..known.clone() }),
+        });
+    }
+    all
+}
+
+/// The cooldown is over, and brokers have run for long enough to say what they use.
+fn is_due(object: &KafkaCluster, autoscaling: &Autoscaling, since: Option<&Time>, observed: &Observed) -> bool {
+    let cooldown = SignedDuration::from_mins(autoscaling.cooldown_minutes.into());
+    let conditions = object.status.iter().flat_map(|status| &status.conditions);
+    let ready =
+        conditions.into_iter().find(|condition| condition.kind == ConditionType::Ready && condition.status == ConditionStatus::True);
+    let settled = ready.is_some_and(|ready| observed.now >= ready.last_transition_time.0 + cooldown.max(SETTLED));
+    settled && since.is_none_or(|since| observed.now >= since.0 + cooldown)
+}
+
+/// A load beside its target.
+struct Ratio {
+    load: f64,
+    words: String,
+}
+
+/// Of each target; `None` where a broker of the pool does not say.
+fn ratios(pool: &NodePool, autoscaling: &Autoscaling, cluster: &ValidCluster, observed: &Observed) -> Option<Vec<Ratio>> {
+    let groups = cluster.groups.iter().filter(|group| group.pool.name == pool.name);
+    let ids: Vec<i32> = groups.flat_map(|group| group.staying_ids()).collect();
+    let loads: Option<Vec<Load>> = ids.iter().map(|id| observed.loads.get(id).copied()).collect();
+    let loads = loads.filter(|loads| !loads.is_empty())?;
+    let mean = |of: &dyn Fn(&Load) -> f64| loads.iter().map(of).sum::<f64>() / loads.len() as f64;
+    let mut ratios = Vec::new();
+    if let Some(target) = autoscaling.cpu_percent {
+        let percent = mean(&|load| load.cpu) * 100.0;
+        ratios.push(Ratio { load: percent / f64::from(target), words: format!("{percent:.0} % of their CPUs, {target} % are wanted") });
+    }
+    if let Some(target) = autoscaling.bytes_per_second.as_ref().and_then(quantity::bytes) {
+        let bytes = mean(&|load| load.bytes);
+        let words = format!("{} a second, {} are wanted", quantity::words(bytes as u64), quantity::words(target));
+        ratios.push(Ratio { load: bytes / target as f64, words });
+    }
+    if let Some(target) = autoscaling.disk_percent {
+        let disks: Option<Vec<Disk>> = ids.iter().map(|id| observed.disks.get(id).copied()).collect();
+        let percent = disks?.iter().map(|disk| disk.used_percent() as f64).sum::<f64>() / ids.len() as f64;
+        ratios.push(Ratio { load: percent / f64::from(target), words: format!("{percent:.0} % of their volumes, {target} % are wanted") });
+    }
+    Some(ratios)
+}
+
+/// Another number of replicas, and why; `None` where it is well as it is.
+fn change(pool: &NodePool, autoscaling: &Autoscaling, current: u32, ratios: &[Ratio]) -> Option<(u32, String)> {
+    let worst = ratios.iter().max_by(|a, b| a.load.total_cmp(&b.load))?;
+    let step = u32::try_from(pool.zones.len()).unwrap_or(1);
+    if worst.load > OUT_ABOVE {
+        // At most twice as many at once: what the next ones do to the load is seen first.
+        let wanted = (f64::from(current) * worst.load.min(2.0)).ceil() as u32;
+        let wanted = bounded(pool, autoscaling, wanted);
+        return (wanted > current).then(|| (wanted, format!("{current} brokers use {}", worst.words)));
+    }
+    let fewer = current.checked_sub(step).filter(|fewer| *fewer >= pool.replicas && *fewer > 0)?;
+    let left = worst.load * f64::from(current) / f64::from(fewer);
+    (left < IN_BELOW).then(|| (fewer, format!("{current} brokers use only {}", worst.words)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+    use serde_json::json;
+
+    fn pool(replicas: u32, zones: usize, most: u32) -> NodePool {
+        let zones: Vec<_> = (0..zones).map(|zone| format!("z{zone}")).collect();
+        let autoscaling = json!({"maxReplicas": most, "cpuPercent": 50});
+        serde_json::from_value(json!({"name": "b", "roles": ["broker"], "replicas": replicas, "zones": zones, "storage": {"size": "1Gi"}, "autoscaling": autoscaling})).unwrap()
+    }
+
+    fn after(pool: &NodePool, current: u32, load: f64) -> Option<u32> {
+        let ratio = Ratio { load, words: "x".into() };
+        change(pool, pool.autoscaling.as_ref().unwrap(), current, &[ratio]).map(|(replicas, _)| replicas)
+    }
+
+    #[test]
+    fn brokers_are_added_in_steps_of_all_zones_up_to_the_most_and_given_back_one_step_at_a_time() {
+        let pool = pool(3, 3, 12);
+        assert_eq!(after(&pool, 3, 1.05), None, "about as wanted");
+        assert_eq!(after(&pool, 3, 1.2), Some(6));
+        assert_eq!(after(&pool, 6, 5.0), Some(12), "twice as many at most");
+        assert_eq!(after(&pool, 9, 5.0), Some(12));
+        assert_eq!(after(&pool, 12, 5.0), None, "no more are allowed");
+        assert_eq!(after(&pool, 9, 0.6), None, "six would be at 0.9");
+        assert_eq!(after(&pool, 9, 0.5), Some(6));
+        assert_eq!(after(&pool, 3, 0.0), None, "replicas is the fewest");
+    }
+
+    #[test]
+    fn what_the_load_has_come_to_stays_within_bounds_that_change() {
+        let pool = pool(3, 3, 9);
+        let autoscaling = pool.autoscaling.as_ref().unwrap();
+        assert_eq!([1, 6, 7, 99].map(|known| bounded(&pool, autoscaling, known)), [3, 6, 9, 9]);
+        let quantity = Autoscaling { bytes_per_second: Some(Quantity("1Mi".into())), ..autoscaling.clone() };
+        assert_eq!(quantity.cooldown_minutes, 30);
+    }
+}
