@@ -83,6 +83,7 @@ pub fn objects(cluster: &KafkaCluster) -> Result<Vec<Value>, MainError> {
         probes: Default::default(),
         volumes: Vec::new(),
         disks: BTreeMap::new(),
+        folders: BTreeMap::new(),
         loads: BTreeMap::new(),
         pods: Vec::new(),
         kafka: KafkaFacts::NotAsked,

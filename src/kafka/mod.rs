@@ -2,6 +2,7 @@
 
 pub mod acl;
 pub mod config;
+pub mod folders;
 pub mod grants;
 pub mod in_sync;
 pub mod load;

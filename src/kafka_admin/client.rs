@@ -1,7 +1,9 @@
 //! The client: a connection to each broker, requests to any that answers, retries on retriable errors only.
 
 use super::connection::{Connection, Endpoint};
-use super::requests::{acl_creation, acl_filter, acls_named, alter_configs_request, altered, check, config_resource, text, topic_name};
+use super::requests::{
+    acl_creation, acl_filter, acls_named, alter_configs_request, alter_folders_request, altered, check, config_resource, text, topic_name,
+};
 use super::sasl::ScramLogin;
 use super::tls::TlsSettings;
 use super::*;
@@ -11,7 +13,6 @@ use bytes::Bytes;
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::Request;
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
@@ -412,15 +413,27 @@ impl Admin for Client {
         let mut folders = LogFolders::default();
         for folder in &response.results {
             check("DescribeLogDirs", folder.error_code, None)?;
-            for topic in folder.topics.iter().filter(|topic| &*topic.name.0 != "__cluster_metadata") {
-                let bytes: i64 = topic.partitions.iter().map(|partition| partition.partition_size).sum();
-                *folders.bytes.entry(topic.name.0.to_string()).or_insert(0) += bytes;
-            }
             // -1: the broker does not know.
             let disk = Some(Disk { total: folder.total_bytes, usable: folder.usable_bytes }).filter(|disk| disk.total > 0);
-            folders.disk = folders.disk.into_iter().chain(disk).max_by_key(|disk| disk.used_percent());
+            let ours = folder.topics.iter().filter(|topic| &*topic.name.0 != "__cluster_metadata");
+            let replicas = ours.flat_map(|topic| {
+                let name: Arc<str> = (&*topic.name.0).into();
+                topic.partitions.iter().map(move |partition| LogReplica {
+                    topic: Arc::clone(&name),
+                    partition: partition.partition_index,
+                    bytes: partition.partition_size,
+                    future: partition.is_future_key,
+                })
+            });
+            folders.0.insert(folder.log_dir.to_string(), LogFolder { disk, replicas: replicas.collect() });
         }
         Ok(folders)
+    }
+
+    async fn move_folders(&self, broker: i32, moves: &[FolderMove]) -> AdminResult<()> {
+        let response = self.send_to(broker, &alter_folders_request(moves), 2).await?;
+        let mut partitions = response.results.iter().flat_map(|topic| &topic.partitions);
+        partitions.try_for_each(|partition| check("AlterReplicaLogDirs", partition.error_code, None))
     }
 
     async fn unregister_broker(&self, broker: i32) -> AdminResult<()> {

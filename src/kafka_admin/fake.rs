@@ -5,7 +5,7 @@ use super::*;
 use crate::kafka::metadata_image::MetadataImage;
 use crate::kafka::metadata_record::{BROKER_RESOURCE, Fingerprint, MetadataRecord, PartitionFields, SCRAM_SHA_512, TOPIC_RESOURCE};
 use crate::kafka::scram;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 #[derive(Default)]
 pub struct FakeCluster {
@@ -133,6 +133,9 @@ impl Admin for FakeCluster {
     }
     async fn log_folders_of(&self, _broker: i32) -> AdminResult<LogFolders> {
         Ok(LogFolders::default())
+    }
+    async fn move_folders(&self, _broker: i32, _moves: &[FolderMove]) -> AdminResult<()> {
+        Ok(())
     }
     async fn unregister_broker(&self, _broker: i32) -> AdminResult<()> {
         Ok(())

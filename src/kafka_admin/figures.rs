@@ -3,7 +3,7 @@
 
 use super::batch::BatchedAdmin;
 use super::mirror::Mirror;
-use super::{AdminResult, Disk, Leaders, LogFolders};
+use super::{AdminResult, Disk, Leaders, LogFolder, LogFolders};
 use crate::kafka::metadata_image::{Concerned, INTERNAL_TOPICS, MetadataImage};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -23,11 +23,14 @@ pub struct Figure {
     pub under_replicated: i32,
 }
 
+/// A broker's volumes by the path of the log folder on each.
+pub type Disks = BTreeMap<String, Disk>;
+
 /// The figures of a cluster's topics, and of its brokers' volumes.
 #[derive(Default)]
 pub struct Figures {
     topics: RwLock<HashMap<Arc<str>, Figure>>,
-    disks: RwLock<BTreeMap<i32, Disk>>,
+    disks: RwLock<BTreeMap<i32, Disks>>,
 }
 
 impl Figures {
@@ -35,8 +38,8 @@ impl Figures {
         self.topics.read().unwrap_or_else(PoisonError::into_inner).get(topic).copied()
     }
 
-    /// Volumes by broker, as they were told last.
-    pub fn disks(&self) -> BTreeMap<i32, Disk> {
+    /// Volumes by broker and log folder, as they were told last.
+    pub fn disks(&self) -> BTreeMap<i32, Disks> {
         self.disks.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -48,8 +51,9 @@ impl Figures {
         for (broker, folders) in told {
             match folders {
                 Ok(folders) => {
-                    disks.extend(folders.disk.map(|disk| (broker, disk)));
-                    folders.bytes.into_iter().for_each(|(topic, size)| *bytes.entry(topic).or_insert(0) += size);
+                    let of = |(path, folder): (&String, &LogFolder)| Some((path.clone(), folder.disk?));
+                    disks.insert(broker, folders.0.iter().filter_map(of).collect());
+                    folders.bytes().into_iter().for_each(|(topic, size)| *bytes.entry(topic.to_owned()).or_insert(0) += size);
                 }
                 Err(error) => silent = Some(error),
             }

@@ -19,6 +19,7 @@ use crate::kafka::load::Load;
 use crate::kafka::metadata_image::{PartitionImage, TopicImage};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What can go wrong while talking to Kafka.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -181,13 +182,51 @@ impl Leaders {
     }
 }
 
-/// A broker's log folders (KIP-113), and the volume that they are on (KIP-827).
+/// A broker's log folders by their path (KIP-113).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LogFolders {
-    /// Bytes by topic, without the metadata.
-    pub bytes: BTreeMap<String, i64>,
-    /// The fullest of its volumes.
+pub struct LogFolders(pub BTreeMap<String, LogFolder>);
+
+impl LogFolders {
+    /// No replica in any of them.
+    pub fn is_empty(&self) -> bool {
+        self.0.values().all(|folder| folder.replicas.is_empty())
+    }
+
+    /// Bytes by topic.
+    pub fn bytes(&self) -> BTreeMap<&str, i64> {
+        let mut bytes = BTreeMap::new();
+        for replica in self.0.values().flat_map(|folder| &folder.replicas) {
+            *bytes.entry(&*replica.topic).or_insert(0) += replica.bytes;
+        }
+        bytes
+    }
+}
+
+/// A log folder, without the metadata.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogFolder {
+    /// The volume that it is on (KIP-827), where the broker knows it.
     pub disk: Option<Disk>,
+    pub replicas: Vec<LogReplica>,
+}
+
+/// A replica in a log folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogReplica {
+    pub topic: Arc<str>,
+    pub partition: i32,
+    pub bytes: i64,
+    /// It is being filled, to take the place of the one in another folder.
+    pub future: bool,
+}
+
+/// A replica that shall be in another log folder of its broker.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FolderMove {
+    pub topic: String,
+    pub partition: i32,
+    /// Its path.
+    pub folder: String,
 }
 
 /// A volume as the broker that uses it sees it, in bytes.
@@ -227,6 +266,8 @@ pub trait Admin: Send + Sync {
     async fn log_folders(&self) -> BTreeMap<i32, AdminResult<LogFolders>>;
     /// The same of one broker.
     async fn log_folders_of(&self, broker: i32) -> AdminResult<LogFolders>;
+    /// Moves replicas of a broker between its log folders (KIP-113); brokers do it by and by.
+    async fn move_folders(&self, broker: i32, moves: &[FolderMove]) -> AdminResult<()>;
     /// Takes a broker that is gone from the cluster's list (KIP-631); one that is not in it is fine.
     async fn unregister_broker(&self, broker: i32) -> AdminResult<()>;
     /// Makes an observer a voter of the quorum (KIP-853): its directory's id, and where its controller listens.

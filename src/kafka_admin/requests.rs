@@ -1,12 +1,13 @@
 //! Parts of requests, and Kafka's error codes as results.
 
-use super::{AdminError, AdminResult, ConfigChanges, ConfigResource};
+use super::{AdminError, AdminResult, ConfigChanges, ConfigResource, FolderMove};
 use crate::kafka::acl::AclBinding;
 use crate::kafka::metadata_record::{BROKER_RESOURCE, TOPIC_RESOURCE};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::StrBytes;
+use std::collections::BTreeMap;
 
 pub fn text(value: impl Into<String>) -> StrBytes {
     StrBytes::from_string(value.into())
@@ -38,6 +39,21 @@ pub fn acl_creation(acl: &AclBinding) -> m::create_acls_request::AclCreation {
         .with_host(text(&acl.host))
         .with_operation(acl.operation)
         .with_permission_type(acl.permission)
+}
+
+/// Moves between log folders, by folder and topic as the request wants them.
+pub fn alter_folders_request(moves: &[FolderMove]) -> m::AlterReplicaLogDirsRequest {
+    use m::alter_replica_log_dirs_request::{AlterReplicaLogDir, AlterReplicaLogDirTopic};
+    let mut folders: BTreeMap<&str, BTreeMap<&str, Vec<i32>>> = BTreeMap::new();
+    for one in moves {
+        folders.entry(&one.folder).or_default().entry(&one.topic).or_default().push(one.partition);
+    }
+    let topic =
+        |(name, partitions): (&str, Vec<i32>)| AlterReplicaLogDirTopic::default().with_name(topic_name(name)).with_partitions(partitions);
+    let folder = |(path, topics): (&str, BTreeMap<&str, Vec<i32>>)| {
+        AlterReplicaLogDir::default().with_path(text(path)).with_topics(topics.into_iter().map(topic).collect())
+    };
+    m::AlterReplicaLogDirsRequest::default().with_dirs(folders.into_iter().map(folder).collect())
 }
 
 /// Asks for ACLs on resources of a name, whatever their type, principal and rights.

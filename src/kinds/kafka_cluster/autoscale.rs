@@ -8,7 +8,7 @@ use super::observe::Observed;
 use super::validate::ValidCluster;
 use crate::conditions::{ConditionStatus, ConditionType};
 use crate::kafka::load::Load;
-use crate::kafka_admin::Disk;
+use crate::kafka_admin::figures::Disks;
 use crate::quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::SignedDuration;
@@ -92,8 +92,9 @@ fn ratios(pool: &NodePool, autoscaling: &Autoscaling, cluster: &ValidCluster, ob
         ratios.push(Ratio { load: bytes / target as f64, words });
     }
     if let Some(target) = autoscaling.disk_percent {
-        let disks: Option<Vec<Disk>> = ids.iter().map(|id| observed.disks.get(id).copied()).collect();
-        let percent = disks?.iter().map(|disk| disk.used_percent() as f64).sum::<f64>() / ids.len() as f64;
+        let disks: Option<Vec<&Disks>> = ids.iter().map(|id| observed.disks.get(id)).collect();
+        let fullest = |disks: &Disks| disks.values().map(|disk| disk.used_percent()).max().unwrap_or(0) as f64;
+        let percent = disks?.into_iter().map(fullest).sum::<f64>() / ids.len() as f64;
         ratios.push(Ratio { load: percent / f64::from(target), words: format!("{percent:.0} % of their volumes, {target} % are wanted") });
     }
     Some(ratios)

@@ -233,7 +233,12 @@ fn begin(
         return None;
     }
     let leader = if let KafkaFacts::Answered { quorum, .. } = &observed.kafka { quorum.leader } else { -1 };
-    match with_view(cluster, observed, |view| next_batch(outdated, leader, view))? {
+    let may = |one: &&Outdated<'_>| {
+        let group = cluster.groups.iter().find(|group| group.stateful_set == one.pod.stateful_set);
+        group.is_some_and(|group| volumes::may_restart(group, one.pod, observed))
+    };
+    let next: BTreeMap<i32, &Outdated<'_>> = outdated.values().copied().filter(may).map(|one| (one.pod.node_id, one)).collect();
+    match with_view(cluster, observed, |view| next_batch(&next, leader, view))? {
         Ok(batch) => {
             let members: Vec<_> = batch.iter().filter_map(|id| outdated.get(id).copied()).collect();
             Some(lease(&members, observed))

@@ -9,6 +9,7 @@ pub mod clients;
 pub mod desired;
 pub mod disruption;
 pub mod facts;
+pub mod folders;
 pub mod identity;
 pub mod moves;
 pub mod observe;

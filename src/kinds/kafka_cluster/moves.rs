@@ -288,7 +288,7 @@ fn go_on(
         }
     }
     let left = work.plan.moves + under_way;
-    let rates = (left > 0).then(|| rates(rate.bytes_per_second, observed)).filter(|rates| !rates.is_empty());
+    let rates = (left > 0).then(|| rates(&THROTTLE_RATES, rate.bytes_per_second, observed)).filter(|rates| !rates.is_empty());
     plan.steps.extend(rates.map(|rates| Step::AlterConfigs(vec![(ConfigResource::Brokers, rates)])));
     progress(lease, left, Some(rate), observed, plan);
     let (reordered, moved): (Vec<usize>, Vec<usize>) = work.plan.changed(&work.before).partition(|partition| work.moves(*partition) == 0);
@@ -320,7 +320,7 @@ fn go_on(
     Some(lease.clone())
 }
 
-fn progress(lease: &DisruptionStatus, left: usize, throttle: Option<ThrottleStatus>, observed: &Observed, plan: &mut Plan) {
+pub fn progress(lease: &DisruptionStatus, left: usize, throttle: Option<ThrottleStatus>, observed: &Observed, plan: &mut Plan) {
     let total = lease.total.and_then(|total| usize::try_from(total).ok()).unwrap_or(left).max(left).max(1);
     let done = total - left;
     let elapsed = observed.now.duration_since(lease.since.0).as_secs().max(1);
@@ -332,12 +332,12 @@ fn progress(lease: &DisruptionStatus, left: usize, throttle: Option<ThrottleStat
     plan.rebalance = Some(RebalanceStatus { proposal: None, summary: lease.why.clone(), progress: Some(progress), throttle });
 }
 
-/// What the brokers' rates lack of this one.
-fn rates(rate: u64, observed: &Observed) -> ConfigChanges {
+/// What the brokers' rates of these keys lack of this one.
+pub fn rates(keys: &[&str], rate: u64, observed: &Observed) -> ConfigChanges {
     let KafkaFacts::Answered { configs, .. } = &observed.kafka else { return ConfigChanges::new() };
     let rate = rate.to_string();
-    let set = |key: &&str| configs.get("").and_then(|configs| configs.get(*key)) != Some(&rate);
-    THROTTLE_RATES.into_iter().filter(set).map(|key| (key.to_owned(), Some(rate.clone()))).collect()
+    let set = |key: &&&str| configs.get("").and_then(|configs| configs.get(**key)) != Some(&rate);
+    keys.iter().filter(set).map(|key| ((*key).to_owned(), Some(rate.clone()))).collect()
 }
 
 /// The topics that the brokers' rates hold for.
@@ -396,8 +396,9 @@ fn replace(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, p
     let busy = object.status.as_ref().is_some_and(|status| status.disruption.is_some());
     let Some(group) = cluster.groups.iter().find(|group| group.node_ids().any(|node| node == id)).filter(|_| !busy) else { return };
     let name = names::pod(&group.stateful_set, id);
-    let volume = observed.volumes.iter().find(|live| live.name() == claim_name(&name) && !live.is_deleting());
-    plan.steps.extend(volume.map(|live| Step::Prune(Box::new(live.clone()))));
+    let claims: BTreeSet<String> = group.volumes.iter().map(|volume| claim_name(&volume.name, &name)).collect();
+    let volumes = observed.volumes.iter().filter(|live| claims.contains(live.name()) && !live.is_deleting());
+    plan.steps.extend(volumes.map(|live| Step::Prune(Box::new(live.clone()))));
     let pod = observed.pods.iter().find(|pod| pod.name == name && !pod.deleting);
     plan.steps.extend(pod.map(|pod| Step::RestartPod { pod: Box::new(pod.clone()), reasons: vec![RestartReason::Replaced] }));
     plan.replaced = object.metadata.annotations.as_ref().and_then(|all| all.get(labels::REPLACE)).cloned();

@@ -4,6 +4,7 @@ use super::api::{Authentication, CertificateIssuer, DisruptionKind, KafkaCluster
 use super::authorities;
 use super::clients;
 use super::desired::server_properties::min_in_sync;
+use super::desired::volumes::volume_name;
 use super::identity::{self, Identity};
 use super::reconcile::Error;
 use super::validate;
@@ -14,8 +15,9 @@ use crate::kafka::node_ids::Blocks;
 use crate::kafka::restart::{self, TopicView};
 use crate::kafka::topic_plan::THROTTLED;
 use crate::kafka_admin::connection::{Connection, Endpoint};
+use crate::kafka_admin::figures::Disks;
 use crate::kafka_admin::tls::TlsSettings;
-use crate::kafka_admin::{Admin, AdminError, ClusterDescription, Disk, QuorumDescription};
+use crate::kafka_admin::{Admin, AdminError, ClusterDescription, LogFolders, QuorumDescription};
 use crate::kinds::reference::ClusterKey;
 use crate::kube_io::{self, Live, resource};
 use crate::runtime::claims::Claim;
@@ -47,7 +49,9 @@ pub struct Observed {
     pub client_authorities: BTreeMap<String, SecretFacts>,
     pub volumes: Vec<Live>,
     /// Volumes by the word of the brokers that use them.
-    pub disks: BTreeMap<i32, Disk>,
+    pub disks: BTreeMap<i32, Disks>,
+    /// What is in the log folders of brokers with more than one, by their own word.
+    pub folders: BTreeMap<i32, LogFolders>,
     /// How busy brokers are, where something is decided by it.
     pub loads: BTreeMap<i32, Load>,
     pub pods: Vec<PodFacts>,
@@ -99,6 +103,8 @@ pub struct PodFacts {
     /// The readiness gate as it is now.
     pub in_sync: bool,
     pub deleting: bool,
+    /// Names of the volumes with records that it has.
+    pub volumes: BTreeSet<String>,
     /// What it was started with.
     pub revision: Revision,
     /// Why it does not run, in Kubernetes' words.
@@ -132,6 +138,13 @@ impl Revision {
             controllers: annotation(labels::CONTROLLERS).map(|ids| ids.split(',').filter_map(|id| id.parse().ok()).collect()),
         }
     }
+}
+
+/// Names of the volumes with records that a pod, or a pod template, has.
+pub fn volumes_of(pod: &serde_json::Value) -> BTreeSet<String> {
+    let mounts = pod["spec"]["containers"][0]["volumeMounts"].as_array();
+    let names = mounts.into_iter().flatten().filter_map(|mount| volume_name(mount["name"].as_str()?));
+    names.map(str::to_owned).collect()
 }
 
 /// What the brokers said.
@@ -206,12 +219,14 @@ pub async fn observe(context: &Context, object: &KafkaCluster) -> Result<Observe
         Some(connected) => tokio::time::timeout(clients::ASK_LIMIT, connected.client.loads()).await.unwrap_or_default(),
         None => BTreeMap::new(),
     };
+    let folders = folders(context, object, &pods, &secrets).await;
     let probes = probes(object, &pods, &secrets).await;
     let blocks = identity.as_ref().map(Identity::blocks).unwrap_or_default();
     let emptied = emptied(context, object, &leaving(object, &blocks, &objects, &pods), &pods, &secrets, &kafka).await;
     Ok(Observed {
         emptied,
         disks,
+        folders,
         loads,
         probes,
         now: Timestamp::now(),
@@ -228,10 +243,29 @@ pub async fn observe(context: &Context, object: &KafkaCluster) -> Result<Observe
     })
 }
 
+/// Asks the brokers that have more than one log folder.
+async fn folders(
+    context: &Context,
+    object: &KafkaCluster,
+    pods: &[PodFacts],
+    secrets: &BTreeMap<String, SecretFacts>,
+) -> BTreeMap<i32, LogFolders> {
+    let several = pods.iter().filter(|pod| pod.broker && pod.containers_ready && !pod.deleting && pod.volumes.len() > 1);
+    let Ok(Some(connected)) = context.clients.get(object, pods, secrets) else { return BTreeMap::new() };
+    let ask = several.map(|pod| {
+        let client = &connected.client;
+        async move {
+            let asked = tokio::time::timeout(clients::ASK_LIMIT, client.log_folders_of(pod.node_id)).await;
+            Some((pod.node_id, asked.ok()?.ok()?))
+        }
+    });
+    futures::future::join_all(ask).await.into_iter().flatten().collect()
+}
+
 /// Replicas move as fast as brokers can bear, or a pool scales by its load.
 fn loads_matter(object: &KafkaCluster) -> bool {
     let lease = object.status.as_ref().and_then(|status| status.disruption.as_ref());
-    let moves = lease.is_some_and(|lease| lease.kind == DisruptionKind::Reassignment);
+    let moves = lease.is_some_and(|lease| matches!(lease.kind, DisruptionKind::Reassignment | DisruptionKind::Volumes));
     (moves && object.spec.rebalance.fixed_rate().is_none()) || object.spec.node_pools.iter().any(|pool| pool.autoscaling.is_some())
 }
 
@@ -283,6 +317,7 @@ pub fn pod_facts(live: &Live) -> Option<PodFacts> {
         containers_ready: holds("ContainersReady"),
         in_sync: holds(labels::IN_SYNC),
         deleting: live.is_deleting(),
+        volumes: volumes_of(&live.value),
         revision: Revision::of(&live.value),
         trouble,
     })
@@ -387,7 +422,7 @@ async fn emptied(
     for id in leaving.iter().copied().filter(|id| !held.contains(id)) {
         // One that runs must say so itself; of one that does not the metadata alone tells.
         let runs = pods.iter().any(|pod| pod.node_id == id && pod.broker && pod.containers_ready);
-        if !runs || connected.client.log_folders_of(id).await.is_ok_and(|folders| folders.bytes.is_empty()) {
+        if !runs || connected.client.log_folders_of(id).await.is_ok_and(|folders| folders.is_empty()) {
             emptied.insert(id);
         }
     }

@@ -5,6 +5,7 @@ use super::authorities::{self, Rotation, Signs};
 use super::desired::server_properties::dynamic_configs;
 use super::desired::{self, Trust};
 use super::disruption::{self, RestartReason};
+use super::folders;
 use super::identity::Identity;
 use super::moves;
 use super::observe::{KafkaFacts, Observed, PodFacts, SecretFacts};
@@ -16,7 +17,7 @@ use crate::kafka::config;
 use crate::kafka::in_sync;
 use crate::kafka::node_ids::Blocks;
 use crate::kafka::restart::Blocked;
-use crate::kafka_admin::{ConfigChanges, ConfigResource, Reassignment};
+use crate::kafka_admin::{ConfigChanges, ConfigResource, FolderMove, Reassignment};
 use crate::kube_io::difference::differs;
 use crate::kube_io::{self, Live, Object};
 use crate::{labels, names};
@@ -100,6 +101,11 @@ pub enum Step {
     /// Topics and partitions whose first replica shall lead.
     ElectLeaders(Vec<(String, i32)>),
     Reassign(Vec<Reassignment>),
+    /// Moves replicas between the log folders of their broker.
+    MoveFolders {
+        broker: i32,
+        moves: Vec<FolderMove>,
+    },
     /// Raises features to the levels of the version that runs.
     UpgradeFeatures(BTreeMap<String, i16>),
     /// Takes a broker that is gone from the cluster's list.
@@ -169,6 +175,7 @@ impl fmt::Display for Step {
                 write!(f, "restart pod {}: {}", pod.name, reasons.join("; "))
             }
             Self::Reassign(moves) => write!(f, "reassign {} partitions", moves.len()),
+            Self::MoveFolders { broker, moves } => write!(f, "move {} replicas of broker {broker} between its volumes", moves.len()),
             Self::UpgradeFeatures(levels) => {
                 let levels: Vec<_> = levels.iter().map(|(name, level)| format!("{name} to {level}")).collect();
                 write!(f, "upgrade features: {}", levels.join(", "))
@@ -313,6 +320,7 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed) 
     disruption::plan(object, cluster, &desired, observed, &mut plan);
     quorum::plan(object, cluster, observed, &mut plan);
     moves::plan(object, cluster, observed, &mut plan);
+    folders::plan(object, cluster, observed, &mut plan);
     plan_features(object, cluster, observed, &mut plan);
     volumes::plan(cluster, observed, &mut plan);
     plan

@@ -24,6 +24,7 @@ pub fn preview(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observe
                 | Step::RestartPod { .. }
                 | Step::ElectLeaders(_)
                 | Step::Reassign(_)
+                | Step::MoveFolders { .. }
                 | Step::UpgradeFeatures(_)
                 | Step::AddVoter { .. }
                 | Step::RemoveVoter { .. }

@@ -101,7 +101,7 @@ fn begun(object: &KafkaCluster, status: &KafkaClusterStatus) -> Vec<Notice> {
         DisruptionKind::Restart => {
             Notice { reason: Reason::Restarting, message: format!("restarting nodes {}: {}", status::ids(&lease.node_ids), lease.why) }
         }
-        DisruptionKind::Reassignment => Notice { reason: Reason::Reassigning, message: lease.why.clone() },
+        DisruptionKind::Reassignment | DisruptionKind::Volumes => Notice { reason: Reason::Reassigning, message: lease.why.clone() },
         DisruptionKind::Quorum => Notice { reason: Reason::ChangingQuorum, message: lease.why.clone() },
     };
     new.map(notice).into_iter().collect()

@@ -36,7 +36,9 @@ pub fn state(object: &KafkaCluster, observed: &Observed, plan: &Plan) -> State {
             DisruptionKind::Restart => {
                 State::reconciling(Reason::Restarting, format!("restarting nodes {} because {}{waiting}", ids(&lease.node_ids), lease.why))
             }
-            DisruptionKind::Reassignment => State::reconciling(Reason::Reassigning, format!("{}{waiting}", lease.why)),
+            DisruptionKind::Reassignment | DisruptionKind::Volumes => {
+                State::reconciling(Reason::Reassigning, format!("{}{waiting}", lease.why))
+            }
             DisruptionKind::Quorum => State::reconciling(Reason::ChangingQuorum, format!("{}{waiting}", lease.why)),
         };
     }

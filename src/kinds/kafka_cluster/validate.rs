@@ -1,7 +1,9 @@
 //! Spec and observed world -> a valid cluster, or everything that is wrong with it at once. Pure.
 
-use super::api::{CertificateIssuer, ClusterState, KafkaCluster, KafkaClusterSpec, NodePool, Role};
+use super::api::{CertificateIssuer, ClusterState, DataVolume, KafkaCluster, KafkaClusterSpec, NodePool, Role};
+use super::desired::server_properties::CORDONED;
 use super::observe::{KafkaFacts, Observed, PodFacts, SecretFacts};
+use super::volumes;
 use super::windows;
 use crate::certificates;
 use crate::kafka::config::{self, Definitions};
@@ -14,7 +16,7 @@ use crate::kube_io::Live;
 use crate::{kube_io, names, quantity};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// A cluster whose every child can be made.
@@ -52,6 +54,10 @@ pub struct NodeGroup {
     pub running: i32,
     /// Bytes of heap.
     pub heap_bytes: u64,
+    /// Volumes of each node for now, the first one first.
+    pub volumes: Vec<DataVolume>,
+    /// Volumes by node id that are to be emptied.
+    pub leaving_volumes: BTreeMap<i32, BTreeSet<String>>,
 }
 
 impl NodeGroup {
@@ -152,6 +158,7 @@ pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidClust
         .unwrap_or_else(|| super::plan::blocks_of_volumes(&observed.volumes));
     let blocks = allocate(&given, slots);
     let groups = groups(&sorted(spec), &key, &blocks, observed, &mut invalid);
+    check_leaving_volumes(&spec.version, &groups, &mut invalid);
     let replace = replace(object).filter(|id| is_replaceable(*id, &groups, &mut warnings));
     if !invalids.is_empty() {
         return Err(invalids);
@@ -284,19 +291,37 @@ fn check_replication(spec: &KafkaClusterSpec, invalid: &mut impl FnMut(&str, Str
 }
 
 fn check_storage(spec: &KafkaClusterSpec, invalid: &mut impl FnMut(&str, String)) {
-    for pool in &spec.node_pools {
-        let field = format!("spec.nodePools[{}].storage", pool.name);
-        let size = quantity::bytes(&pool.storage.size);
+    for (pool, volume) in spec.node_pools.iter().flat_map(|pool| pool.storage.all().into_iter().map(move |volume| (pool, volume))) {
+        let inner = if volume.name.is_empty() { String::new() } else { format!(".volumes[{}]", volume.name) };
+        let field = format!("spec.nodePools[{}].storage{inner}", pool.name);
+        let size = quantity::bytes(&volume.size);
         if size.is_none() {
             invalid(&format!("{field}.size"), "not a quantity such as 500Gi".into());
         }
-        let Some(grow) = &pool.storage.auto_grow else { continue };
+        let Some(grow) = &volume.auto_grow else { continue };
         match quantity::bytes(&grow.max_size) {
             None => invalid(&format!("{field}.autoGrow.maxSize"), "not a quantity such as 2Ti".into()),
             Some(most) if size.is_some_and(|size| most < size) => {
-                invalid(&format!("{field}.autoGrow.maxSize"), format!("below size, {}; raise it", pool.storage.size.0));
+                invalid(&format!("{field}.autoGrow.maxSize"), format!("below size, {}; raise it", volume.size.0));
             }
             Some(_) => {}
+        }
+    }
+}
+
+/// A volume can only be emptied for good where a broker can be told to put nothing new on it (KIP-1066).
+fn check_leaving_volumes(version: &str, groups: &[NodeGroup], invalid: &mut impl FnMut(&str, String)) {
+    if config::definitions(version).is_some_and(|definitions| definitions.broker.contains_key(CORDONED)) {
+        return;
+    }
+    for group in groups {
+        let left = group.volumes.iter().filter(|volume| !group.pool.storage.all().iter().any(|wanted| wanted.name == volume.name));
+        for volume in left {
+            let field = format!("spec.nodePools[{}].storage.volumes", group.pool.name);
+            invalid(
+                &field,
+                format!("Kafka {version} cannot empty volume {}: put it back, and take it away with Kafka 4.3 or newer", volume.name),
+            );
         }
     }
 }
@@ -378,15 +403,10 @@ fn groups(
             let live = live_nodes(&observed.objects, &observed.pods, &stateful_set);
             let running = running(&live, first_node_id, replicas, observed).max(held);
             if running > 0 || !live.is_empty() || pool.zones.iter().any(|wanted| wanted == zone) {
-                groups.push(NodeGroup {
-                    stateful_set,
-                    pool: pool.clone(),
-                    zone: zone.to_owned(),
-                    first_node_id,
-                    replicas,
-                    running,
-                    heap_bytes,
-                });
+                let leaving_volumes = volumes::leaving(pool, &stateful_set, &observed.pods);
+                let volumes = volumes::mounted(pool, &stateful_set, first_node_id..first_node_id + running, &leaving_volumes, observed);
+                let (pool, zone) = (pool.clone(), zone.to_owned());
+                groups.push(NodeGroup { stateful_set, pool, zone, first_node_id, replicas, running, heap_bytes, volumes, leaving_volumes });
             }
         }
     }

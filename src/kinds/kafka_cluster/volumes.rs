@@ -3,16 +3,19 @@
 //! Nothing here disturbs a node, and nothing else waits for it: a volume that cannot grow must not keep its records from
 //! being moved to one that is larger.
 
-use super::api::{AutoGrow, Role, Storage};
-use super::desired::volumes::claim_name;
-use super::observe::Observed;
+use super::api::{AutoGrow, DataVolume, NodePool, Role};
+use super::desired::server_properties::CORDONED;
+use super::desired::volumes::{claim_name, log_folder, volume_name};
+use super::observe::{KafkaFacts, Observed, PodFacts};
 use super::plan::{Plan, Step, WaitingOn};
-use super::validate::ValidCluster;
+use super::validate::{NodeGroup, ValidCluster};
 use crate::kube_io::{Live, Object};
 use crate::{labels, names, quantity};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// Percent in use from which a person is told.
 const FULL_PERCENT: i64 = 85;
@@ -44,32 +47,114 @@ pub fn needs_new_template(desired: &Object, live: &Live) -> bool {
     if live.annotation(labels::APPLIED_HASH) == desired.value["metadata"]["annotations"][labels::APPLIED_HASH].as_str() {
         return false;
     }
-    let template = |value: &Value| {
-        let spec = &value["spec"]["volumeClaimTemplates"][0]["spec"];
-        (bytes(&spec["resources"]["requests"]["storage"]), spec["volumeAttributesClassName"].as_str().map(str::to_owned))
+    let templates = |value: &Value| {
+        let all = value["spec"]["volumeClaimTemplates"].as_array().cloned().unwrap_or_default();
+        let of = |template: &Value| {
+            let (name, spec) = (template["metadata"]["name"].as_str()?.to_owned(), &template["spec"]);
+            let class = spec["volumeAttributesClassName"].as_str().map(str::to_owned);
+            Some((name, (bytes(&spec["resources"]["requests"]["storage"]), class)))
+        };
+        all.iter().filter_map(of).collect::<BTreeMap<_, _>>()
     };
-    template(&desired.value) != template(&live.value)
+    templates(&desired.value) != templates(&live.value)
 }
 
 /// What volumes lack of what the spec and their brokers need.
 pub fn plan(cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
     for group in &cluster.groups {
-        let storage = &group.pool.storage;
-        for id in group.node_ids() {
-            let name = claim_name(&names::pod(&group.stateful_set, id));
+        for (id, volume) in group.node_ids().flat_map(|id| group.volumes.iter().map(move |volume| (id, volume))) {
+            let name = claim_name(&volume.name, &names::pod(&group.stateful_set, id));
             let Some(claim) = observed.volumes.iter().find(|live| live.name() == name && !live.is_deleting()) else { continue };
-            let used = observed.disks.get(&id).filter(|_| group.is(Role::Broker)).filter(|disk| is_recent(disk.total, claim));
-            let used = used.map(|disk| disk.used_percent());
-            plan_claim(claim, storage, used, plan);
+            let disk = observed.disks.get(&id).and_then(|disks| disks.get(&log_folder(&volume.name)));
+            let used = disk.filter(|disk| group.is(Role::Broker) && is_recent(disk.total, claim)).map(|disk| disk.used_percent());
+            plan_claim(claim, volume, used, plan);
             if used.is_some_and(|used| used >= FULL_PERCENT) {
-                plan.warnings.extend(full(claim, storage));
+                plan.warnings.extend(full(claim, volume));
             }
         }
     }
 }
 
+/// A volume as its claim, or the template of its claims, has it.
+fn as_claimed(name: &str, claim: &Value) -> Option<DataVolume> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    Some(DataVolume {
+        name: name.to_owned(),
+        size: Quantity(text(&claim["spec"]["resources"]["requests"]["storage"])?),
+        storage_class_name: text(&claim["spec"]["storageClassName"]),
+        volume_attributes_class_name: text(&claim["spec"]["volumeAttributesClassName"]),
+        auto_grow: None,
+    })
+}
+
+/// The volumes that a group's StatefulSet has and the spec has not; while it is made anew, those that its pods have.
+fn left_over(pool: &NodePool, stateful_set: &str, leaving: &BTreeMap<i32, BTreeSet<String>>, observed: &Observed) -> Vec<DataVolume> {
+    let live = observed.objects.iter().find(|live| live.resource.kind == "StatefulSet" && live.name() == stateful_set);
+    let Some(live) = live else {
+        let names: BTreeSet<(&String, i32)> = leaving.iter().flat_map(|(id, names)| names.iter().map(move |name| (name, *id))).collect();
+        let mut found: Vec<DataVolume> = Vec::new();
+        for (name, id) in names {
+            let claim = claim_name(name, &names::pod(stateful_set, id));
+            let claim = observed.volumes.iter().find(|live| live.name() == claim).filter(|_| !found.iter().any(|one| one.name == *name));
+            found.extend(claim.and_then(|claim| as_claimed(name, &claim.value)));
+        }
+        return found;
+    };
+    let templates = live.value["spec"]["volumeClaimTemplates"].as_array();
+    let all =
+        templates.into_iter().flatten().filter_map(|template| as_claimed(volume_name(template["metadata"]["name"].as_str()?)?, template));
+    all.filter(|volume| !volume.name.is_empty() && !pool.storage.volumes.iter().any(|wanted| wanted.name == volume.name)).collect()
+}
+
+/// Volumes by node id that its pod has and the spec has not: nothing new may come to them.
+pub fn leaving(pool: &NodePool, stateful_set: &str, pods: &[PodFacts]) -> BTreeMap<i32, BTreeSet<String>> {
+    let wanted: BTreeSet<&str> = pool.storage.volumes.iter().map(|volume| volume.name.as_str()).collect();
+    let of = |pod: &PodFacts| {
+        let left: BTreeSet<String> =
+            pod.volumes.iter().filter(|name| !name.is_empty() && !wanted.contains(name.as_str())).cloned().collect();
+        (!left.is_empty()).then_some((pod.node_id, left))
+    };
+    pods.iter().filter(|pod| pod.stateful_set == stateful_set).filter_map(of).collect()
+}
+
+/// Every node is there, and those that have this volume say that nothing is on it, and were told to keep it so.
+fn is_emptied(volume: &str, nodes: Range<i32>, stateful_set: &str, observed: &Observed) -> bool {
+    let KafkaFacts::Answered { configs, .. } = &observed.kafka else { return false };
+    let path = log_folder(volume);
+    nodes.into_iter().all(|id| {
+        let Some(pod) = observed.pods.iter().find(|pod| pod.stateful_set == stateful_set && pod.node_id == id) else { return false };
+        let folder = observed.folders.get(&id).and_then(|folders| folders.0.get(&path));
+        let cordoned = configs.get(&id.to_string()).and_then(|configs| configs.get(CORDONED));
+        let is_cordoned = cordoned.is_some_and(|value| value == "*" || value.split(',').any(|cordoned| cordoned == path));
+        !pod.volumes.contains(volume) || (is_cordoned && folder.is_some_and(|folder| folder.replicas.is_empty()))
+    })
+}
+
+/// The volumes that the nodes of a group are to have for now, the first one first.
+///
+/// One that the spec has no more stays until it is empty. One that is new comes when no node is missing that would be made
+/// after one without it: Kubernetes makes no pod of a StatefulSet while an earlier one lacks a volume of its template.
+pub fn mounted(
+    pool: &NodePool,
+    stateful_set: &str,
+    nodes: Range<i32>,
+    leaving: &BTreeMap<i32, BTreeSet<String>>,
+    observed: &Observed,
+) -> Vec<DataVolume> {
+    let pods = || observed.pods.iter().filter(|pod| pod.stateful_set == stateful_set && !pod.deleting);
+    let missing = nodes.clone().find(|id| !pods().any(|pod| pod.node_id == *id));
+    let may_come =
+        |name: &str| missing.is_none_or(|missing| pods().filter(|pod| pod.node_id < missing).all(|pod| pod.volumes.contains(name)));
+    let mut all = pool.storage.all();
+    all.retain(|volume| volume.name.is_empty() || may_come(&volume.name));
+    let left = left_over(pool, stateful_set, leaving, observed);
+    all.extend(left.into_iter().filter(|volume| !is_emptied(&volume.name, nodes.clone(), stateful_set, observed)));
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
+}
+
 /// What a person has to do for a volume that is nearly full; `None` where it will grow.
-fn full(claim: &Live, storage: &Storage) -> Option<String> {
+fn full(claim: &Live, storage: &DataVolume) -> Option<String> {
     let name = claim.name();
     let Some(grow) = &storage.auto_grow else {
         return Some(format!("volume {name} is over {FULL_PERCENT} % full: raise storage.size, or set storage.autoGrow"));
@@ -85,7 +170,7 @@ fn is_recent(total: i64, claim: &Live) -> bool {
 }
 
 /// Bytes that a volume should have.
-fn wanted(claim: &Live, storage: &Storage, used_percent: Option<i64>) -> Option<u64> {
+fn wanted(claim: &Live, storage: &DataVolume, used_percent: Option<i64>) -> Option<u64> {
     let (requested, size) = (requested(claim)?, quantity::bytes(&storage.size)?);
     let grown = storage.auto_grow.as_ref().zip(used_percent).and_then(|(grow, used)| grown(grow, requested, used));
     Some(size.max(requested).max(grown.unwrap_or(0)))
@@ -97,7 +182,7 @@ fn grown(grow: &AutoGrow, requested: u64, used_percent: i64) -> Option<u64> {
     (used_percent > i64::from(grow.above_percent)).then(|| (requested + requested / 4).div_ceil(MIB).saturating_mul(MIB).min(most))
 }
 
-fn plan_claim(claim: &Live, storage: &Storage, used_percent: Option<i64>, plan: &mut Plan) {
+fn plan_claim(claim: &Live, storage: &DataVolume, used_percent: Option<i64>, plan: &mut Plan) {
     let (Some(requested), Some(wanted)) = (requested(claim), wanted(claim, storage, used_percent)) else { return };
     let settled = capacity(claim).is_none_or(|capacity| capacity >= requested);
     let class = storage.volume_attributes_class_name.as_deref();
@@ -114,6 +199,14 @@ fn plan_claim(claim: &Live, storage: &Storage, used_percent: Option<i64>, plan: 
     if let Some(why) = unsettled(claim) {
         plan.waiting_on.push(WaitingOn::Volume { claim: claim.name().to_owned(), why });
     }
+}
+
+/// A pod may restart for a volume that is new once those before it in its StatefulSet have theirs: see [`mounted`].
+pub fn may_restart(group: &NodeGroup, pod: &PodFacts, observed: &Observed) -> bool {
+    let wanted: BTreeSet<&str> = group.volumes.iter().map(|volume| volume.name.as_str()).collect();
+    let has_all = |pod: &PodFacts| wanted.iter().all(|name| pod.volumes.contains(*name));
+    let before = observed.pods.iter().filter(|other| other.stateful_set == pod.stateful_set && other.node_id < pod.node_id);
+    has_all(pod) || before.into_iter().all(has_all)
 }
 
 /// What a volume waits for; `None` when it is as was asked.
@@ -140,10 +233,11 @@ fn unsettled(claim: &Live) -> Option<String> {
 
 /// Its file system waits for being mounted anew: its driver grows none that is in use.
 pub fn waits_for_restart(observed: &Observed, pod: &str, now: Timestamp) -> bool {
-    let claim = observed.volumes.iter().find(|live| live.name() == claim_name(pod));
-    let since =
-        claim.and_then(|claim| condition(claim, "FileSystemResizePending")?["lastTransitionTime"].as_str()?.parse::<Timestamp>().ok());
-    since.is_some_and(|since| now > since + ONLINE_LIMIT)
+    let of_pod = |live: &&Live| {
+        live.name().strip_suffix(pod).is_some_and(|start| start.strip_suffix('-').is_some_and(|name| volume_name(name).is_some()))
+    };
+    let since = |claim: &Live| condition(claim, "FileSystemResizePending")?["lastTransitionTime"].as_str()?.parse::<Timestamp>().ok();
+    observed.volumes.iter().filter(of_pod).filter_map(since).any(|since| now > since + ONLINE_LIMIT)
 }
 
 #[cfg(test)]
@@ -163,13 +257,14 @@ mod tests {
         }
     }
 
-    fn storage(size: &str, grow: Option<(u8, &str)>) -> Storage {
+    fn storage(size: &str, grow: Option<(u8, &str)>) -> DataVolume {
         let auto_grow = grow.map(|(above_percent, most)| AutoGrow { above_percent, max_size: Quantity(most.into()) });
-        Storage { size: Quantity(size.into()), storage_class_name: None, volume_attributes_class_name: None, auto_grow }
+        let name = String::new();
+        DataVolume { name, size: Quantity(size.into()), storage_class_name: None, volume_attributes_class_name: None, auto_grow }
     }
 
     /// Bytes asked for, in MiB, and what is waited for.
-    fn planned(claim: &Live, storage: &Storage, used: Option<i64>) -> (Option<u64>, Vec<String>) {
+    fn planned(claim: &Live, storage: &DataVolume, used: Option<i64>) -> (Option<u64>, Vec<String>) {
         let mut plan = Plan::default();
         plan_claim(claim, storage, used, &mut plan);
         let bytes = plan.steps.iter().find_map(|step| if let Step::ChangeVolume { bytes, .. } = step { *bytes } else { None });
@@ -208,7 +303,7 @@ mod tests {
     #[test]
     fn a_statefulset_is_made_anew_for_another_size_and_only_once() {
         let set = |size: &str, hash: &str| {
-            let claim = json!({"spec": {"resources": {"requests": {"storage": size}}}});
+            let claim = json!({"metadata": {"name": "data"}, "spec": {"resources": {"requests": {"storage": size}}}});
             let metadata = json!({"name": "s", "annotations": {labels::APPLIED_HASH: hash}});
             json!({"metadata": metadata, "spec": {"volumeClaimTemplates": [claim]}})
         };

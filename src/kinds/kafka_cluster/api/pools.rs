@@ -21,6 +21,8 @@ use std::collections::BTreeMap;
         .message("storage.volumeAttributesClassName: volumes keep the last one; name another instead of none"),
     validation = Rule::new("has(self.storage.storageClassName) == has(oldSelf.storage.storageClassName) && (!has(self.storage.storageClassName) || self.storage.storageClassName == oldSelf.storage.storageClassName)")
         .message("storage.storageClassName: immutable, volumes cannot change their class; make another pool"),
+    validation = Rule::new("!has(self.storage.volumes) || size(self.storage.volumes) == 0 || 'broker' in self.roles")
+        .message("storage.volumes: controllers keep the metadata on one volume; further ones are for brokers"),
     validation = Rule::new("!has(self.autoscaling) || !('controller' in self.roles)")
         .message("autoscaling: controllers do not scale by load; give brokers a pool of their own"),
     validation = Rule::new("!has(self.autoscaling) || (self.autoscaling.maxReplicas >= self.replicas && self.autoscaling.maxReplicas % size(self.zones) == 0)")
@@ -46,7 +48,7 @@ pub struct NodePool {
     #[x_kube(merge_strategy = ListMerge::Set)]
     #[schemars(length(min = 1, max = 10), inner(length(min = 1, max = 63)))]
     pub zones: Vec<String>,
-    /// One volume for each node.
+    /// Volumes of each node.
     pub storage: Storage,
     /// Compute resources of a node. Default: 1Gi of memory, no CPU limit. The JVM is sized from the memory limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -113,10 +115,62 @@ pub enum Role {
     Broker,
 }
 
-/// A node's volume.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// A node's volumes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Storage {
+    /// Size of the volume, for example 500Gi. A larger one: volumes grow while they are used.
+    #[schemars(with = "String", regex(pattern = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"), length(max = 20))]
+    pub size: Quantity,
+    /// StorageClass; default: the cluster's default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_class_name: Option<String>,
+    /// VolumeAttributesClass: performance that changes while the volume is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub volume_attributes_class_name: Option<String>,
+    /// Grows a volume before it is full. Its StorageClass must allow expansion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_grow: Option<AutoGrow>,
+    /// Further volumes of each broker (JBOD, KIP-858): its replicas are spread over all of them. One that is added is filled; one
+    /// that is taken away is emptied first (Kafka 4.3 and newer). Brokers restart for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[schemars(length(max = 8))]
+    pub volumes: Vec<DataVolume>,
+}
+
+impl Storage {
+    /// Every volume of a node, the first one, which has no name, before the others by theirs.
+    pub fn all(&self) -> Vec<DataVolume> {
+        let first = DataVolume {
+            name: String::new(),
+            size: self.size.clone(),
+            storage_class_name: self.storage_class_name.clone(),
+            volume_attributes_class_name: self.volume_attributes_class_name.clone(),
+            auto_grow: self.auto_grow.clone(),
+        };
+        let mut all: Vec<_> = std::iter::once(first).chain(self.volumes.iter().cloned()).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+}
+
+/// A further volume of each broker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.size == oldSelf.size || quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0")
+        .message("size: a volume cannot shrink; put the old size back, or take this volume away and add one of another name"),
+    validation = Rule::new("!has(oldSelf.volumeAttributesClassName) || has(self.volumeAttributesClassName)")
+        .message("volumeAttributesClassName: volumes keep the last one; name another instead of none"),
+    validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
+        .message("storageClassName: immutable, volumes cannot change their class; take this volume away and add one of another name"),
+)]
+pub struct DataVolume {
+    /// Part of its claims' names.
+    #[schemars(regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"), length(max = 12))]
+    pub name: String,
     /// Size of the volume, for example 500Gi. A larger one: volumes grow while they are used.
     #[schemars(with = "String", regex(pattern = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"), length(max = 20))]
     pub size: Quantity,

@@ -95,6 +95,8 @@ pub enum DisruptionKind {
     Reassignment,
     /// A controller joins the quorum or leaves it.
     Quorum,
+    /// Replicas move between the volumes of their broker.
+    Volumes,
 }
 
 /// What is, or would be, moved.

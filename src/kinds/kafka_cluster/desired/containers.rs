@@ -25,7 +25,7 @@ pub fn kafka(cluster: &ValidCluster, group: &NodeGroup) -> Container {
         ports: Some(ports(cluster, group)),
         resources: Some(resources(group)),
         security_context: Some(security_context()),
-        volume_mounts: Some(volumes::mounts()),
+        volume_mounts: Some(volumes::mounts(group)),
         startup_probe: Some(probe("/readyz", 1, 3600)),
         readiness_probe: Some(probe("/readyz", 2, 2)),
         liveness_probe: Some(probe("/livez", 10, 6)),

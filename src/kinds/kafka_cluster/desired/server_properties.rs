@@ -4,6 +4,7 @@
 
 use super::super::api::{Authentication, KafkaClusterSpec, Listener, Role};
 use super::super::validate::{self, NodeGroup, ValidCluster};
+use super::volumes::log_folder;
 use super::{CONTROLLER_PORT, INTERNAL_PORT};
 use crate::certificates::{NODE_NAME, OPERATOR_NAME, ORGANIZATION};
 use crate::kafka::config;
@@ -14,7 +15,7 @@ pub const DATA_FOLDER: &str = "/var/lib/kafka/data";
 pub const TLS_FOLDER: &str = "/etc/kafka/tls";
 const CONTROLLER: &str = "CONTROLLER";
 const INTERNAL: &str = "INTERNAL";
-const CORDONED: &str = "cordoned.log.dirs";
+pub const CORDONED: &str = "cordoned.log.dirs";
 
 /// What a node reads at its start: what Freehold sets wins over the pool's own, those over the cluster's, those over
 /// defaults. What a broker takes while it runs is not among them: see [`dynamic_configs`].
@@ -43,13 +44,16 @@ pub fn dynamic_configs(cluster: &ValidCluster) -> BTreeMap<String, BTreeMap<Stri
         if !own.is_empty() {
             all.extend(group.node_ids().map(|id| (id.to_string(), own.clone())));
         }
-        // A broker that leaves is given nothing new (KIP-1066).
+        // A broker that leaves is given nothing new, nor is a volume (KIP-1066).
         if config::definitions(&cluster.spec.version).is_some_and(|definitions| definitions.broker.contains_key(CORDONED)) {
-            let mut cordon = |id: i32| all.entry(id.to_string()).or_default().insert(CORDONED.to_owned(), "*".to_owned());
+            let mut cordon = |id: i32, what: String| drop(all.entry(id.to_string()).or_default().insert(CORDONED.to_owned(), what));
+            for (id, volumes) in &group.leaving_volumes {
+                cordon(*id, volumes.iter().map(|volume| log_folder(volume)).collect::<Vec<_>>().join(","));
+            }
             group
                 .leaving_ids()
                 .chain(cluster.replace.filter(|id| group.node_ids().any(|node| node == *id)))
-                .for_each(|id| drop(cordon(id)));
+                .for_each(|id| cordon(id, "*".to_owned()));
         }
     }
     all
@@ -92,7 +96,8 @@ fn owned(cluster: &ValidCluster, group: &NodeGroup) -> BTreeMap<String, String> 
     let roles: Vec<_> = group.pool.roles.iter().map(|role| if *role == Role::Broker { "broker" } else { "controller" }).collect();
     set("process.roles", roles.join(","));
     set("node.id", "@NODE_ID@".into());
-    set("log.dirs", format!("{DATA_FOLDER}/log"));
+    // The first has the metadata too.
+    set("log.dirs", group.volumes.iter().map(|volume| log_folder(&volume.name)).collect::<Vec<_>>().join(","));
     set("controller.listener.names", CONTROLLER.into());
     set("controller.quorum.bootstrap.servers", controllers(cluster).join(","));
     set("inter.broker.listener.name", INTERNAL.into());

@@ -44,7 +44,7 @@ pub fn stateful_set(cluster: &ValidCluster, group: &NodeGroup, identity: &Identi
             revision_history_limit: Some(2),
             selector: LabelSelector { match_labels: Some(selector), match_expressions: None },
             template: template(cluster, group, config),
-            volume_claim_templates: Some(vec![volumes::claim(cluster, group, identity)]),
+            volume_claim_templates: Some(volumes::claims(cluster, group, identity)),
             ..Default::default()
         }),
         status: None,

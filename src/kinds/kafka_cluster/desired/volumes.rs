@@ -1,5 +1,6 @@
 //! Volumes of a node's pod. Pure.
 
+use super::super::api::DataVolume;
 use super::super::identity::Identity;
 use super::super::validate::{NodeGroup, ValidCluster};
 use super::pod_selector;
@@ -15,19 +16,41 @@ use std::collections::BTreeMap;
 pub const CONFIG_FOLDER: &str = "/etc/kafka/config";
 const DATA: &str = "data";
 
-/// Name of a pod's volume.
-pub fn claim_name(pod: &str) -> String {
-    format!("{DATA}-{pod}")
+/// Name of a data volume in a pod: `data`, or `data-` and the name that the spec gives.
+fn pod_volume(name: &str) -> String {
+    if name.is_empty() { DATA.to_owned() } else { format!("{DATA}-{name}") }
 }
 
-pub fn mounts() -> Vec<VolumeMount> {
+/// The reverse; `None` for a volume without records.
+pub fn volume_name(pod_volume: &str) -> Option<&str> {
+    pod_volume.strip_prefix(DATA).and_then(|rest| if rest.is_empty() { Some(rest) } else { rest.strip_prefix('-') })
+}
+
+/// Name of a pod's claim.
+pub fn claim_name(volume: &str, pod: &str) -> String {
+    format!("{}-{pod}", pod_volume(volume))
+}
+
+/// Kafka's log folder on a volume.
+pub fn log_folder(volume: &str) -> String {
+    format!("{}/log", mount_path(volume))
+}
+
+fn mount_path(volume: &str) -> String {
+    if volume.is_empty() { DATA_FOLDER.to_owned() } else { format!("{DATA_FOLDER}-{volume}") }
+}
+
+pub fn mounts(group: &NodeGroup) -> Vec<VolumeMount> {
     let mount = |name: &str, path: &str, read_only: bool| VolumeMount {
         name: name.into(),
         mount_path: path.into(),
         read_only: read_only.then_some(true),
         ..Default::default()
     };
-    vec![mount(DATA, DATA_FOLDER, false), mount("config", CONFIG_FOLDER, true), mount("tls", TLS_FOLDER, true), mount("tmp", "/tmp", false)]
+    let mut mounts: Vec<_> =
+        group.volumes.iter().map(|volume| mount(&pod_volume(&volume.name), &mount_path(&volume.name), false)).collect();
+    mounts.extend([mount("config", CONFIG_FOLDER, true), mount("tls", TLS_FOLDER, true), mount("tmp", "/tmp", false)]);
+    mounts
 }
 
 pub fn volumes(group: &NodeGroup) -> Vec<Volume> {
@@ -44,14 +67,18 @@ pub fn volumes(group: &NodeGroup) -> Vec<Volume> {
     ]
 }
 
+/// The templates of a group's claims.
+pub fn claims(cluster: &ValidCluster, group: &NodeGroup, identity: &Identity) -> Vec<PersistentVolumeClaim> {
+    group.volumes.iter().map(|volume| claim(cluster, group, identity, volume)).collect()
+}
+
 /// A volume knows its cluster, pool, zone and first node id, so that identities can be rebuilt from volumes alone.
-pub fn claim(cluster: &ValidCluster, group: &NodeGroup, identity: &Identity) -> PersistentVolumeClaim {
+fn claim(cluster: &ValidCluster, group: &NodeGroup, identity: &Identity, volume: &DataVolume) -> PersistentVolumeClaim {
     let mut labels = pod_selector(cluster, group);
     labels.insert(labels::FIRST_NODE_ID.into(), group.first_node_id.to_string());
-    let storage = &group.pool.storage;
     PersistentVolumeClaim {
         metadata: ObjectMeta {
-            name: Some(DATA.into()),
+            name: Some(pod_volume(&volume.name)),
             labels: Some(labels),
             annotations: Some(BTreeMap::from([(labels::CLUSTER_ID.to_owned(), identity.cluster_id.clone())])),
             ..Default::default()
@@ -59,10 +86,10 @@ pub fn claim(cluster: &ValidCluster, group: &NodeGroup, identity: &Identity) -> 
         spec: Some(PersistentVolumeClaimSpec {
             access_modes: Some(vec!["ReadWriteOnce".into()]),
             volume_mode: Some("Filesystem".into()),
-            storage_class_name: storage.storage_class_name.clone(),
-            volume_attributes_class_name: storage.volume_attributes_class_name.clone(),
+            storage_class_name: volume.storage_class_name.clone(),
+            volume_attributes_class_name: volume.volume_attributes_class_name.clone(),
             resources: Some(VolumeResourceRequirements {
-                requests: Some(BTreeMap::from([("storage".to_owned(), storage.size.clone())])),
+                requests: Some(BTreeMap::from([("storage".to_owned(), volume.size.clone())])),
                 limits: None,
             }),
             ..Default::default()

@@ -13,6 +13,7 @@ mod chaos;
 mod crash;
 mod delivery;
 mod failures;
+mod jbod;
 mod kafka;
 mod leader;
 mod lifecycle;

@@ -36,7 +36,7 @@ fn uid(kubectl: &Kubectl, kind: &str, name: &str) -> String {
 /// What the broker itself says of its volume, in MiB.
 fn disk(kubectl: &Kubectl) -> i64 {
     let folders = block_on(super_admin(kubectl, "kafka", "grown").log_folders_of(0)).unwrap();
-    folders.disk.unwrap().total / MIB
+    folders.0.values().next().unwrap().disk.unwrap().total / MIB
 }
 
 fn waits_for(kubectl: &Kubectl, words: &str) {

@@ -15,6 +15,8 @@ import java.util.List;
 import java.util.Map;
 import java.util.Properties;
 import java.util.concurrent.Executors;
+import java.util.stream.Collectors;
+import java.util.stream.Stream;
 import javax.management.MBeanServer;
 import javax.management.ObjectName;
 
@@ -45,6 +47,7 @@ public final class Launcher {
         Path folder = Path.of(args[0]);
         Properties server = read(folder.resolve("server.properties"));
         Properties format = read(folder.resolve("format.properties"));
+        server.setProperty("log.dirs", mounted(server.getProperty("log.dirs")));
         Path config = Path.of(System.getProperty("java.io.tmpdir"), "server.properties");
         try (OutputStream out = Files.newOutputStream(config)) {
             server.store(out, null);
@@ -97,13 +100,16 @@ public final class Launcher {
         return properties;
     }
 
+    /** The folders on volumes that this pod has: one that was made before a volume came to its cluster does without. */
+    static String mounted(String logDirs) {
+        return Stream.of(logDirs.split(",")).filter(folder -> Files.isDirectory(Path.of(folder).getParent())).collect(Collectors.joining(","));
+    }
+
     /** A volume is formatted once: meta.properties is the last thing that formatting writes (KIP-858). */
     static void formatEmptyVolumes(Properties server, Properties format, Path config) {
-        boolean formatted = true;
-        for (String folder : server.getProperty("log.dirs").split(",")) {
-            formatted &= Files.exists(Path.of(folder, "meta.properties"));
-        }
-        if (formatted) {
+        List<Boolean> formatted =
+                Stream.of(server.getProperty("log.dirs").split(",")).map(folder -> Files.exists(Path.of(folder, "meta.properties"))).toList();
+        if (!formatted.contains(false)) {
             return;
         }
         List<String> args = new ArrayList<>(List.of(
@@ -111,7 +117,8 @@ public final class Launcher {
         String initial = format.getProperty("initial.controllers", "");
         String self = server.getProperty("node.id") + "@";
         boolean isInitial = List.of(initial.split(",")).stream().anyMatch(voter -> voter.startsWith(self));
-        if (isInitial) {
+        // The first folder has the metadata: where it is formatted, its node was in the quorum before.
+        if (isInitial && !formatted.get(0)) {
             args.addAll(List.of("--initial-controllers", initial));
         } else {
             args.add("--no-initial-controllers");
