@@ -3,9 +3,10 @@
 //! What the load has come to is in the status; everything else sees a spec with that number of replicas, so that brokers
 //! join, are filled, emptied and leave as if somebody had written it.
 
-use super::api::{Autoscaling, AutoscalingStatus, KafkaCluster, NodePool};
+use super::api::{Autoscaling, AutoscalingStatus, KafkaCluster, NodePool, Role};
+use super::desired::server_properties::defaults;
 use super::observe::Observed;
-use super::validate::ValidCluster;
+use super::validate::{ValidCluster, sum};
 use crate::conditions::{ConditionStatus, ConditionType};
 use crate::kafka::load::Load;
 use crate::kafka_admin::figures::Disks;
@@ -27,6 +28,12 @@ pub fn effective(object: &KafkaCluster) -> KafkaCluster {
         let known = object.status.iter().flat_map(|status| &status.autoscaling).find(|known| known.pool == pool.name);
         if let (Some(autoscaling), Some(known)) = (&pool.autoscaling, known) {
             pool.replicas = bounded(pool, autoscaling, known.replicas);
+        }
+    }
+    // Replication factors are for the brokers that there always are: no node restarts because of the load.
+    if effective.spec.node_pools != object.spec.node_pools {
+        for (key, value) in defaults(sum(&object.spec, Role::Broker)) {
+            effective.spec.config.entry(key).or_insert(value);
         }
     }
     effective

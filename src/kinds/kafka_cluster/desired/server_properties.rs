@@ -67,7 +67,7 @@ pub fn min_in_sync(spec: &KafkaClusterSpec) -> i16 {
 }
 
 /// Defaults that fit the number of brokers; each can be set otherwise in the spec.
-fn defaults(brokers: u32) -> BTreeMap<String, String> {
+pub fn defaults(brokers: u32) -> BTreeMap<String, String> {
     let copies = brokers.min(3);
     let in_sync = (copies - 1).max(1);
     let pairs = [

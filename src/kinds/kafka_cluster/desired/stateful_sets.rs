@@ -3,7 +3,7 @@
 //! OnDelete: the operator, not the StatefulSet controller, chooses which pods restart and when. Ordinals start at the
 //! group's first node id, so that a pod's index is its node id.
 
-use super::super::api::{KafkaClusterSpec, Role};
+use super::super::api::{KafkaClusterSpec, NodePool, Role};
 use super::super::identity::Identity;
 use super::super::validate::{NodeGroup, ValidCluster};
 use super::{config_maps, containers, metadata, pod_selector, volumes};
@@ -80,11 +80,22 @@ fn revision(cluster: &ValidCluster, template: &PodTemplateSpec, config: &ConfigM
 /// The part of a spec that a change of the spec must be in to change a pod: where it is the same and the pod's template is
 /// another, this operator makes pods otherwise than the one before it.
 fn what_pods_depend_on(spec: &KafkaClusterSpec) -> String {
-    let pools: Vec<_> = spec
-        .node_pools
-        .iter()
-        .map(|pool| json!([pool.name, pool.roles, pool.zones, pool.replicas, pool.resources, pool.jvm, pool.config, pool.pod_template]))
-        .collect();
+    let pool = |pool: &NodePool| {
+        let mut all = vec![
+            json!(pool.name),
+            json!(pool.roles),
+            json!(pool.zones),
+            json!(pool.replicas),
+            json!(pool.resources),
+            json!(pool.jvm),
+            json!(pool.config),
+            json!(pool.pod_template),
+        ];
+        // What came to the spec later is in here only where somebody uses it: hashes of others stay.
+        all.extend(pool.storage.volumes.iter().map(|volume| json!(volume.name)));
+        all
+    };
+    let pools: Vec<_> = spec.node_pools.iter().map(pool).collect();
     json!([spec.version, spec.config, pools, spec.listeners, spec.authorization.super_users]).to_string()
 }
 
