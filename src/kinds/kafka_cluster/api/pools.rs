@@ -176,6 +176,7 @@ pub struct DataVolume {
     pub size: Quantity,
     /// StorageClass; default: the cluster's default one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
     pub storage_class_name: Option<String>,
     /// VolumeAttributesClass: performance that changes while the volume is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]

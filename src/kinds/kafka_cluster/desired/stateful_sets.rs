@@ -3,7 +3,7 @@
 //! OnDelete: the operator, not the StatefulSet controller, chooses which pods restart and when. Ordinals start at the
 //! group's first node id, so that a pod's index is its node id.
 
-use super::super::api::{KafkaClusterSpec, NodePool, Role};
+use super::super::api::{KafkaClusterSpec, Role};
 use super::super::identity::Identity;
 use super::super::validate::{NodeGroup, ValidCluster};
 use super::{config_maps, containers, metadata, pod_selector, volumes};
@@ -57,7 +57,7 @@ fn hash(text: &str) -> String {
 
 /// What a node has from its start and keeps to its end, as annotations by which a pod that is out of date is known. The
 /// image is in the pod itself.
-fn revision(cluster: &ValidCluster, template: &PodTemplateSpec, config: &ConfigMap) -> BTreeMap<String, String> {
+fn revision(cluster: &ValidCluster, group: &NodeGroup, template: &PodTemplateSpec, config: &ConfigMap) -> BTreeMap<String, String> {
     let server = config.data.as_ref().and_then(|data| data.get(config_maps::SERVER)).map(String::as_str).unwrap_or_default();
     // Where controllers are is for a node's first contact, and for the time when it knows no leader: it need not know all.
     let server: Vec<_> = server.lines().filter(|line| !line.starts_with("controller.quorum.bootstrap.servers=")).collect();
@@ -69,7 +69,7 @@ fn revision(cluster: &ValidCluster, template: &PodTemplateSpec, config: &ConfigM
     let mut all = BTreeMap::from([
         (labels::CONFIG_HASH.to_owned(), hash(&server.join("\n"))),
         (labels::TEMPLATE_HASH.to_owned(), hash(&template)),
-        (labels::SPEC_HASH.to_owned(), hash(&what_pods_depend_on(&cluster.spec))),
+        (labels::SPEC_HASH.to_owned(), hash(&what_pods_depend_on(&cluster.spec, group))),
     ]);
     let controllers: Vec<_> = cluster.groups_of(Role::Controller).flat_map(NodeGroup::node_ids).map(|id| id.to_string()).collect();
     all.insert(labels::CONTROLLERS.to_owned(), controllers.join(","));
@@ -79,24 +79,16 @@ fn revision(cluster: &ValidCluster, template: &PodTemplateSpec, config: &ConfigM
 
 /// The part of a spec that a change of the spec must be in to change a pod: where it is the same and the pod's template is
 /// another, this operator makes pods otherwise than the one before it.
-fn what_pods_depend_on(spec: &KafkaClusterSpec) -> String {
-    let pool = |pool: &NodePool| {
-        let mut all = vec![
-            json!(pool.name),
-            json!(pool.roles),
-            json!(pool.zones),
-            json!(pool.replicas),
-            json!(pool.resources),
-            json!(pool.jvm),
-            json!(pool.config),
-            json!(pool.pod_template),
-        ];
-        // What came to the spec later is in here only where somebody uses it: hashes of others stay.
-        all.extend(pool.storage.volumes.iter().map(|volume| json!(volume.name)));
-        all
-    };
-    let pools: Vec<_> = spec.node_pools.iter().map(pool).collect();
-    json!([spec.version, spec.config, pools, spec.listeners, spec.authorization.super_users]).to_string()
+fn what_pods_depend_on(spec: &KafkaClusterSpec, group: &NodeGroup) -> String {
+    let pools: Vec<_> = spec
+        .node_pools
+        .iter()
+        .map(|pool| json!([pool.name, pool.roles, pool.zones, pool.replicas, pool.resources, pool.jvm, pool.config, pool.pod_template]))
+        .collect();
+    let mut all = vec![json!(spec.version), json!(spec.config), json!(pools), json!(spec.listeners), json!(spec.authorization.super_users)];
+    // Further volumes come and go some time after the spec has said so.
+    all.extend(group.volumes.iter().skip(1).map(|volume| json!(volume.name)));
+    json!(all).to_string()
 }
 
 fn template(cluster: &ValidCluster, group: &NodeGroup, config: &ConfigMap) -> PodTemplateSpec {
@@ -135,7 +127,7 @@ fn template(cluster: &ValidCluster, group: &NodeGroup, config: &ConfigMap) -> Po
             ..Default::default()
         }),
     };
-    let revision = revision(cluster, &template, config);
+    let revision = revision(cluster, group, &template, config);
     template.metadata.get_or_insert_default().annotations.get_or_insert_default().extend(revision);
     template
 }

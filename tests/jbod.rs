@@ -1,0 +1,215 @@
+//! Volumes that come to brokers and leave them, against a model of what StatefulSets do: whoever is lost in between, every pod
+//! comes back, ends with the volumes of the spec, and nothing that is on a volume is left behind.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod fixture;
+
+use fixture::{Kafka, Pod, World, cluster, live, observe};
+use freehold::kafka_admin::{BrokerDescription, LogFolder, LogFolders, LogReplica};
+use freehold::kinds::kafka_cluster::api::{DataVolume, KafkaCluster, KafkaClusterStatus};
+use freehold::kinds::kafka_cluster::desired::server_properties::dynamic_configs;
+use freehold::kinds::kafka_cluster::desired::volumes::log_folder;
+use freehold::kinds::kafka_cluster::observe::{KafkaFacts, Observed, PodFacts, Revision, volumes_of};
+use freehold::kinds::kafka_cluster::plan::{self, Step};
+use freehold::kinds::kafka_cluster::validate::validate;
+use freehold::kube_io::Live;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+const SET: &str = "c-b-a";
+const CONTROLLER: i32 = 100;
+const REPLICAS: i32 = 6;
+const LOOKS_MAX: usize = 600;
+
+fn object(brokers: i32, version: &str) -> KafkaCluster {
+    cluster(&format!(
+        "apiVersion: freehold.dev/v1alpha1\nkind: KafkaCluster\nmetadata: {{name: c, namespace: n, finalizers: [freehold.dev/finalizer]}}\nspec:\n  \
+         version: {version}\n  nodePools:\n  - {{name: b, roles: [broker], replicas: {brokers}, zones: [a], storage: {{size: 1Gi}}}}\n  \
+         - {{name: c, roles: [controller], replicas: 1, zones: [a], storage: {{size: 1Gi}}}}\n"
+    ))
+}
+
+struct Model {
+    object: KafkaCluster,
+    base: Observed,
+    objects: Vec<Live>,
+    /// Pods that there are; those that end are `deleting`.
+    pods: BTreeMap<i32, PodFacts>,
+    /// Replicas by broker and log folder; they outlive pods.
+    held: BTreeMap<i32, BTreeMap<String, BTreeSet<i32>>>,
+    configs: BTreeMap<String, BTreeMap<String, String>>,
+    restarts: usize,
+}
+
+impl Model {
+    fn new(brokers: i32, version: &str) -> Self {
+        let object = object(brokers, version);
+        let nodes: Vec<i32> = (0..brokers).chain([CONTROLLER]).collect();
+        let pod = |node: &i32| Pod { node: *node, ready: true, in_sync: true, ..Pod::default() };
+        let kafka = Kafka { unfenced: (0..brokers).collect(), leader: CONTROLLER, voters: [(CONTROLLER, 9)].into(), ..Kafka::default() };
+        let world = World {
+            cluster_id: Some("ID".into()),
+            formed: true,
+            certificates: true,
+            applied: true,
+            pods: nodes.iter().map(pod).collect(),
+            kafka: Some(kafka),
+            ..World::default()
+        };
+        let (base, valid) = observe(&object, &world);
+        let held = (0..brokers).map(|id| (id, [(log_folder(""), (0..REPLICAS).collect())].into())).collect();
+        let pods = base.pods.iter().map(|pod| (pod.node_id, pod.clone())).collect();
+        let configs = dynamic_configs(&valid.unwrap());
+        Self { object, objects: base.objects.clone(), pods, held, configs, restarts: 0, base }
+    }
+
+    fn brokers(&self) -> impl Iterator<Item = i32> + use<> {
+        0..i32::try_from(self.object.spec.node_pools[0].replicas).unwrap()
+    }
+
+    fn set_volumes(&mut self, names: &[&str]) {
+        let volume = |name: &&str| DataVolume { name: (*name).into(), ..self.object.spec.node_pools[0].storage.all()[0].clone() };
+        self.object.spec.node_pools[0].storage.volumes = names.iter().map(volume).collect();
+    }
+
+    fn folders(&self, id: i32) -> LogFolders {
+        let replica = |partition: &i32| LogReplica { topic: "t".into(), partition: *partition, bytes: 1000, future: false };
+        let of = |path: &String| self.held[&id].get(path).map(|held| held.iter().map(replica).collect()).unwrap_or_default();
+        let paths = self.pods[&id].volumes.iter().map(|name| log_folder(name));
+        LogFolders(paths.map(|path| (path.clone(), LogFolder { disk: None, replicas: of(&path) })).collect())
+    }
+
+    fn observed(&self) -> Observed {
+        let mut observed = self.base.clone();
+        observed.objects = self.objects.clone();
+        observed.pods = self.pods.values().cloned().collect();
+        let up = |id: &i32| self.pods.get(id).is_some_and(|pod| pod.containers_ready && !pod.deleting);
+        observed.folders = self.brokers().filter(up).map(|id| (id, self.folders(id))).collect();
+        if let KafkaFacts::Answered { cluster, configs, topics, .. } = &mut observed.kafka {
+            cluster.brokers = self.brokers().map(|id| BrokerDescription { id, fenced: !up(&id), rack: Some("a".into()) }).collect();
+            *configs = self.configs.clone();
+            topics.clear();
+        }
+        observed
+    }
+
+    /// Looks once; true when there was nothing to do or to wait for.
+    fn look(&mut self, dies: bool) -> bool {
+        let observed = self.observed();
+        let valid = validate(&self.object, &observed).unwrap();
+        let plan = plan::plan(&self.object, &valid, &observed);
+        let idle = plan.steps.is_empty() && plan.waiting_on.is_empty() && plan.lease.is_none();
+        for step in plan.steps {
+            match step {
+                Step::Apply(object) => {
+                    self.objects.retain(|live| live.resource.kind != object.kind() || live.name() != object.name());
+                    self.objects.push(live(*object));
+                }
+                Step::Release(set) => self.objects.retain(|live| live.resource.kind != "StatefulSet" || live.name() != set.name()),
+                Step::RestartPod { pod, .. } => {
+                    self.pods.get_mut(&pod.node_id).unwrap().deleting = true;
+                    self.restarts += 1;
+                }
+                Step::SetInSync { pod, in_sync } => self.pods.get_mut(&pod.node_id).unwrap().in_sync = in_sync,
+                Step::AlterConfigs(_) => self.configs = dynamic_configs(&valid),
+                Step::MoveFolders { broker, moves } => {
+                    for one in moves {
+                        let folders = self.held.get_mut(&broker).unwrap();
+                        folders.values_mut().for_each(|held| held.retain(|partition| *partition != one.partition));
+                        folders.entry(one.folder).or_default().insert(one.partition);
+                    }
+                }
+                Step::UpdateIdentity(_) => {}
+                other => panic!("{other}"),
+            }
+        }
+        if !dies {
+            self.object.status = Some(KafkaClusterStatus { disruption: plan.lease, ..KafkaClusterStatus::default() });
+        }
+        idle
+    }
+
+    /// What Kubernetes does: pods that end are gone, then made anew in order, as far as those before have every volume of the template.
+    fn time_passes(&mut self) {
+        self.pods.retain(|_, pod| !pod.deleting);
+        self.pods.values_mut().for_each(|pod| pod.containers_ready = true);
+        let Some(set) = self.objects.iter().find(|live| live.name() == SET && live.resource.kind == "StatefulSet") else { return };
+        let template = &set.value["spec"]["template"];
+        let volumes = volumes_of(template);
+        for id in self.brokers() {
+            match self.pods.get(&id) {
+                Some(pod) if pod.volumes.is_superset(&volumes) => {}
+                Some(_) => return,
+                None => {
+                    let lost = self.held[&id]
+                        .iter()
+                        .find(|(path, held)| !held.is_empty() && !volumes.iter().any(|name| log_folder(name) == **path));
+                    assert!(lost.is_none(), "broker {id} comes back without {lost:?}");
+                    let pod = PodFacts {
+                        uid: format!("pod-{id}-{}", self.restarts),
+                        volumes: volumes.clone(),
+                        revision: Revision::of(template),
+                        containers_ready: false,
+                        in_sync: false,
+                        ..self.base.pods.iter().find(|pod| pod.node_id == id).unwrap().clone()
+                    };
+                    self.pods.insert(id, pod);
+                }
+            }
+        }
+    }
+
+    /// Until there is nothing to do. Some pods are lost on the way: at a look, which one.
+    fn run(&mut self, losses: &BTreeMap<usize, i32>, deaths: &[bool]) -> bool {
+        for look in 0..LOOKS_MAX {
+            let idle = self.look(deaths[look % deaths.len()] && look % 5 != 0);
+            if idle && losses.keys().all(|at| *at < look) && self.pods.len() == self.brokers().count() + 1 {
+                return true;
+            }
+            if let Some(id) = losses.get(&look) {
+                self.pods.remove(&(id % i32::try_from(self.brokers().count()).unwrap()));
+            }
+            self.time_passes();
+        }
+        false
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn volumes_come_and_go_whoever_is_lost_meanwhile(
+        brokers in 1..=4_i32,
+        losses in prop::collection::btree_map(0..40_usize, 0..4_i32, 0..4),
+        deaths in prop::collection::vec(prop::bool::weighted(0.2), 1..20),
+    ) {
+        let mut model = Model::new(brokers, "4.3.1");
+        prop_assert!(model.run(&BTreeMap::new(), &[false]), "it is as it should be");
+        prop_assert_eq!(model.restarts, 0);
+        model.set_volumes(&["more"]);
+        prop_assert!(model.run(&losses, &deaths), "a volume comes: {:?}", model.look(false));
+        for id in model.brokers() {
+            let held: Vec<usize> = model.folders(id).0.values().map(|folder| folder.replicas.len()).collect();
+            prop_assert_eq!(held, vec![3, 3], "both are filled alike");
+        }
+        model.set_volumes(&[]);
+        prop_assert!(model.run(&losses, &deaths), "it goes");
+        for id in model.brokers() {
+            prop_assert_eq!(model.folders(id).0.values().map(|folder| folder.replicas.len()).collect::<Vec<_>>(), vec![6]);
+        }
+        let most = usize::try_from(2 * brokers).unwrap();
+        prop_assert!(model.restarts <= most + 2 * losses.len() * most, "{} restarts", model.restarts);
+        prop_assert!(!losses.is_empty() || model.restarts == most, "one for each change: {}", model.restarts);
+    }
+}
+
+#[test]
+fn a_kafka_that_cannot_keep_a_volume_empty_keeps_the_volume() {
+    let mut model = Model::new(2, "4.2.1");
+    model.set_volumes(&["more"]);
+    assert!(model.run(&BTreeMap::new(), &[false]));
+    model.set_volumes(&[]);
+    let wrong = validate(&model.object, &model.observed()).unwrap_err();
+    assert!(wrong[0].to_string().contains("cannot empty volume more: put it back"), "{}", wrong[0]);
+}
