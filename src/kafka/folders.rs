@@ -92,9 +92,12 @@ mod tests {
     use crate::kafka_admin::Disk;
     use proptest::prelude::*;
 
-    fn folders(all: &[(&str, i64, &[(i32, i64, bool)])]) -> LogFolders {
-        let folder = |(path, total, replicas): &(&str, i64, &[(i32, i64, bool)])| {
-            let replica = |(partition, bytes, future): &(i32, i64, bool)| LogReplica {
+    /// Partition, bytes, and whether it is being filled.
+    type Replica = (i32, i64, bool);
+
+    fn folders(all: &[(&str, i64, &[Replica])]) -> LogFolders {
+        let folder = |(path, total, replicas): &(&str, i64, &[Replica])| {
+            let replica = |(partition, bytes, future): &Replica| LogReplica {
                 topic: "t".into(),
                 partition: *partition,
                 bytes: *bytes,
@@ -147,7 +150,7 @@ mod tests {
             let paths = ["/0", "/1", "/2"];
             let mut at: Vec<usize> = sizes.iter().map(|(folder, _)| *folder).collect();
             let build = |at: &[usize]| {
-                let of = |folder: usize| -> Vec<(i32, i64, bool)> {
+                let of = |folder: usize| -> Vec<Replica> {
                     let held = at.iter().enumerate().filter(|(_, place)| **place == folder);
                     held.map(|(partition, _)| (i32::try_from(partition).unwrap(), sizes[partition].1, false)).collect()
                 };

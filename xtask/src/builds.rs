@@ -3,6 +3,7 @@
 
 use crate::cache::{Inputs, cached};
 use crate::layout::{Layout, version};
+use crate::prerequisites;
 use anyhow::{Context, Result};
 use ground::shell::{self, command};
 use std::os::unix::fs::symlink;
@@ -90,6 +91,22 @@ pub fn kafka_jars(layout: &Layout, kafka: &str) -> Result<PathBuf> {
             ]),
             &layout.cache.join("logs").join(format!("kafka-jars-{kafka}.log")),
         )
+    })
+}
+
+/// The classes of the tests' own Kafka clients, for the Java of the images.
+pub fn test_classes(layout: &Layout) -> Result<PathBuf> {
+    let source = layout.repo.join("tests/e2e/java");
+    let jars = kafka_jars(layout, &version(&layout.repo, "KAFKA")?)?;
+    let javac = prerequisites::jdk_of(layout, prerequisites::java_feature(layout)?)?.join("bin/javac");
+    let key = Inputs::default().text(&jars.to_string_lossy()).path(&source)?.key();
+    cached(&layout.cache, "test-classes", &key, |folder| {
+        let mut compile = command(&javac.to_string_lossy(), ["--release", "17", "-cp"]);
+        compile.arg(jars.join("libs/*")).arg("-d").arg(folder);
+        for file in std::fs::read_dir(&source)? {
+            compile.arg(file?.path());
+        }
+        shell::logged(&mut compile, &layout.cache.join("logs/test-classes.log"))
     })
 }
 

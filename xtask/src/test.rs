@@ -62,6 +62,7 @@ fn on_the_ground(layout: &Layout, names: &[&str], environment: &[(&str, &str)]) 
         .env("FREEHOLD_AUDIT_LOG", layout.logs().join("audit.json"))
         .env("FREEHOLD_BINARY", layout.target().join("release/freehold"))
         .env("FREEHOLD_LOGS", layout.logs())
+        .env("FREEHOLD_TEST_CLASSES", builds::test_classes(layout)?)
         .env("FREEHOLD_RUN", &layout.run)
         .envs(environment.iter().copied())
         .current_dir(&layout.repo);

@@ -120,10 +120,22 @@ fn number(value: &Value) -> Option<i64> {
     value.as_i64().or_else(|| value.as_str()?.parse().ok())
 }
 
+/// Partition, offset and value of a record.
+pub type Read = (i64, i64, i64);
+
 /// Reads `count` records back from the beginning with a consumer group, and gives them as (partition, offset, value).
-pub fn consume(kubectl: &Kubectl, client: &Client, job: &str, group: &str, count: usize, limit: Duration) -> Result<Vec<(i64, i64, i64)>> {
+pub fn consume(kubectl: &Kubectl, client: &Client, job: &str, group: &str, count: usize, limit: Duration) -> Result<Vec<Read>> {
+    read(kubectl, client, job, group, count, limit, "")
+}
+
+/// The same of what transactions have committed.
+pub fn consume_committed(kubectl: &Kubectl, client: &Client, job: &str, group: &str, count: usize, limit: Duration) -> Result<Vec<Read>> {
+    read(kubectl, client, job, group, count, limit, "isolation.level=read_committed\n")
+}
+
+fn read(kubectl: &Kubectl, client: &Client, job: &str, group: &str, count: usize, limit: Duration, more: &str) -> Result<Vec<Read>> {
     let args = ["--group-id", group, "--max-messages", &count.to_string(), "--reset-policy", "earliest", "--verbose"];
-    start(kubectl, client, job, "VerifiableConsumer", &args, "")?;
+    start(kubectl, client, job, "VerifiableConsumer", &args, more)?;
     let good = finished(kubectl, client, job, limit)?;
     let events = events(kubectl, client, job)?;
     ensure!(good, "the consumer failed: {:?}", log(kubectl, client, job)?.lines().rev().take(5).collect::<Vec<_>>());

@@ -40,6 +40,8 @@ pub struct Done {
     pub records: usize,
     /// The longest time without an acknowledgement of a partition, in milliseconds.
     pub worst_gap: i64,
+    /// Value -> partition and offset.
+    pub acknowledged: BTreeMap<i64, (i64, i64)>,
 }
 
 impl fmt::Display for Done {
@@ -107,7 +109,7 @@ pub fn read_back(kubectl: &Kubectl, client: &Client, job: &str, events: &[Value]
     read.retain(|(partition, offset, _)| places.contains(&(*partition, *offset)));
     assert_eq!(read.len(), acknowledged.len(), "acknowledged records that were read back");
     flow::check(&acknowledged, &read).unwrap();
-    Done { records: acknowledged.len(), worst_gap: worst_gap(events) }
+    Done { records: acknowledged.len(), worst_gap: worst_gap(events), acknowledged }
 }
 
 fn worst_gap(events: &[Value]) -> i64 {

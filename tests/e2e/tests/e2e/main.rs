@@ -16,6 +16,7 @@ mod failures;
 mod jbod;
 mod kafka;
 mod leader;
+mod ledger;
 mod lifecycle;
 mod load;
 mod oracle;

@@ -2,6 +2,7 @@
 //! no partition, and one that cannot start stops the roll and is repaired by the spec.
 
 use crate::kafka;
+use crate::ledger::Ledger;
 use crate::load::{self, Load};
 use crate::oracle;
 use crate::world::{LONG, block_on, kubectl, super_admin};
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(600);
 /// Records a second.
-const RATE: i64 = 250;
+const RATE: i64 = 200;
 
 pub fn patch(kubectl: &Kubectl, patch: &Value) {
     kubectl.merge("kafkacluster", "kafka", "demo", patch).unwrap();
@@ -56,6 +57,7 @@ fn a_roll_under_load_loses_nothing_and_restarts_each_node_once() {
     let before = pods(&kubectl);
     let mark = oracle::mark(&kubectl, "kafka", "demo");
     let load = Load::start(&kubectl, "roll", RATE);
+    let ledger = Ledger::start(&kubectl, "ledger", RATE / 5);
     let start = Instant::now();
     kubectl
         .run(&["annotate", "kafkacluster", "demo", "--namespace", "kafka", "--overwrite", &format!("freehold.dev/restart={}", load::id())])
@@ -70,12 +72,13 @@ fn a_roll_under_load_loses_nothing_and_restarts_each_node_once() {
     let took = start.elapsed();
     let once = pods(&kubectl);
     let done = load.finish(&kubectl);
+    let copied = ledger.finish(&kubectl);
     let seen = oracle::replay(&kubectl, "kafka", "demo", mark);
     assert!(seen.violations.is_empty(), "{:#?}", seen.violations);
     assert_eq!(pods(&kubectl), once, "each node was restarted once");
     let leaders = seen.partitions;
     println!(
-        "roll: {:.1} s for {} nodes ({:.1} s each), {done}; \
+        "roll: {:.1} s for {} nodes ({:.1} s each), {done}; {copied}; \
          {} states of partitions replayed, {} leader moves of {leaders} partitions",
         took.as_secs_f64(),
         before.len(),

@@ -1,0 +1,143 @@
+//! Two topics that are written to, and a copier that copies both in transactions, while something is done to the cluster; and the
+//! proof afterwards: every record is in its copy, once, in order.
+
+use crate::load::Load;
+use crate::world::{LONG, client, topic, user};
+use base64::prelude::{BASE64_STANDARD, Engine};
+use ground::flow::{self, Client};
+use ground::kubectl::Kubectl;
+use ground::shell;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::Path;
+
+const PARTITIONS: u32 = 3;
+const COPIER: &str = "TransactionalCopier";
+
+/// A ledger under way.
+pub struct Ledger {
+    name: &'static str,
+    sources: Vec<Load>,
+}
+
+/// What came of it.
+pub struct Done {
+    records: usize,
+    transactions: usize,
+    aborted: usize,
+}
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { records, transactions, aborted } = self;
+        write!(f, "{records} records of two topics copied exactly once in {transactions} transactions, {aborted} begun again")
+    }
+}
+
+fn sources(name: &str) -> [String; 2] {
+    ["left", "right"].map(|side| format!("{name}-{side}"))
+}
+
+impl Ledger {
+    /// Starts it on the quickstart's cluster, with so many records a second in each topic, and waits until they are copied.
+    pub fn start(kubectl: &Kubectl, name: &'static str, rate: i64) -> Self {
+        let topics = sources(name).map(|source| [source.clone(), format!("{source}-copy")]).concat();
+        for one in &topics {
+            kubectl.apply(&topic(one, "demo", &format!("  partitions: {PARTITIONS}\n"))).unwrap();
+        }
+        let rights = format!(
+            "  authentication: {{type: ScramSha512}}\n  grants:\n  - {{produce: {{topics: [\"{name}-*\"]}}}}\n  \
+             - {{consume: {{topics: [\"{name}-*\"], groups: [\"shop-*\"]}}}}\n  - {{transactional: {{ids: [{name}]}}}}\n"
+        );
+        kubectl.apply(&user(name, "demo", &rights)).unwrap();
+        for (kind, object) in topics.iter().map(|one| ("topic", one.as_str())).chain([("user", name)]) {
+            kubectl.wait_ready(kind, "shop", object, LONG).unwrap();
+        }
+        let sources = sources(name).map(|source| Load::of(kubectl, client(kubectl, name, &source), &source, rate));
+        let ledger = Self { name, sources: sources.into() };
+        ledger.start_copier(kubectl);
+        shell::wait_for("records to be copied", LONG, || Ok((ledger.copied(kubectl).0 == 0).then(|| "none yet".into()))).unwrap();
+        ledger
+    }
+
+    fn job(&self) -> String {
+        format!("{}-copier", self.name)
+    }
+
+    fn client(&self, kubectl: &Kubectl) -> Client {
+        client(kubectl, self.name, "")
+    }
+
+    fn start_copier(&self, kubectl: &Kubectl) {
+        let (job, client) = (self.job(), self.client(kubectl));
+        let secret = kubectl.get("secret", &client.namespace, &client.secret).unwrap().unwrap();
+        let classes = std::env::var("FREEHOLD_TEST_CLASSES").expect("cargo xtask test sets it");
+        let class = std::fs::read(Path::new(&classes).join(format!("{COPIER}.class"))).unwrap();
+        let mut pod = flow::pod(&client, &job, COPIER, &[]);
+        let [left, right] = sources(self.name);
+        let group = format!("shop-{}-copy", self.name);
+        let words =
+            ["-Xmx192m", "-cp", "/etc/client:/opt/kafka/libs/*", COPIER, "/etc/client/client.properties", "$(BOOTSTRAP)", self.name];
+        pod["containers"][0]["args"] = json!([&words[..], &[&group, &left, &right]].concat());
+        pod["restartPolicy"] = json!("Never");
+        let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": job, "namespace": client.namespace},
+            "data": {"client.properties": flow::properties(&secret, "")},
+            "binaryData": {format!("{COPIER}.class"): BASE64_STANDARD.encode(class)}});
+        let run = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": job, "namespace": client.namespace},
+            "spec": {"backoffLimit": 0, "template": {"spec": pod}}});
+        kubectl.delete("job", &client.namespace, &job, LONG).unwrap();
+        kubectl.apply(&json!({"apiVersion": "v1", "kind": "List", "items": [config, run]}).to_string()).unwrap();
+    }
+
+    /// Records that were copied, transactions, and those that were aborted.
+    fn copied(&self, kubectl: &Kubectl) -> (usize, usize, usize) {
+        let events = flow::events(kubectl, &self.client(kubectl), &self.job()).unwrap_or_default();
+        let committed: Vec<&Value> = events.iter().filter(|event| event["name"] == "committed").collect();
+        let aborted = events.iter().filter(|event| event["name"] == "aborted").count();
+        let records = committed.last().and_then(|last| usize::try_from(last["records"].as_u64()?).ok()).unwrap_or(0);
+        (records, committed.len(), aborted)
+    }
+
+    /// Ends it, and reads everything back.
+    pub fn finish(mut self, kubectl: &Kubectl) -> Done {
+        let sent: Vec<_> = std::mem::take(&mut self.sources).into_iter().map(|source| source.finish(kubectl)).collect();
+        let records: usize = sent.iter().map(|done| done.records).sum();
+        shell::wait_for("everything to be copied", LONG, || {
+            let (copied, ..) = self.copied(kubectl);
+            Ok((copied < records).then(|| format!("{copied} of {records}")))
+        })
+        .unwrap();
+        let (copied, transactions, aborted) = self.copied(kubectl);
+        assert_eq!(copied, records, "records that were copied");
+        let client = self.client(kubectl);
+        kubectl.delete("job", &client.namespace, &self.job(), LONG).unwrap();
+        for (source, done) in sources(self.name).iter().zip(&sent) {
+            let copy = Client { topic: format!("{source}-copy"), ..client.clone() };
+            let (job, group) = (format!("{source}-read"), format!("shop-{source}-{}", crate::load::id()));
+            let read = flow::consume_committed(kubectl, &copy, &job, &group, done.records, LONG).unwrap();
+            let values: BTreeSet<i64> = read.iter().map(|(.., value)| *value).collect();
+            assert!(
+                values == done.acknowledged.keys().copied().collect(),
+                "{} of {} values are in {}",
+                values.len(),
+                done.records,
+                copy.topic
+            );
+            assert_eq!(values.len(), read.len(), "each once in {}", copy.topic);
+            for partition in 0..i64::from(PARTITIONS) {
+                let of = |(at, _, value): &(i64, i64, i64)| (*at == partition).then_some(*value);
+                let copied: Vec<i64> = read.iter().filter_map(of).collect();
+                assert!(copied.is_sorted(), "partition {partition} of {} is in order", copy.topic);
+            }
+        }
+        for source in sources(self.name) {
+            for one in [source.clone(), format!("{source}-copy")] {
+                kubectl.run(&["annotate", "topic", &one, "--namespace", "shop", &format!("freehold.dev/confirm-delete={one}")]).unwrap();
+                kubectl.delete("topic", "shop", &one, LONG).unwrap();
+            }
+        }
+        kubectl.delete("user", "shop", self.name, LONG).unwrap();
+        Done { records, transactions, aborted }
+    }
+}
