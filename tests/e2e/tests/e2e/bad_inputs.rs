@@ -52,6 +52,12 @@ fn clusters_that_cannot_be_are_refused_at_admission() {
     refused(&kubectl, &good.replace("roles: [controller, broker]", "roles: [broker]"), "one pool with replicas needs the role controller");
     refused(&kubectl, &good.replace("  version: 4.3.1", "  version: 4.3.1\n  brokers: 3"), "brokers");
     refused(&kubectl, &good.replace("size: 1Gi", "size: much"), "size");
+    refused(
+        &kubectl,
+        &good.replace("zones: [zone-a]", "zones: [zone-a], autoscaling: {maxReplicas: 3, cpuPercent: 50}"),
+        "controllers do not scale by load",
+    );
+    refused(&kubectl, &good.replace("size: 1Gi", "size: 1Gi, volumes: [{name: Fast, size: 1Gi}]"), "volumes[0].name");
     let secret = "  certificates: {issuer: Secret}\n";
     refused(&kubectl, &small_cluster("bad", "kafka", "4.3.1", secret), "needs secretRef");
 }
@@ -81,6 +87,8 @@ fn clusters_that_cannot_be_made_are_stalled_and_touch_nothing() {
     check(&cluster("").replace("jvm: {heap: 320Mi}", "jvm: {heap: 4Gi}"), &["jvm.heap", "memory limit"]);
     let grows = cluster("").replace("size: 1Gi}", "size: 1Gi, autoGrow: {maxSize: 512Mi}}");
     check(&grows, &["spec.nodePools[all].storage.autoGrow.maxSize", "below size, 1Gi"]);
+    let further = cluster("").replace("size: 1Gi}", "size: 1Gi, volumes: [{name: more, size: 1Gi, autoGrow: {maxSize: 512Mi}}]}");
+    check(&further, &["spec.nodePools[all].storage.volumes[more].autoGrow.maxSize", "below size, 1Gi"]);
     check(
         &cluster("  certificates: {issuer: Secret, secretRef: {name: no-such}}\n"),
         &["secretRef", "no-such", "freehold.dev/cluster: bad"],

@@ -71,6 +71,10 @@ fn a_cluster_is_upgraded_and_taken_back_until_its_metadata_is_the_new_one_s() {
     .unwrap();
     kubectl.wait_ready("kafkacluster", "kafka", "aging", LONG).unwrap();
     assert_eq!(status(&kubectl)["reason"], "Hibernated");
+    let mut moved = kubectl.get("kafkacluster", "kafka", "aging").unwrap().unwrap()["spec"]["nodePools"][0].clone();
+    moved["zones"] = json!(["zone-b"]);
+    let refused = kubectl.merge("kafkacluster", "kafka", "aging", &json!({"spec": {"nodePools": [moved]}}));
+    assert!(refused.unwrap_err().to_string().contains("asleep, the cluster cannot empty nodes"));
     patch(&kubectl, &json!({"state": "Running"}));
     shell::wait_for("the cluster to wake", LIMIT, || {
         let found = status(&kubectl);
