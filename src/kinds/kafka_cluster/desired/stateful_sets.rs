@@ -5,7 +5,8 @@
 
 use super::super::api::{KafkaClusterSpec, Role};
 use super::super::identity::Identity;
-use super::super::validate::{NodeGroup, ValidCluster};
+use super::super::validate::{NodeGroup, ValidCluster, sum};
+use super::server_properties::defaults;
 use super::{config_maps, containers, metadata, pod_selector, volumes};
 use crate::{labels, names};
 use k8s_openapi::api::apps::v1::{
@@ -77,15 +78,17 @@ fn revision(cluster: &ValidCluster, group: &NodeGroup, template: &PodTemplateSpe
     all
 }
 
-/// The part of a spec that a change of the spec must be in to change a pod: where it is the same and the pod's template is
-/// another, this operator makes pods otherwise than the one before it.
+/// The part of a spec that a change of the spec must be in to change a pod of this group: where it is the same and the pod's
+/// template is another, this operator makes pods otherwise than the one before it.
 fn what_pods_depend_on(spec: &KafkaClusterSpec, group: &NodeGroup) -> String {
-    let pools: Vec<_> = spec
-        .node_pools
-        .iter()
-        .map(|pool| json!([pool.name, pool.roles, pool.zones, pool.replicas, pool.resources, pool.jvm, pool.config, pool.pod_template]))
-        .collect();
-    let mut all = vec![json!(spec.version), json!(spec.config), json!(pools), json!(spec.listeners), json!(spec.authorization.super_users)];
+    let pool = &group.pool;
+    // Defaults are for so many brokers.
+    let mut config = defaults(sum(spec, Role::Broker));
+    config.extend(spec.config.clone());
+    let mut all = vec![
+        json!([spec.version, config, spec.listeners, spec.authorization.super_users]),
+        json!([pool.name, pool.roles, pool.resources, pool.jvm, pool.config, pool.pod_template]),
+    ];
     // Further volumes come and go some time after the spec has said so.
     all.extend(group.volumes.iter().skip(1).map(|volume| json!(volume.name)));
     json!(all).to_string()
