@@ -45,7 +45,9 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, 
 
 fn begin(work: &BTreeMap<i32, Moves>, cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) -> Option<DisruptionStatus> {
     let brokers: Vec<i32> = work.iter().filter(|(_, moves)| moves.needed && !moves.moves.is_empty()).map(|(id, _)| *id).collect();
-    if brokers.is_empty() || !plan.waiting_on.is_empty() || !plan.is_applied() {
+    // What a config has just allowed, a broker may not know yet.
+    let configures = plan.steps.iter().any(|step| matches!(step, Step::AlterConfigs(_)));
+    if brokers.is_empty() || configures || !plan.waiting_on.is_empty() || !plan.is_applied() {
         return None;
     }
     if cluster.spec.rebalance.mode == RebalanceMode::Never {

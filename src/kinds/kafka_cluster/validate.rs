@@ -56,8 +56,8 @@ pub struct NodeGroup {
     pub heap_bytes: u64,
     /// Volumes of each node for now, the first one first.
     pub volumes: Vec<DataVolume>,
-    /// Volumes by node id that are to be emptied.
-    pub leaving_volumes: BTreeMap<i32, BTreeSet<String>>,
+    /// Volumes by node id to which nothing new may come.
+    pub cordoned_volumes: BTreeMap<i32, BTreeSet<String>>,
 }
 
 impl NodeGroup {
@@ -403,10 +403,20 @@ fn groups(
             let live = live_nodes(&observed.objects, &observed.pods, &stateful_set);
             let running = running(&live, first_node_id, replicas, observed).max(held);
             if running > 0 || !live.is_empty() || pool.zones.iter().any(|wanted| wanted == zone) {
-                let leaving_volumes = volumes::leaving(pool, &stateful_set, &observed.pods);
-                let volumes = volumes::mounted(pool, &stateful_set, first_node_id..first_node_id + running, &leaving_volumes, observed);
+                let cordoned_volumes = volumes::cordoned(pool, &stateful_set, &observed.pods);
+                let volumes = volumes::mounted(pool, &stateful_set, first_node_id..first_node_id + running, observed);
                 let (pool, zone) = (pool.clone(), zone.to_owned());
-                groups.push(NodeGroup { stateful_set, pool, zone, first_node_id, replicas, running, heap_bytes, volumes, leaving_volumes });
+                groups.push(NodeGroup {
+                    stateful_set,
+                    pool,
+                    zone,
+                    first_node_id,
+                    replicas,
+                    running,
+                    heap_bytes,
+                    volumes,
+                    cordoned_volumes,
+                });
             }
         }
     }

@@ -88,33 +88,38 @@ fn as_claimed(name: &str, claim: &Value) -> Option<DataVolume> {
 }
 
 /// The volumes that a group's StatefulSet has and the spec has not; while it is made anew, those that its pods have.
-fn left_over(pool: &NodePool, stateful_set: &str, leaving: &BTreeMap<i32, BTreeSet<String>>, observed: &Observed) -> Vec<DataVolume> {
+fn left_over(pool: &NodePool, stateful_set: &str, observed: &Observed) -> Vec<DataVolume> {
+    let is_left = |name: &str| !name.is_empty() && !pool.storage.volumes.iter().any(|wanted| wanted.name == name);
     let live = observed.objects.iter().find(|live| live.resource.kind == "StatefulSet" && live.name() == stateful_set);
     let Some(live) = live else {
-        let names: BTreeSet<(&String, i32)> = leaving.iter().flat_map(|(id, names)| names.iter().map(move |name| (name, *id))).collect();
         let mut found: Vec<DataVolume> = Vec::new();
-        for (name, id) in names {
-            let claim = claim_name(name, &names::pod(stateful_set, id));
-            let claim = observed.volumes.iter().find(|live| live.name() == claim).filter(|_| !found.iter().any(|one| one.name == *name));
-            found.extend(claim.and_then(|claim| as_claimed(name, &claim.value)));
+        for pod in observed.pods.iter().filter(|pod| pod.stateful_set == stateful_set) {
+            for name in pod.volumes.iter().filter(|name| is_left(name)) {
+                let claim = claim_name(name, &pod.name);
+                let claim =
+                    observed.volumes.iter().find(|live| live.name() == claim).filter(|_| !found.iter().any(|one| one.name == *name));
+                found.extend(claim.and_then(|claim| as_claimed(name, &claim.value)));
+            }
         }
         return found;
     };
     let templates = live.value["spec"]["volumeClaimTemplates"].as_array();
     let all =
         templates.into_iter().flatten().filter_map(|template| as_claimed(volume_name(template["metadata"]["name"].as_str()?)?, template));
-    all.filter(|volume| !volume.name.is_empty() && !pool.storage.volumes.iter().any(|wanted| wanted.name == volume.name)).collect()
+    all.filter(|volume| is_left(&volume.name)).collect()
 }
 
-/// Volumes by node id that its pod has and the spec has not: nothing new may come to them.
-pub fn leaving(pool: &NodePool, stateful_set: &str, pods: &[PodFacts]) -> BTreeMap<i32, BTreeSet<String>> {
+/// Volumes by node id to which nothing new may come: those that the spec has no more, and those that are new and that not every
+/// pod of the StatefulSet has: until then such a pod may have to come back without.
+pub fn cordoned(pool: &NodePool, stateful_set: &str, pods: &[PodFacts]) -> BTreeMap<i32, BTreeSet<String>> {
     let wanted: BTreeSet<&str> = pool.storage.volumes.iter().map(|volume| volume.name.as_str()).collect();
+    let pods = || pods.iter().filter(|pod| pod.stateful_set == stateful_set);
+    let stays = |name: &String| name.is_empty() || (wanted.contains(name.as_str()) && pods().all(|pod| pod.volumes.contains(name)));
     let of = |pod: &PodFacts| {
-        let left: BTreeSet<String> =
-            pod.volumes.iter().filter(|name| !name.is_empty() && !wanted.contains(name.as_str())).cloned().collect();
-        (!left.is_empty()).then_some((pod.node_id, left))
+        let cordoned: BTreeSet<String> = pod.volumes.iter().filter(|name| !stays(name)).cloned().collect();
+        (!cordoned.is_empty()).then_some((pod.node_id, cordoned))
     };
-    pods.iter().filter(|pod| pod.stateful_set == stateful_set).filter_map(of).collect()
+    pods().filter_map(of).collect()
 }
 
 /// Every node is there, and those that have this volume say that nothing is on it, and were told to keep it so.
@@ -134,20 +139,14 @@ fn is_emptied(volume: &str, nodes: Range<i32>, stateful_set: &str, observed: &Ob
 ///
 /// One that the spec has no more stays until it is empty. One that is new comes when no node is missing that would be made
 /// after one without it: Kubernetes makes no pod of a StatefulSet while an earlier one lacks a volume of its template.
-pub fn mounted(
-    pool: &NodePool,
-    stateful_set: &str,
-    nodes: Range<i32>,
-    leaving: &BTreeMap<i32, BTreeSet<String>>,
-    observed: &Observed,
-) -> Vec<DataVolume> {
+pub fn mounted(pool: &NodePool, stateful_set: &str, nodes: Range<i32>, observed: &Observed) -> Vec<DataVolume> {
     let pods = || observed.pods.iter().filter(|pod| pod.stateful_set == stateful_set && !pod.deleting);
     let missing = nodes.clone().find(|id| !pods().any(|pod| pod.node_id == *id));
     let may_come =
         |name: &str| missing.is_none_or(|missing| pods().filter(|pod| pod.node_id < missing).all(|pod| pod.volumes.contains(name)));
     let mut all = pool.storage.all();
     all.retain(|volume| volume.name.is_empty() || may_come(&volume.name));
-    let left = left_over(pool, stateful_set, leaving, observed);
+    let left = left_over(pool, stateful_set, observed);
     all.extend(left.into_iter().filter(|volume| !is_emptied(&volume.name, nodes.clone(), stateful_set, observed)));
     all.sort_by(|a, b| a.name.cmp(&b.name));
     all

@@ -47,7 +47,7 @@ pub fn dynamic_configs(cluster: &ValidCluster) -> BTreeMap<String, BTreeMap<Stri
         // A broker that leaves is given nothing new, nor is a volume (KIP-1066).
         if config::definitions(&cluster.spec.version).is_some_and(|definitions| definitions.broker.contains_key(CORDONED)) {
             let mut cordon = |id: i32, what: String| drop(all.entry(id.to_string()).or_default().insert(CORDONED.to_owned(), what));
-            for (id, volumes) in &group.leaving_volumes {
+            for (id, volumes) in &group.cordoned_volumes {
                 cordon(*id, volumes.iter().map(|volume| log_folder(volume)).collect::<Vec<_>>().join(","));
             }
             group
