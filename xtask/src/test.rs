@@ -77,12 +77,12 @@ pub struct SoakOptions {
 }
 
 /// What disturbs a running cluster, again and again, and for longer: rolls, brokers and controllers that join, leave and are
-/// replaced, CAs, upgrades, volumes, drains, a zone that is away for a minute, an API server for ten.
+/// replaced, CAs, upgrades, volumes that grow, come and go, drains, a zone that is away for a minute, an API server for ten.
 pub fn soak(layout: &Layout, options: &SoakOptions) -> Result<()> {
     up::up(layout, &up::Options::default())?;
     for round in 1..=options.rounds {
         println!("== round {round} of {}", options.rounds);
-        let tests = ["rolls::", "scaling::", "authorization::", "upgrade::", "storage::", "quorum::", "outages::", "crash::"];
+        let tests = ["rolls::", "scaling::", "authorization::", "upgrade::", "storage::", "jbod::", "quorum::", "outages::", "crash::"];
         on_the_ground(layout, &tests, &[("FREEHOLD_SOAK", "1")]).with_context(|| format!("round {round}"))?;
     }
     Ok(())

@@ -109,7 +109,9 @@ pub fn outdated<'a>(cluster: &'a ValidCluster, desired: &[Object], observed: &'a
                 reasons.push(RestartReason::Volume);
             }
             if !reasons.is_empty() {
-                let asked = [RestartReason::Requested, RestartReason::Volume].iter().any(|reason| reasons.contains(reason));
+                // What other pools' changes ask of this pod is no operator's wish either.
+                let wanted_by_others = [RestartReason::Requested, RestartReason::Volume, RestartReason::Controllers];
+                let asked = wanted_by_others.iter().any(|reason| reasons.contains(reason));
                 let by_operator = !asked && (pod.revision.spec.is_empty() || pod.revision.spec == wanted.spec);
                 all.insert(pod.node_id, Outdated { pod, zone: &group.zone, reasons, by_operator });
             }

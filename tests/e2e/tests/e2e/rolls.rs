@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(600);
 /// Records a second.
-const RATE: i64 = 200;
+const RATE: i64 = 100;
 
 pub fn patch(kubectl: &Kubectl, patch: &Value) {
     kubectl.merge("kafkacluster", "kafka", "demo", patch).unwrap();
