@@ -45,17 +45,8 @@ impl Model {
     fn new(brokers: i32, version: &str) -> Self {
         let object = object(brokers, version);
         let nodes: Vec<i32> = (0..brokers).chain([CONTROLLER]).collect();
-        let pod = |node: &i32| Pod { node: *node, ready: true, in_sync: true, ..Pod::default() };
         let kafka = Kafka { unfenced: (0..brokers).collect(), leader: CONTROLLER, voters: [(CONTROLLER, 9)].into(), ..Kafka::default() };
-        let world = World {
-            cluster_id: Some("ID".into()),
-            formed: true,
-            certificates: true,
-            applied: true,
-            pods: nodes.iter().map(pod).collect(),
-            kafka: Some(kafka),
-            ..World::default()
-        };
+        let world = World::running(nodes.iter().copied().map(Pod::up), kafka);
         let (base, valid) = observe(&object, &world);
         let held = (0..brokers).map(|id| (id, [(log_folder(""), (0..REPLICAS).collect())].into())).collect();
         let pods = base.pods.iter().map(|pod| (pod.node_id, pod.clone())).collect();

@@ -67,7 +67,6 @@ impl Model {
 
     fn plan(&self) -> Plan {
         let controllers = [300, 400, 500];
-        let pod = |node: i32| Pod { node, ready: true, in_sync: true, ..Pod::default() };
         let mut nodes = self.brokers();
         let kafka = Kafka {
             unfenced: nodes.clone(),
@@ -78,18 +77,12 @@ impl Model {
         };
         nodes.extend(controllers);
         let world = World {
-            cluster_id: Some("ID".into()),
-            formed: true,
-            certificates: true,
-            applied: true,
-            pods: nodes.into_iter().map(pod).collect(),
-            kafka: Some(kafka),
             // The StatefulSets run so many for now.
             running: [("c-b-a", self.per_zone), ("c-b-b", self.per_zone), ("c-b-c", self.per_zone)]
                 .map(|(name, count)| (name.to_owned(), count))
                 .into(),
             emptied: self.emptied.clone(),
-            ..World::default()
+            ..World::running(nodes.into_iter().map(Pod::up), kafka)
         };
         let (mut observed, valid) = observe(&self.object, &world);
         if let KafkaFacts::Answered { topics, cluster, .. } = &mut observed.kafka {
@@ -260,23 +253,17 @@ fn a_zone_that_the_spec_has_no_more_is_emptied_and_then_its_nodes_go() {
     object.spec.node_pools[0].zones.pop();
     let slots = [("b", "a", 0), ("b", "b", 100), ("b", "c", 200), ("c", "a", 300), ("c", "b", 400), ("c", "c", 500)];
     let nodes = [0, 100, 200, 300, 400, 500];
-    let pods = |nodes: &[i32]| nodes.iter().map(|node| Pod { node: *node, ready: true, in_sync: true, ..Pod::default() }).collect();
+    let kafka = Kafka {
+        unfenced: vec![0, 100, 200],
+        leader: 300,
+        voters: [(300, 9), (400, 9), (500, 9)].into(),
+        partitions: vec![(vec![0, 100], vec![0, 100]), (vec![200, 0], vec![200, 0])],
+        ..Kafka::default()
+    };
     let mut world = World {
-        cluster_id: Some("ID".into()),
-        formed: true,
-        certificates: true,
-        applied: true,
         volumes: slots.iter().map(|(pool, zone, first)| ((*pool).into(), (*zone).into(), *first)).collect(),
         running: [("c-b-c".to_owned(), 1)].into(),
-        pods: pods(&nodes),
-        kafka: Some(Kafka {
-            unfenced: vec![0, 100, 200],
-            leader: 300,
-            voters: [(300, 9), (400, 9), (500, 9)].into(),
-            partitions: vec![(vec![0, 100], vec![0, 100]), (vec![200, 0], vec![200, 0])],
-            ..Kafka::default()
-        }),
-        ..World::default()
+        ..World::running(nodes.map(Pod::up), kafka)
     };
     let (observed, valid) = observe(&object, &world);
     let valid = valid.unwrap();
@@ -300,7 +287,7 @@ fn a_zone_that_the_spec_has_no_more_is_emptied_and_then_its_nodes_go() {
         valid.groups.iter().find(|group| group.stateful_set == "c-b-c").map(|group| group.running)
     };
     assert_eq!(left(&valid.unwrap()), Some(0), "its StatefulSet runs none");
-    world.pods = pods(&[0, 100, 300, 400, 500]);
+    world.pods.retain(|pod| pod.node != 200);
     world.running = [("c-b-c".to_owned(), 0)].into();
     assert_eq!(left(&observe(&object, &world).1.unwrap()), None, "it has none: it goes");
 }

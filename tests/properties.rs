@@ -72,7 +72,6 @@ fn settled(valid: &ValidCluster) -> World {
     let (controllers, brokers) =
         (ids(freehold::kinds::kafka_cluster::api::Role::Controller), ids(freehold::kinds::kafka_cluster::api::Role::Broker));
     let every: BTreeSet<i32> = controllers.iter().chain(&brokers).copied().collect();
-    let pods = every.into_iter().map(|node| Pod { node, ready: true, in_sync: true, ..Pod::default() });
     let voters = controllers.iter().map(|id| (*id, 100)).collect();
     let kafka = Kafka {
         unfenced: brokers.clone(),
@@ -81,7 +80,7 @@ fn settled(valid: &ValidCluster) -> World {
         partitions: vec![(brokers.clone(), brokers)],
         ..Kafka::default()
     };
-    World { applied: true, pods: pods.collect(), kafka: Some(kafka), ..world() }
+    World::running(every.into_iter().map(Pod::up), kafka)
 }
 
 /// What holds for every desired object.

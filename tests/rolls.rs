@@ -103,15 +103,7 @@ impl Model {
             min_in_sync: Some(MIN_IN_SYNC),
             unconfigured: false,
         };
-        World {
-            cluster_id: Some("ID".into()),
-            formed: true,
-            certificates: true,
-            applied: true,
-            pods: pods.collect(),
-            kafka: Some(kafka),
-            ..World::default()
-        }
+        World::running(pods, kafka)
     }
 
     fn plan(&self) -> Plan {

@@ -71,6 +71,14 @@ pub fn definitions(version: &str) -> Option<&'static Definitions> {
     LISTS.get(version)
 }
 
+/// The folders, or `*`, to which a broker is to get nothing new (KIP-1066).
+pub const CORDONED: &str = "cordoned.log.dirs";
+
+/// Whether brokers of a version can be told to take nothing new.
+pub fn can_cordon(version: &str) -> bool {
+    definitions(version).is_some_and(|definitions| definitions.broker.contains_key(CORDONED))
+}
+
 /// The feature that says how metadata is written: its level decides which versions can read it.
 pub const METADATA_VERSION: &str = "metadata.version";
 

@@ -74,9 +74,12 @@ fn held(folders: &LogFolders) -> Vec<Held<'_>> {
     for (at, replica) in replicas(folders) {
         // An empty one counts too.
         let bytes = replica.bytes.max(1) as f64;
-        let one = Held { topic: &replica.topic, partition: replica.partition, bytes, at };
-        let known = all.entry((&replica.topic, replica.partition)).or_insert(Held { ..one });
-        (known.bytes, known.at) = (known.bytes.max(bytes), if replica.future { at } else { known.at });
+        let here = || Held { topic: &replica.topic, partition: replica.partition, bytes, at };
+        let known = all.entry((&replica.topic, replica.partition)).or_insert_with(here);
+        known.bytes = known.bytes.max(bytes);
+        if replica.future {
+            known.at = at;
+        }
     }
     all.into_values().collect()
 }

@@ -25,8 +25,7 @@ const SETTLED: SignedDuration = SignedDuration::from_secs(60);
 pub fn effective(object: &KafkaCluster) -> KafkaCluster {
     let mut effective = object.clone();
     for pool in &mut effective.spec.node_pools {
-        let known = object.status.iter().flat_map(|status| &status.autoscaling).find(|known| known.pool == pool.name);
-        if let (Some(autoscaling), Some(known)) = (&pool.autoscaling, known) {
+        if let (Some(autoscaling), Some(known)) = (&pool.autoscaling, known(object, pool)) {
             pool.replicas = bounded(pool, autoscaling, known.replicas);
         }
     }
@@ -37,6 +36,11 @@ pub fn effective(object: &KafkaCluster) -> KafkaCluster {
         }
     }
     effective
+}
+
+/// What the pool's load has come to so far.
+fn known<'a>(object: &'a KafkaCluster, pool: &NodePool) -> Option<&'a AutoscalingStatus> {
+    object.status.iter().flat_map(|status| &status.autoscaling).find(|known| known.pool == pool.name)
 }
 
 /// Within the pool's bounds, and the same in every zone.
@@ -51,7 +55,7 @@ pub fn decide(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed
     let mut all = Vec::new();
     for pool in &object.spec.node_pools {
         let Some(autoscaling) = &pool.autoscaling else { continue };
-        let known = object.status.iter().flat_map(|status| &status.autoscaling).find(|known| known.pool == pool.name);
+        let known = known(object, pool);
         let current = known.map_or(pool.replicas, |known| bounded(pool, autoscaling, known.replicas));
         let since = known.map(|known| &known.since);
         let change = (idle && is_due(object, autoscaling, since, observed))

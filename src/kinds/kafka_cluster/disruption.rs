@@ -225,9 +225,7 @@ fn begin(
     if let Some(stuck) = outdated.values().find(|one| one.pod.trouble.is_some() && !one.pod.containers_ready && !one.pod.deleting) {
         return Some(lease(&[stuck], observed));
     }
-    let rollout = &cluster.spec.rollout;
-    if let Err(opens) = windows::open(&rollout.maintenance_windows, observed.now) {
-        plan.waiting_on.push(WaitingOn::Window { opens: opens.map(Time) });
+    if !windows::is_open(cluster, observed, plan) {
         return None;
     }
     // A node that is not in sync is waited for already: then none restarts on top of it.

@@ -55,8 +55,7 @@ fn begin(work: &BTreeMap<i32, Moves>, cluster: &ValidCluster, observed: &Observe
         plan.warnings.push(format!("spec.rebalance.mode is Never: volumes of brokers {brokers} are neither emptied nor filled"));
         return None;
     }
-    if let Err(opens) = windows::open(&cluster.spec.rollout.maintenance_windows, observed.now) {
-        plan.waiting_on.push(WaitingOn::Window { opens: opens.map(Time) });
+    if !windows::is_open(cluster, observed, plan) {
         return None;
     }
     let of = |count: &dyn Fn(&Moves) -> u64| brokers.iter().filter_map(|id| work.get(id)).map(count).sum::<u64>();

@@ -248,8 +248,7 @@ fn begin(
         RebalanceMode::Auto if !changed && !cooled_down(object, cluster, observed) => return None,
         RebalanceMode::Propose | RebalanceMode::Auto => {}
     }
-    if let Err(opens) = windows::open(&cluster.spec.rollout.maintenance_windows, observed.now) {
-        plan.waiting_on.push(WaitingOn::Window { opens: opens.map(Time) });
+    if !windows::is_open(cluster, observed, plan) {
         return None;
     }
     Some(DisruptionStatus {
@@ -342,28 +341,21 @@ pub fn rates(keys: &[&str], rate: u64, observed: &Observed) -> ConfigChanges {
 
 /// The topics that the brokers' rates hold for.
 fn throttle_topics(next: &[Reassignment], topics: &[TopicView], plan: &mut Plan) {
-    let mut changes = Vec::new();
     let names: BTreeSet<&str> = next.iter().map(|one| one.topic.as_str()).collect();
     // A Topic throttles its own topic while it moves.
-    for topic in topics.iter().filter(|topic| names.contains(&*topic.name) && !topic.throttled && !topic.claimed) {
-        changes.push((
-            ConfigResource::Topic(topic.name.to_string()),
-            THROTTLED.iter().map(|key| ((*key).to_owned(), Some("*".to_owned()))).collect(),
-        ));
-    }
-    if !changes.is_empty() {
-        plan.steps.push(Step::AlterConfigs(changes));
-    }
+    set_throttled(topics.iter().filter(|topic| names.contains(&*topic.name) && !topic.throttled && !topic.claimed), Some("*"), plan);
 }
 
 /// Takes the throttle from topics that do not move any more.
 fn release(topics: &[TopicView], plan: &mut Plan) {
     let idle = |topic: &&TopicView| topic.throttled && !topic.claimed && !topic.partitions.iter().any(|partition| partition.is_moving());
-    let changes: Vec<_> = topics
-        .iter()
-        .filter(idle)
-        .map(|topic| (ConfigResource::Topic(topic.name.to_string()), THROTTLED.iter().map(|key| ((*key).to_owned(), None)).collect()))
-        .collect();
+    set_throttled(topics.iter().filter(idle), None, plan);
+}
+
+/// `replicas`: those of each topic that are throttled, `*` for all; `None` takes the throttle from it.
+fn set_throttled<'a>(topics: impl Iterator<Item = &'a TopicView>, replicas: Option<&str>, plan: &mut Plan) {
+    let keys = || THROTTLED.iter().map(|key| ((*key).to_owned(), replicas.map(str::to_owned))).collect();
+    let changes: Vec<_> = topics.map(|topic| (ConfigResource::Topic(topic.name.to_string()), keys())).collect();
     if !changes.is_empty() {
         plan.steps.push(Step::AlterConfigs(changes));
     }

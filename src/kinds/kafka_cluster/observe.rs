@@ -215,14 +215,20 @@ pub async fn observe(context: &Context, object: &KafkaCluster) -> Result<Observe
     let kafka = ask_kafka(context, object, &pods, &secrets).await;
     let connected = context.clients.get(object, &pods, &secrets).ok().flatten();
     let disks = connected.as_ref().map(|connected| connected.figures.disks()).unwrap_or_default();
-    let loads = match connected.filter(|_| loads_matter(object)) {
+    let loads = match connected.as_ref().filter(|_| loads_matter(object)) {
         Some(connected) => tokio::time::timeout(clients::ASK_LIMIT, connected.client.loads()).await.unwrap_or_default(),
         None => BTreeMap::new(),
     };
-    let folders = folders(context, object, &pods, &secrets).await;
+    let folders = match &connected {
+        Some(connected) => folders(connected.client.as_ref(), &pods).await,
+        None => BTreeMap::new(),
+    };
     let probes = probes(object, &pods, &secrets).await;
     let blocks = identity.as_ref().map(Identity::blocks).unwrap_or_default();
-    let emptied = emptied(context, object, &leaving(object, &blocks, &objects, &pods), &pods, &secrets, &kafka).await;
+    let emptied = match &connected {
+        Some(connected) => emptied(connected.client.as_ref(), &leaving(object, &blocks, &objects, &pods), &pods, &kafka).await,
+        None => BTreeSet::new(),
+    };
     Ok(Observed {
         emptied,
         disks,
@@ -244,20 +250,11 @@ pub async fn observe(context: &Context, object: &KafkaCluster) -> Result<Observe
 }
 
 /// Asks the brokers that have more than one log folder.
-async fn folders(
-    context: &Context,
-    object: &KafkaCluster,
-    pods: &[PodFacts],
-    secrets: &BTreeMap<String, SecretFacts>,
-) -> BTreeMap<i32, LogFolders> {
+async fn folders(client: &impl Admin, pods: &[PodFacts]) -> BTreeMap<i32, LogFolders> {
     let several = pods.iter().filter(|pod| pod.broker && pod.containers_ready && !pod.deleting && pod.volumes.len() > 1);
-    let Ok(Some(connected)) = context.clients.get(object, pods, secrets) else { return BTreeMap::new() };
-    let ask = several.map(|pod| {
-        let client = &connected.client;
-        async move {
-            let asked = tokio::time::timeout(clients::ASK_LIMIT, client.log_folders_of(pod.node_id)).await;
-            Some((pod.node_id, asked.ok()?.ok()?))
-        }
+    let ask = several.map(|pod| async move {
+        let asked = tokio::time::timeout(clients::ASK_LIMIT, client.log_folders_of(pod.node_id)).await;
+        Some((pod.node_id, asked.ok()?.ok()?))
     });
     futures::future::join_all(ask).await.into_iter().flatten().collect()
 }
@@ -406,23 +403,15 @@ fn leaving(object: &KafkaCluster, blocks: &Blocks, objects: &[Live], pods: &[Pod
 }
 
 /// Leaving nodes that hold nothing: no replica in the metadata, no log of their own, no vote in the quorum.
-async fn emptied(
-    context: &Context,
-    object: &KafkaCluster,
-    leaving: &[i32],
-    pods: &[PodFacts],
-    secrets: &BTreeMap<String, SecretFacts>,
-    kafka: &KafkaFacts,
-) -> BTreeSet<i32> {
+async fn emptied(client: &impl Admin, leaving: &[i32], pods: &[PodFacts], kafka: &KafkaFacts) -> BTreeSet<i32> {
     let KafkaFacts::Answered { topics, quorum, .. } = kafka else { return BTreeSet::new() };
     let mut held = restart::holders(topics);
     held.extend(quorum.voters.iter().map(|voter| voter.id));
-    let Ok(Some(connected)) = context.clients.get(object, pods, secrets) else { return BTreeSet::new() };
     let mut emptied = BTreeSet::new();
     for id in leaving.iter().copied().filter(|id| !held.contains(id)) {
         // One that runs must say so itself; of one that does not the metadata alone tells.
         let runs = pods.iter().any(|pod| pod.node_id == id && pod.broker && pod.containers_ready);
-        if !runs || connected.client.log_folders_of(id).await.is_ok_and(|folders| folders.is_empty()) {
+        if !runs || client.log_folders_of(id).await.is_ok_and(|folders| folders.is_empty()) {
             emptied.insert(id);
         }
     }

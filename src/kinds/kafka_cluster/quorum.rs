@@ -57,19 +57,13 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, 
             Some(DisruptionStatus { node_ids: vec![change.member().id], why: change.why(), ..lease })
         }
         (Some(_), None) if !plan.is_applied() => None,
-        (Some(change), None) => match windows::open(&cluster.spec.rollout.maintenance_windows, observed.now) {
-            Ok(()) => Some(DisruptionStatus {
-                kind: DisruptionKind::Quorum,
-                node_ids: vec![change.member().id],
-                why: change.why(),
-                since: Time(observed.now),
-                total: None,
-            }),
-            Err(opens) => {
-                plan.waiting_on.push(WaitingOn::Window { opens: opens.map(Time) });
-                None
-            }
-        },
+        (Some(change), None) => windows::is_open(cluster, observed, plan).then(|| DisruptionStatus {
+            kind: DisruptionKind::Quorum,
+            node_ids: vec![change.member().id],
+            why: change.why(),
+            since: Time(observed.now),
+            total: None,
+        }),
     };
 }
 

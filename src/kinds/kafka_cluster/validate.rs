@@ -1,7 +1,6 @@
 //! Spec and observed world -> a valid cluster, or everything that is wrong with it at once. Pure.
 
 use super::api::{CertificateIssuer, ClusterState, DataVolume, KafkaCluster, KafkaClusterSpec, NodePool, Role};
-use super::desired::server_properties::CORDONED;
 use super::observe::{KafkaFacts, Observed, PodFacts, SecretFacts};
 use super::volumes;
 use super::windows;
@@ -311,12 +310,11 @@ fn check_storage(spec: &KafkaClusterSpec, invalid: &mut impl FnMut(&str, String)
 
 /// A volume can only be emptied for good where a broker can be told to put nothing new on it (KIP-1066).
 fn check_leaving_volumes(version: &str, groups: &[NodeGroup], invalid: &mut impl FnMut(&str, String)) {
-    if config::definitions(version).is_some_and(|definitions| definitions.broker.contains_key(CORDONED)) {
+    if config::can_cordon(version) {
         return;
     }
     for group in groups {
-        let left = group.volumes.iter().filter(|volume| !group.pool.storage.all().iter().any(|wanted| wanted.name == volume.name));
-        for volume in left {
+        for volume in group.volumes.iter().filter(|volume| !group.pool.storage.has(&volume.name)) {
             let field = format!("spec.nodePools[{}].storage.volumes", group.pool.name);
             invalid(
                 &field,

@@ -4,11 +4,11 @@
 //! being moved to one that is larger.
 
 use super::api::{AutoGrow, DataVolume, NodePool, Role};
-use super::desired::server_properties::CORDONED;
 use super::desired::volumes::{claim_name, log_folder, volume_name};
 use super::observe::{KafkaFacts, Observed, PodFacts};
 use super::plan::{Plan, Step, WaitingOn};
 use super::validate::{NodeGroup, ValidCluster};
+use crate::kafka::config::CORDONED;
 use crate::kube_io::{Live, Object};
 use crate::{labels, names, quantity};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -89,7 +89,7 @@ fn as_claimed(name: &str, claim: &Value) -> Option<DataVolume> {
 
 /// The volumes that a group's StatefulSet has and the spec has not; while it is made anew, those that its pods have.
 fn left_over(pool: &NodePool, stateful_set: &str, observed: &Observed) -> Vec<DataVolume> {
-    let is_left = |name: &str| !name.is_empty() && !pool.storage.volumes.iter().any(|wanted| wanted.name == name);
+    let is_left = |name: &str| !pool.storage.has(name);
     let live = observed.objects.iter().find(|live| live.resource.kind == "StatefulSet" && live.name() == stateful_set);
     let Some(live) = live else {
         let mut found: Vec<DataVolume> = Vec::new();
@@ -112,9 +112,8 @@ fn left_over(pool: &NodePool, stateful_set: &str, observed: &Observed) -> Vec<Da
 /// Volumes by node id to which nothing new may come: those that the spec has no more, and those that are new and that not every
 /// pod of the StatefulSet has: until then such a pod may have to come back without.
 pub fn cordoned(pool: &NodePool, stateful_set: &str, pods: &[PodFacts]) -> BTreeMap<i32, BTreeSet<String>> {
-    let wanted: BTreeSet<&str> = pool.storage.volumes.iter().map(|volume| volume.name.as_str()).collect();
     let pods = || pods.iter().filter(|pod| pod.stateful_set == stateful_set);
-    let stays = |name: &String| name.is_empty() || (wanted.contains(name.as_str()) && pods().all(|pod| pod.volumes.contains(name)));
+    let stays = |name: &String| name.is_empty() || (pool.storage.has(name) && pods().all(|pod| pod.volumes.contains(name)));
     let of = |pod: &PodFacts| {
         let cordoned: BTreeSet<String> = pod.volumes.iter().filter(|name| !stays(name)).cloned().collect();
         (!cordoned.is_empty()).then_some((pod.node_id, cordoned))

@@ -1,7 +1,11 @@
 //! Maintenance windows: times at which a disruption that is not urgent may begin. Pure.
 
 use super::api::MaintenanceWindow;
+use super::observe::Observed;
+use super::plan::{Plan, WaitingOn};
+use super::validate::ValidCluster;
 use jiff_cron::Schedule;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::tz::TimeZone;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::str::FromStr;
@@ -24,7 +28,7 @@ pub fn schedule(window: &MaintenanceWindow) -> Result<(Schedule, TimeZone), Stri
 ///
 /// # Errors
 /// When the next one opens; `None` when none ever does.
-pub fn open(windows: &[MaintenanceWindow], now: Timestamp) -> Result<(), Option<Timestamp>> {
+fn open(windows: &[MaintenanceWindow], now: Timestamp) -> Result<(), Option<Timestamp>> {
     let mut next: Option<Timestamp> = None;
     for window in windows {
         let Ok((schedule, zone)) = schedule(window) else { continue };
@@ -37,6 +41,13 @@ pub fn open(windows: &[MaintenanceWindow], now: Timestamp) -> Result<(), Option<
         next = [next, begins(now)].into_iter().flatten().min();
     }
     if windows.is_empty() { Ok(()) } else { Err(next) }
+}
+
+/// Whether a disruption may begin now by the cluster's windows; where not, the plan says when one opens.
+pub fn is_open(cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) -> bool {
+    let opens = open(&cluster.spec.rollout.maintenance_windows, observed.now).err();
+    plan.waiting_on.extend(opens.map(|opens| WaitingOn::Window { opens: opens.map(Time) }));
+    opens.is_none()
 }
 
 #[cfg(test)]

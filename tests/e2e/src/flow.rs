@@ -101,8 +101,9 @@ pub fn finished(kubectl: &Kubectl, client: &Client, job: &str, limit: Duration) 
     Ok(good)
 }
 
-/// Idempotent, acknowledged by all in-sync replicas, tried again for as long as it takes.
-pub const SAFE_PRODUCER: &str = "enable.idempotence=true\nacks=all\nretries=2147483647\ndelivery.timeout.ms=300000\n";
+/// Idempotent, acknowledged by all in-sync replicas, tried again for as long as it takes: also to find the cluster again, where
+/// its only broker restarts.
+pub const SAFE_PRODUCER: &str = "enable.idempotence=true\nacks=all\nretries=2147483647\ndelivery.timeout.ms=300000\nmax.block.ms=300000\n";
 
 /// Starts producing `count` records; `rate` a second, -1 for as fast as it goes.
 pub fn start_producer(kubectl: &Kubectl, client: &Client, job: &str, count: usize, rate: i64) -> Result<()> {

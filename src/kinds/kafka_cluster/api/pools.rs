@@ -141,6 +141,11 @@ pub struct Storage {
 }
 
 impl Storage {
+    /// Whether a node is to have the volume of this name; the first one's is empty.
+    pub fn has(&self, volume: &str) -> bool {
+        volume.is_empty() || self.volumes.iter().any(|one| one.name == volume)
+    }
+
     /// Every volume of a node, the first one, which has no name, before the others by theirs.
     pub fn all(&self) -> Vec<DataVolume> {
         let first = DataVolume {

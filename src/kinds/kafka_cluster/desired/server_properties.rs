@@ -7,7 +7,7 @@ use super::super::validate::{self, NodeGroup, ValidCluster};
 use super::volumes::log_folder;
 use super::{CONTROLLER_PORT, INTERNAL_PORT};
 use crate::certificates::{NODE_NAME, OPERATOR_NAME, ORGANIZATION};
-use crate::kafka::config;
+use crate::kafka::config::{self, CORDONED};
 use crate::names;
 use std::collections::BTreeMap;
 
@@ -15,7 +15,6 @@ pub const DATA_FOLDER: &str = "/var/lib/kafka/data";
 pub const TLS_FOLDER: &str = "/etc/kafka/tls";
 const CONTROLLER: &str = "CONTROLLER";
 const INTERNAL: &str = "INTERNAL";
-pub const CORDONED: &str = "cordoned.log.dirs";
 
 /// What a node reads at its start: what Freehold sets wins over the pool's own, those over the cluster's, those over
 /// defaults. What a broker takes while it runs is not among them: see [`dynamic_configs`].
@@ -45,7 +44,7 @@ pub fn dynamic_configs(cluster: &ValidCluster) -> BTreeMap<String, BTreeMap<Stri
             all.extend(group.node_ids().map(|id| (id.to_string(), own.clone())));
         }
         // A broker that leaves is given nothing new, nor is a volume (KIP-1066).
-        if config::definitions(&cluster.spec.version).is_some_and(|definitions| definitions.broker.contains_key(CORDONED)) {
+        if config::can_cordon(&cluster.spec.version) {
             let mut cordon = |id: i32, what: String| drop(all.entry(id.to_string()).or_default().insert(CORDONED.to_owned(), what));
             for (id, volumes) in &group.cordoned_volumes {
                 cordon(*id, volumes.iter().map(|volume| log_folder(volume)).collect::<Vec<_>>().join(","));

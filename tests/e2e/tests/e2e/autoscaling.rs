@@ -1,6 +1,6 @@
 //! A pool that gets a broker because of what clients send, and gives it back when they have gone.
 
-use crate::world::{LONG, block_on, client, kubectl, super_admin, topic, user};
+use crate::world::{LONG, block_on, client, delete_topic, kubectl, super_admin, topic, user};
 use ground::kubectl::Kubectl;
 use ground::{flow, shell};
 use serde_json::{Value, json};
@@ -75,7 +75,6 @@ fn a_pool_scales_by_its_load_and_back() {
     println!("autoscaling: a second broker {out:.0} s after clients came ({why}), one again {back:.0} s after they had gone");
 
     kubectl.delete("user", "shop", "busy", LONG).unwrap();
-    kubectl.run(&["annotate", "topic", "rush", "--namespace", "shop", "freehold.dev/confirm-delete=rush"]).unwrap();
-    kubectl.delete("topic", "shop", "rush", LONG).unwrap();
+    delete_topic(&kubectl, "shop", "rush");
     kubectl.delete("kafkacluster", "kafka", "busy", LONG).unwrap();
 }

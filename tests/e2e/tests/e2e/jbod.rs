@@ -3,7 +3,7 @@
 
 use crate::load::Load;
 use crate::oracle;
-use crate::world::{LONG, block_on, client, kubectl, super_admin, topic, user};
+use crate::world::{LONG, block_on, client, delete_topic, kubectl, super_admin, topic, user};
 use freehold::kafka_admin::Admin;
 use ground::kubectl::Kubectl;
 use ground::shell;
@@ -77,7 +77,6 @@ fn a_further_volume_is_filled_and_emptied_under_load() {
     println!("jbod: a volume came to two brokers and was filled in {filled:.1} s, emptied and gone in {emptied:.1} s; {done}");
 
     kubectl.delete("user", "shop", "stack", LONG).unwrap();
-    kubectl.run(&["annotate", "topic", "piled", "--namespace", "shop", "freehold.dev/confirm-delete=piled"]).unwrap();
-    kubectl.delete("topic", "shop", "piled", LONG).unwrap();
+    delete_topic(&kubectl, "shop", "piled");
     kubectl.delete("kafkacluster", "kafka", "stack", LONG).unwrap();
 }

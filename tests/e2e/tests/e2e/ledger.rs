@@ -2,7 +2,7 @@
 //! proof afterwards: every record is in its copy, once, in order.
 
 use crate::load::Load;
-use crate::world::{LONG, client, topic, user};
+use crate::world::{LONG, client, delete_topic, topic, user};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use ground::flow::{self, Client};
 use ground::kubectl::Kubectl;
@@ -133,8 +133,7 @@ impl Ledger {
         }
         for source in sources(self.name) {
             for one in [source.clone(), format!("{source}-copy")] {
-                kubectl.run(&["annotate", "topic", &one, "--namespace", "shop", &format!("freehold.dev/confirm-delete={one}")]).unwrap();
-                kubectl.delete("topic", "shop", &one, LONG).unwrap();
+                delete_topic(kubectl, "shop", &one);
             }
         }
         kubectl.delete("user", "shop", self.name, LONG).unwrap();

@@ -1,7 +1,7 @@
 //! What people do to clusters, Topics and Users in their lives.
 
 use crate::kafka;
-use crate::world::{LONG, block_on, client, endpoints, kubectl, secret, small_cluster, super_admin, topic, user};
+use crate::world::{LONG, block_on, client, delete_topic, endpoints, kubectl, secret, small_cluster, super_admin, topic, user};
 use freehold::certificates::new_authority;
 use freehold::kafka_admin::client::Client;
 use freehold::kafka_admin::tls::TlsSettings;
@@ -91,8 +91,7 @@ fn a_topic_follows_its_spec_and_its_records_are_deleted_only_after_a_confirmatio
     let (reason, message) = kubectl.wait_condition("topic", "shop", "living", "Stalled", LONG).unwrap();
     assert_eq!(reason, "TopicHoldsRecords");
     assert!(message.contains("freehold.dev/confirm-delete: living"), "{message}");
-    kubectl.run(&["annotate", "topic", "living", "--namespace", "shop", "freehold.dev/confirm-delete=living"]).unwrap();
-    kubectl.delete("topic", "shop", "living", LONG).unwrap();
+    delete_topic(&kubectl, "shop", "living");
     shell::wait_for("the topic to be gone from Kafka", LONG, || {
         let left = block_on(kafka::topic(&super_admin(&kubectl, "kafka", "demo"), "living"))?;
         Ok(left.is_some().then(|| "it is there".into()))

@@ -94,8 +94,8 @@ pub fn start_producer(kubectl: &Kubectl, client: &Client, job: &str, count: i64,
 
 /// Reads back what a producer was told; each record of it once, in order, where it was acknowledged.
 pub fn read_back(kubectl: &Kubectl, client: &Client, job: &str, events: &[Value]) -> Done {
-    let failed = events.iter().filter(|event| event["name"] == "producer_send_error").count();
-    assert_eq!(failed, 0, "errors at the producer");
+    let failed: Vec<&Value> = events.iter().filter(|event| event["name"] == "producer_send_error").collect();
+    assert!(failed.is_empty(), "{} errors at the producer, among them {:?}", failed.len(), &failed[..failed.len().min(3)]);
     let acknowledged = flow::acknowledged(events);
     let mut ends: BTreeMap<i64, i64> = BTreeMap::new();
     for (partition, offset) in acknowledged.values() {

@@ -1,6 +1,6 @@
 //! Proof 1: the quickstart, with 100 000 records, idempotent and acknowledged by all.
 
-use crate::world::{LONG, client, kubectl, user};
+use crate::world::{LONG, client, delete_topic, kubectl, user};
 use ground::flow;
 
 const RECORDS: usize = 100_000;
@@ -21,8 +21,7 @@ fn a_hundred_thousand_records_flow_through_the_quickstart() {
     kubectl.wait_ready("topic", "shop", "proof", LONG).unwrap();
     kubectl.wait_ready("user", "shop", "proof", LONG).unwrap();
     flow::prove(&kubectl, &client(&kubectl, "proof", "proof"), "proof", RECORDS, flow::Before::Nothing, LONG).unwrap();
-    kubectl.run(&["annotate", "--overwrite", "topic", "proof", "--namespace", "shop", "freehold.dev/confirm-delete=proof"]).unwrap();
-    kubectl.delete("topic", "shop", "proof", LONG).unwrap();
+    delete_topic(&kubectl, "shop", "proof");
     kubectl.delete("user", "shop", "proof", LONG).unwrap();
     let secret_gone = || Ok(kubectl.get("secret", "shop", "proof-kafka")?.map(|_| "it is there".to_owned()));
     ground::shell::wait_for("the Secret to go with its User", LONG, secret_gone).unwrap();

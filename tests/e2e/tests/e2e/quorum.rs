@@ -2,7 +2,7 @@
 //! while records flow, and while operators die.
 
 use crate::load::{self, Load};
-use crate::world::{LONG, block_on, client, kubectl, super_admin, topic, user};
+use crate::world::{LONG, block_on, client, delete_topic, kubectl, super_admin, topic, user};
 use freehold::kafka_admin::Admin;
 use ground::kubectl::Kubectl;
 use ground::shell;
@@ -129,7 +129,6 @@ fn controllers_join_and_leave_the_quorum_under_load() {
          one replaced ({replaced:.1} s), four to one in {moved:.1} s, a broker to another zone in {zone:.1} s; {done}"
     );
     kubectl.delete("user", "shop", "council", LONG).unwrap();
-    kubectl.run(&["annotate", "topic", "minutes", "--namespace", "shop", "freehold.dev/confirm-delete=minutes"]).unwrap();
-    kubectl.delete("topic", "shop", "minutes", LONG).unwrap();
+    delete_topic(&kubectl, "shop", "minutes");
     kubectl.delete("kafkacluster", "kafka", "council", LONG).unwrap();
 }

@@ -2,7 +2,7 @@
 //! where they cannot.
 
 use crate::load::Load;
-use crate::world::{LONG, block_on, client, kubectl, super_admin, topic, user};
+use crate::world::{LONG, block_on, client, delete_topic, kubectl, super_admin, topic, user};
 use freehold::kafka_admin::Admin;
 use ground::flow;
 use ground::kubectl::Kubectl;
@@ -139,12 +139,9 @@ fn volumes_grow_under_load_and_say_so_where_they_cannot() {
     assert_eq!(uid(&kubectl, "pod", POD), pod, "the node ran all the time");
     let done = load.finish(&kubectl);
     println!("storage: {small} MiB became {large} MiB in {:.1} s under load, no restart; {done}", took.as_secs_f64());
-    for (kind, namespace, name) in [("user", "shop", "grown"), ("topic", "shop", "swollen"), ("topic", "shop", "filling")] {
-        if kind == "topic" {
-            kubectl.run(&["annotate", kind, name, "--namespace", namespace, &format!("freehold.dev/confirm-delete={name}")]).unwrap();
-        }
-        kubectl.delete(kind, namespace, name, LONG).unwrap();
-    }
+    kubectl.delete("user", "shop", "grown", LONG).unwrap();
+    delete_topic(&kubectl, "shop", "swollen");
+    delete_topic(&kubectl, "shop", "filling");
     kubectl.delete("kafkacluster", "kafka", "grown", LONG).unwrap();
     for (kind, name) in [("storageclass", "test-fixed"), ("volumeattributesclass", "test-fast,test-wrong,test-faster")] {
         for name in name.split(',') {

@@ -1,7 +1,7 @@
 //! A cluster of the older version is upgraded, taken back while that is possible, upgraded for good, put to sleep and
 //! woken: with the same records all the time.
 
-use crate::world::{LONG, client, kubectl, small_cluster, topic, user};
+use crate::world::{LONG, client, delete_topic, kubectl, small_cluster, topic, user};
 use ground::flow;
 use ground::kubectl::Kubectl;
 use ground::shell;
@@ -83,9 +83,7 @@ fn a_cluster_is_upgraded_and_taken_back_until_its_metadata_is_the_new_one_s() {
     .unwrap();
     let read = flow::consume(&kubectl, &client, "aged-again", &format!("shop-aged-{}", crate::load::id()), 200, LONG).unwrap();
     assert_eq!(read.len(), 200, "every record is there");
-    for (kind, namespace, name) in [("topic", "shop", "aged"), ("user", "shop", "aged")] {
-        kubectl.run(&["annotate", kind, name, "--namespace", namespace, "freehold.dev/confirm-delete=aged"]).unwrap();
-        kubectl.delete(kind, namespace, name, LONG).unwrap();
-    }
+    delete_topic(&kubectl, "shop", "aged");
+    kubectl.delete("user", "shop", "aged", LONG).unwrap();
     kubectl.delete("kafkacluster", "kafka", "aging", LONG).unwrap();
 }

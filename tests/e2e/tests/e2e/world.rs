@@ -44,6 +44,13 @@ pub fn secret(kubectl: &Kubectl, namespace: &str, name: &str) -> Result<BTreeMap
     data.iter().map(|(key, value)| Ok((key.clone(), decode(value)?))).collect()
 }
 
+/// Deletes a Topic with the records that it holds; the Kafka topic has its name.
+pub fn delete_topic(kubectl: &Kubectl, namespace: &str, name: &str) {
+    let confirm = format!("freehold.dev/confirm-delete={name}");
+    kubectl.run(&["annotate", "--overwrite", "topic", name, "--namespace", namespace, &confirm]).unwrap();
+    kubectl.delete("topic", namespace, name, LONG).unwrap();
+}
+
 /// Addresses of a cluster's pods on a port. Pods are reached from here by the ground's routes.
 pub fn endpoints(kubectl: &Kubectl, namespace: &str, cluster: &str, role: &str, port: u16) -> Vec<Endpoint> {
     let selector = format!("freehold.dev/cluster={cluster},freehold.dev/{role}=true");

@@ -149,7 +149,8 @@ public final class Launcher {
         http.start();
     }
 
-    private static Object attribute(String name, String attribute) {
+    /** Of an MBean of this JVM; {@code null} where there is none. */
+    static Object attribute(String name, String attribute) {
         try {
             MBeanServer beans = ManagementFactory.getPlatformMBeanServer();
             return beans.getAttribute(new ObjectName(name), attribute);

@@ -8,7 +8,6 @@ import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
-import javax.management.ObjectName;
 
 /**
  * How busy this node is, as averages of the last minute or less, all of them numbers from zero up:
@@ -81,11 +80,7 @@ final class Load {
 
     /** A rate of all topics; {@code null} on a node that is no broker, and until there was any. */
     private static Double rate(String name) {
-        try {
-            ObjectName bean = new ObjectName("kafka.server:type=BrokerTopicMetrics,name=" + name);
-            return ((Number) ManagementFactory.getPlatformMBeanServer().getAttribute(bean, "OneMinuteRate")).doubleValue();
-        } catch (Exception e) {
-            return null;
-        }
+        Object rate = Launcher.attribute("kafka.server:type=BrokerTopicMetrics,name=" + name, "OneMinuteRate");
+        return rate instanceof Number number ? number.doubleValue() : null;
     }
 }
