@@ -37,10 +37,7 @@ fn produce(kubectl: &Kubectl, client: &Client, job: &str, meanwhile: impl FnOnce
     let (records, rate) = ((RATE * SECONDS).to_string(), RATE.to_string());
     let args = ["--num-records", &records, "--record-size", "100", "--throughput", &rate, "--reporting-interval", "1000"];
     flow::start(kubectl, client, job, "ProducerPerformance", &args, flow::SAFE_PRODUCER)?;
-    shell::wait_for("records to flow", LIMIT, || {
-        let log = flow::log(kubectl, client, job).unwrap_or_default();
-        Ok((log.matches("max latency").count() < 5).then(|| "few yet".into()))
-    })?;
+    flow::wait_for_output(kubectl, client, job, "max latency", 5, LIMIT)?;
     meanwhile()?;
     ensure!(flow::finished(kubectl, client, job, LIMIT)?, "the producer failed");
     let log = flow::log(kubectl, client, job)?;

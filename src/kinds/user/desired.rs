@@ -107,12 +107,15 @@ fn acl(rule: &AclRule, operation: AclOperation, name: &str) -> AclBinding {
     }
 }
 
+/// Counts the changes of what a Secret says of the same inputs: with another number every Secret is written anew.
+const LAYOUT: &str = "2";
+
 /// A hash of everything that a Secret is made from, but for the credential itself: another means that it is written anew.
 pub fn inputs(object: &User, user: &ValidUser, cluster: &ClusterFacts) -> String {
     let authority = certificates_authority(user, cluster);
     let template = serde_json::to_string(&object.spec.secret).expect("a spec serializes");
     let parts =
-        ["1", &user.name, &format!("{:?}", user.authentication), &user.listener.bootstrap, &cluster.trust_bundle, authority, &template];
+        [LAYOUT, &user.name, &format!("{:?}", user.authentication), &user.listener.bootstrap, &cluster.trust_bundle, authority, &template];
     secrets::digest(parts.into_iter().map(str::as_bytes))
 }
 
@@ -203,6 +206,11 @@ fn secret_annotations(object: &User, marks: Marks) -> BTreeMap<String, String> {
     all
 }
 
+/// How long a client waits for a connection, in milliseconds: a broker that restarts is gone from its address for some seconds,
+/// and a client that waits for an answer from there takes no notice of it before this is over. By default it waits 10 s, then up
+/// to 30 s (KIP-601).
+const SETUP_TIMEOUTS: [(&str, u32); 2] = [("socket.connection.setup.timeout.ms", 3000), ("socket.connection.setup.timeout.max.ms", 5000)];
+
 fn client_properties(user: &ValidUser, cluster: &ClusterFacts, credential: &Credential) -> BTreeMap<String, String> {
     let mut properties = BTreeMap::new();
     let mut set = |key: &str, value: String| {
@@ -211,6 +219,7 @@ fn client_properties(user: &ValidUser, cluster: &ClusterFacts, credential: &Cred
     set("bootstrap.servers", user.listener.bootstrap.clone());
     set("ssl.truststore.type", "PEM".into());
     set("ssl.truststore.certificates", cluster.trust_bundle.clone());
+    SETUP_TIMEOUTS.iter().for_each(|(key, limit)| set(key, limit.to_string()));
     match credential {
         Credential::Password(password) => {
             set("security.protocol", "SASL_SSL".into());

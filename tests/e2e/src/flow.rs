@@ -25,6 +25,7 @@ pub fn properties(secret: &Value, more: &str) -> String {
         "config.providers=file\nconfig.providers.file.class=org.apache.kafka.common.config.provider.FileConfigProvider\n".to_owned();
     let scram = secret["data"]["password"].is_string();
     let mut keys = vec!["security.protocol", "ssl.truststore.type", "ssl.truststore.certificates"];
+    keys.extend(["socket.connection.setup.timeout.ms", "socket.connection.setup.timeout.max.ms"]);
     keys.extend(if scram {
         &["sasl.mechanism", "sasl.jaas.config"][..]
     } else {
@@ -101,14 +102,35 @@ pub fn finished(kubectl: &Kubectl, client: &Client, job: &str, limit: Duration) 
     Ok(good)
 }
 
+/// Waits until a Job has printed this so often.
+///
+/// # Errors
+/// It failed before, or did not come to it within `limit`.
+pub fn wait_for_output(kubectl: &Kubectl, client: &Client, job: &str, words: &str, times: usize, limit: Duration) -> Result<()> {
+    let mut failed = None;
+    shell::wait_for(&format!("{words:?} from Job {job}"), limit, || {
+        let log = log(kubectl, client, job).unwrap_or_default();
+        if log.matches(words).count() >= times {
+            return Ok(None);
+        }
+        let found = kubectl.get("job", &client.namespace, job)?.context("the Job is gone")?;
+        failed = (found["status"]["failed"].as_i64().unwrap_or(0) > 0).then_some(log);
+        Ok(failed.is_none().then(|| "few yet".into()))
+    })?;
+    ensure!(failed.is_none(), "Job {job} failed: {}", failed.unwrap_or_default());
+    Ok(())
+}
+
 /// Idempotent, acknowledged by all in-sync replicas, tried again for as long as it takes: also to find the cluster again, where
 /// its only broker restarts.
 pub const SAFE_PRODUCER: &str = "enable.idempotence=true\nacks=all\nretries=2147483647\ndelivery.timeout.ms=300000\nmax.block.ms=300000\n";
 
-/// Starts producing `count` records; `rate` a second, -1 for as fast as it goes.
+/// Starts producing `count` records; `rate` a second, -1 for as fast as it goes. Keys go round, so that every partition gets its
+/// share: who reads back counts what partitions hold by what was acknowledged there.
 pub fn start_producer(kubectl: &Kubectl, client: &Client, job: &str, count: usize, rate: i64) -> Result<()> {
     let (count, rate) = (count.to_string(), rate.to_string());
-    start(kubectl, client, job, "VerifiableProducer", &["--acks", "-1", "--max-messages", &count, "--throughput", &rate], SAFE_PRODUCER)
+    let args = ["--acks", "-1", "--max-messages", &count, "--throughput", &rate, "--repeating-keys", "60"];
+    start(kubectl, client, job, "VerifiableProducer", &args, SAFE_PRODUCER)
 }
 
 /// What a producer was told: value -> partition and offset of each acknowledged record.

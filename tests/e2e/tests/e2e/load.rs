@@ -4,7 +4,6 @@
 use crate::world::{LONG, client, kubectl};
 use ground::flow::{self, Client};
 use ground::kubectl::Kubectl;
-use ground::shell;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const LIMIT: Duration = Duration::from_secs(600);
 /// Bounded, should nobody end it.
-const RECORDS_MAX: i64 = 200_000;
+const RECORDS_MAX: usize = 200_000;
 
 /// Something that no earlier run had.
 pub fn id() -> String {
@@ -79,17 +78,10 @@ impl Load {
     }
 }
 
-/// Starts a producer of at most so many records, and waits until they flow. Keys go round, so that every partition gets its
-/// share all the time.
-pub fn start_producer(kubectl: &Kubectl, client: &Client, job: &str, count: i64, rate: i64) {
-    let (count, rate) = (count.to_string(), rate.to_string());
-    let args = ["--acks", "-1", "--max-messages", &count, "--throughput", &rate, "--repeating-keys", "60"];
-    flow::start(kubectl, client, job, "VerifiableProducer", &args, flow::SAFE_PRODUCER).unwrap();
-    shell::wait_for("records to flow", LONG, || {
-        let log = flow::log(kubectl, client, job).unwrap_or_default();
-        Ok((log.matches("producer_send_success").count() < 200).then(|| "few yet".into()))
-    })
-    .unwrap();
+/// Starts a producer of at most so many records, and waits until they flow.
+pub fn start_producer(kubectl: &Kubectl, client: &Client, job: &str, count: usize, rate: i64) {
+    flow::start_producer(kubectl, client, job, count, rate).unwrap();
+    flow::wait_for_output(kubectl, client, job, "producer_send_success", 200, LONG).unwrap();
 }
 
 /// Reads back what a producer was told; each record of it once, in order, where it was acknowledged.

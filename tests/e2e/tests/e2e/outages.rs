@@ -104,7 +104,8 @@ fn brokers_serve_on_while_the_api_server_does_not_answer() {
     let away = away(Duration::from_secs(600));
     // As many as last for longer than the API server is away: nobody can end it meanwhile.
     let (client, job) = (client(&kubectl, "shop-app", "orders"), "away-produce");
-    load::start_producer(&kubectl, &client, job, RATE * i64::try_from(away.as_secs() + 20).unwrap(), RATE);
+    let count = usize::try_from(RATE).unwrap() * usize::try_from(away.as_secs() + 20).unwrap();
+    load::start_producer(&kubectl, &client, job, count, RATE);
     let run = std::env::var("FREEHOLD_RUN").expect("cargo xtask test sets it");
     let pid = std::fs::read_to_string(format!("{run}/pids/kube-apiserver")).unwrap();
     let pid: &'static str = pid.split(' ').next().unwrap().to_owned().leak();
