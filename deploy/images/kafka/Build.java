@@ -48,8 +48,9 @@ public final class Build {
         run(jlink);
         String classpath = list(libs).stream().map(Path::toString).collect(Collectors.joining(":"));
         String common = "-cp " + classpath + "\n-XX:+UseG1GC\n-XX:+ExitOnOutOfMemoryError\n-Djava.awt.headless=true\n"
-                // A pod that restarts has another address: a name is asked for again after two seconds, not after thirty.
-                + "-Dsun.net.inetaddr.ttl=2\n"
+                // A pod that restarts has another address, and no name while it is away: a name is asked for again after two
+                // seconds, not after thirty, and one that was not known at once, not after ten.
+                + "-Dsun.net.inetaddr.ttl=2\n-Dsun.net.inetaddr.negative.ttl=0\n"
                 + "-Dlog4j2.configurationFile=/opt/kafka/config/log4j2.properties\n"
                 + (aot ? "--sun-misc-unsafe-memory-access=allow\n--enable-native-access=ALL-UNNAMED\n" : "-Xshare:auto\n");
         String archive = "/opt/kafka/kafka.archive";
