@@ -74,6 +74,9 @@ pub fn defaults(brokers: u32) -> BTreeMap<String, String> {
         // A broker that comes back is let in at its next heartbeat.
         ("broker.heartbeat.interval.ms", "500".to_owned()),
         ("default.replication.factor", copies.to_string()),
+        // A follower that hears of a new leader before that one does is refused, and would wait for a second, often twice, in
+        // which nothing that all replicas must have is acknowledged.
+        ("replica.fetch.backoff.ms", "50".to_owned()),
         ("min.insync.replicas", in_sync.to_string()),
         ("offsets.topic.replication.factor", copies.to_string()),
         ("transaction.state.log.replication.factor", copies.to_string()),
