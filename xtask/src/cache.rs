@@ -7,9 +7,11 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 const MANIFEST: &str = "MANIFEST.sha256";
+/// So many builds of a thing are kept, those that were used last: two versions of Kafka as they are and as they were before two changes.
+const KEPT: usize = 6;
 
 /// The hash of a list of inputs: texts and whole folders or files.
 #[derive(Default)]
@@ -54,6 +56,7 @@ pub fn cached(cache: &Path, name: &str, key: &str, build: impl FnOnce(&Path) -> 
     let home = cache.join(name);
     let folder = home.join(key);
     if verified(&folder) {
+        fs::File::options().append(true).open(folder.join(MANIFEST))?.set_modified(SystemTime::now())?;
         return Ok(folder);
     }
     let start = Instant::now();
@@ -68,8 +71,25 @@ pub fn cached(cache: &Path, name: &str, key: &str, build: impl FnOnce(&Path) -> 
         fs::remove_dir_all(&folder)?;
     }
     fs::rename(&part, &folder)?;
+    forget(&home)?;
     println!("  built {name} in {:.0} s", start.elapsed().as_secs_f64());
     Ok(folder)
+}
+
+/// Removes all builds of a thing but for those that were used last. One without a manifest is not whole, and perhaps under way.
+fn forget(home: &Path) -> Result<()> {
+    let mut builds: Vec<(SystemTime, PathBuf)> = Vec::new();
+    for entry in fs::read_dir(home)? {
+        let folder = entry?.path();
+        if let Ok(manifest) = fs::metadata(folder.join(MANIFEST)) {
+            builds.push((manifest.modified()?, folder));
+        }
+    }
+    builds.sort();
+    for (_, folder) in builds.iter().rev().skip(KEPT) {
+        fs::remove_dir_all(folder)?;
+    }
+    Ok(())
 }
 
 fn files(folder: &Path, below: &Path, out: &mut Vec<PathBuf>) -> Result<()> {

@@ -7,11 +7,16 @@ use crate::layout::{Layout, version};
 use crate::local::{NODES, nodes};
 use crate::prerequisites;
 use anyhow::{Context, Result};
+use ground::kubectl::Kubectl;
 use ground::shell::{self, command};
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// Where the images' names begin; there is no such registry.
+const REGISTRY: &str = "localhost/freehold";
 
 /// An image in the cache: its name with tag, and the archive.
 #[derive(Clone, Debug)]
@@ -51,7 +56,7 @@ fn buildah(layout: &Layout) -> Command {
 
 /// Builds `context/Containerfile` into an archive in the cache.
 fn build(layout: &Layout, repository: &str, tag: &str, args: &[(&str, &str)], prepare: impl FnOnce(&Path) -> Result<()>) -> Result<Image> {
-    let name = format!("localhost/freehold/{repository}:{tag}");
+    let name = format!("{REGISTRY}/{repository}:{tag}");
     let folder = cached(&layout.cache, &format!("images/{repository}"), tag, |folder| {
         let context = layout.run.join(format!("context-{repository}-{tag}"));
         if context.exists() {
@@ -69,7 +74,12 @@ fn build(layout: &Layout, repository: &str, tag: &str, args: &[(&str, &str)], pr
         shell::logged(bud.arg(&context), &log)?;
         fs::remove_dir_all(&context)?;
         let archive = format!("docker-archive:{}:{name}", folder.join("image.tar").display());
-        shell::logged(buildah(layout).args(["push", &name, &archive]), &log)
+        shell::logged(buildah(layout).args(["push", &name, &archive]), &log)?;
+        // Nothing is built on what was built on a base: its archive is all of it that is needed.
+        if !args.is_empty() {
+            shell::logged(buildah(layout).args(["rmi", &name]), &log)?;
+        }
+        Ok(())
     })?;
     Ok(Image { name, archive: folder.join("image.tar") })
 }
@@ -178,25 +188,55 @@ pub fn kafka_versions(layout: &Layout) -> Result<[String; 2]> {
 
 /// Imports images into every node that lacks them, the nodes side by side.
 pub fn load(layout: &Layout, images: &[Image]) -> Result<()> {
+    on_every_node(layout, &|ctr| {
+        shell::wait_for("containerd", std::time::Duration::from_secs(60), || shell::run(ctr().arg("ls")).map(|()| None))?;
+        let present = shell::output(ctr().args(["ls", "--quiet"]))?;
+        for image in images.iter().filter(|image| !present.lines().any(|line| line == image.name)) {
+            shell::run(ctr().arg("import").arg(&image.archive))?;
+        }
+        Ok(())
+    })
+}
+
+/// Takes images of earlier builds from the nodes, but for those that something in Kubernetes names.
+pub fn forget(layout: &Layout, kubectl: &Kubectl, wanted: &[Image]) -> Result<()> {
+    let objects = kubectl.run(&["get", "pods,replicasets,statefulsets", "--all-namespaces", "--output", "json"])?;
+    let is_old = |name: &str| name.starts_with(REGISTRY) && !wanted.iter().any(|image| image.name == name) && !objects.contains(name);
+    on_every_node(layout, &|ctr| {
+        let list = shell::output(ctr().arg("ls"))?;
+        // Reference, type, digest: an image has its id for another reference.
+        let lines: Vec<(&str, &str)> = list
+            .lines()
+            .skip(1)
+            .filter_map(|line| {
+                let mut words = line.split_whitespace();
+                Some((words.next()?, words.nth(1)?))
+            })
+            .collect();
+        let old: BTreeSet<&str> = lines.iter().filter(|(name, _)| is_old(name)).map(|(_, digest)| *digest).collect();
+        let names = lines.iter().filter(|(name, digest)| old.contains(digest) && (is_old(name) || name.starts_with("sha256:")));
+        for (name, _) in names {
+            shell::run(ctr().args(["rm", "--sync", name]))?;
+        }
+        Ok(())
+    })
+}
+
+/// The nodes side by side; `work` is given what makes a command about a node's images.
+fn on_every_node(layout: &Layout, work: &(dyn Fn(&dyn Fn() -> Command) -> Result<()> + Sync)) -> Result<()> {
     std::thread::scope(|scope| {
-        let loads: Vec<_> = NODES
+        let nodes: Vec<_> = NODES
             .iter()
             .map(|node| {
-                scope.spawn(move || -> Result<()> {
-                    let ctr = || {
+                scope.spawn(move || {
+                    work(&|| {
                         let mut ctr = command("ctr", ["--address"]);
                         ctr.arg(nodes::socket(layout, node)).args(["--namespace", "k8s.io", "images"]);
                         ctr
-                    };
-                    shell::wait_for("containerd", std::time::Duration::from_secs(60), || shell::run(ctr().arg("ls")).map(|()| None))?;
-                    let present = shell::output(ctr().args(["ls", "--quiet"]))?;
-                    for image in images.iter().filter(|image| !present.lines().any(|line| line == image.name)) {
-                        shell::run(ctr().arg("import").arg(&image.archive))?;
-                    }
-                    Ok(())
+                    })
                 })
             })
             .collect();
-        loads.into_iter().try_for_each(|load| load.join().map_err(|_| anyhow::anyhow!("an import panicked"))?)
+        nodes.into_iter().try_for_each(|node| node.join().map_err(|_| anyhow::anyhow!("the work on a node panicked"))?)
     })
 }

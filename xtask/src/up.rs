@@ -90,8 +90,11 @@ fn ground(layout: &Layout, phases: &Phases, only: bool) -> Result<Option<(Instal
     })?;
     let mut all: Vec<Image> = kafka.iter().map(|(_, image)| image.clone()).collect();
     all.push(operator.clone());
-    phases.run("loading images into the nodes", || images::load(layout, &all))?;
     let kubectl = local_kubectl(layout, &bin);
+    phases.run("loading images into the nodes", || {
+        images::load(layout, &all)?;
+        images::forget(layout, &kubectl, &[small, all].concat())
+    })?;
     let installation = Installation {
         helm: bin.join("helm"),
         target: vec!["--kubeconfig".into(), layout.kubeconfig().to_string_lossy().into_owned()],
