@@ -4,7 +4,7 @@
 //! join, are filled, emptied and leave as if somebody had written it.
 
 use super::api::{Autoscaling, AutoscalingStatus, KafkaCluster, NodePool, Role};
-use super::desired::server_properties::defaults;
+use super::desired::server_properties::replication_defaults;
 use super::observe::Observed;
 use super::validate::{ValidCluster, sum};
 use crate::conditions::{ConditionStatus, ConditionType};
@@ -31,7 +31,7 @@ pub fn effective(object: &KafkaCluster) -> KafkaCluster {
     }
     // Replication factors are for the brokers that there always are: no node restarts because of the load.
     if effective.spec.node_pools != object.spec.node_pools {
-        for (key, value) in defaults(sum(&object.spec, Role::Broker)) {
+        for (key, value) in replication_defaults(sum(&object.spec, Role::Broker)) {
             effective.spec.config.entry(key).or_insert(value);
         }
     }

@@ -65,26 +65,35 @@ pub fn min_in_sync(spec: &KafkaClusterSpec) -> i16 {
     set.and_then(|value| value.trim().parse().ok()).unwrap_or(1)
 }
 
-/// Defaults that fit the number of brokers; each can be set otherwise in the spec.
+/// What a node reads where the spec says nothing else.
 pub fn defaults(brokers: u32) -> BTreeMap<String, String> {
-    let copies = brokers.min(3);
-    let in_sync = (copies - 1).max(1);
-    let pairs = [
-        ("auto.create.topics.enable", "false".to_owned()),
+    let mut all = replication_defaults(brokers);
+    let own = [
+        ("auto.create.topics.enable", "false"),
         // A broker that comes back is let in at its next heartbeat.
-        ("broker.heartbeat.interval.ms", "500".to_owned()),
-        ("default.replication.factor", copies.to_string()),
+        ("broker.heartbeat.interval.ms", "500"),
         // A follower that hears of a new leader before that one does is refused, and would wait for a second, often twice, in
         // which nothing that all replicas must have is acknowledged.
-        ("replica.fetch.backoff.ms", "50".to_owned()),
-        ("min.insync.replicas", in_sync.to_string()),
-        ("offsets.topic.replication.factor", copies.to_string()),
-        ("transaction.state.log.replication.factor", copies.to_string()),
-        ("transaction.state.log.min.isr", in_sync.to_string()),
-        ("share.coordinator.state.topic.replication.factor", copies.to_string()),
-        ("share.coordinator.state.topic.min.isr", in_sync.to_string()),
+        ("replica.fetch.backoff.ms", "50"),
     ];
-    pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    all.extend(own.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    all
+}
+
+/// The defaults that follow from a part of the spec, the number of brokers.
+pub fn replication_defaults(brokers: u32) -> BTreeMap<String, String> {
+    let copies = brokers.min(3);
+    let in_sync = copies.saturating_sub(1).max(1);
+    let pairs = [
+        ("default.replication.factor", copies),
+        ("min.insync.replicas", in_sync),
+        ("offsets.topic.replication.factor", copies),
+        ("transaction.state.log.replication.factor", copies),
+        ("transaction.state.log.min.isr", in_sync),
+        ("share.coordinator.state.topic.replication.factor", copies),
+        ("share.coordinator.state.topic.min.isr", in_sync),
+    ];
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_string())).collect()
 }
 
 fn owned(cluster: &ValidCluster, group: &NodeGroup) -> BTreeMap<String, String> {
@@ -183,5 +192,18 @@ fn client_listener(set: &mut impl FnMut(&str, String), listener: &Listener) {
             let module = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
             set(&format!("{prefix}.scram-sha-512.sasl.jaas.config"), module.into());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_with_the_number_of_brokers_is_told_apart_from_what_only_a_version_of_freehold_changes() {
+        let same = |key: &String| (0..9).all(|brokers| defaults(brokers).get(key) == defaults(1).get(key));
+        let (varying, fixed): (Vec<String>, Vec<String>) = defaults(1).into_keys().partition(|key| !same(key));
+        assert!(varying.iter().eq(replication_defaults(1).keys()), "{varying:?}");
+        assert!(!fixed.is_empty());
     }
 }

@@ -6,7 +6,7 @@
 use super::super::api::{KafkaClusterSpec, Role};
 use super::super::identity::Identity;
 use super::super::validate::{NodeGroup, ValidCluster, sum};
-use super::server_properties::defaults;
+use super::server_properties::replication_defaults;
 use super::{config_maps, containers, metadata, pod_selector, volumes};
 use crate::{labels, names};
 use k8s_openapi::api::apps::v1::{
@@ -82,8 +82,7 @@ fn revision(cluster: &ValidCluster, group: &NodeGroup, template: &PodTemplateSpe
 /// template is another, this operator makes pods otherwise than the one before it.
 fn what_pods_depend_on(spec: &KafkaClusterSpec, group: &NodeGroup) -> String {
     let pool = &group.pool;
-    // Defaults are for so many brokers.
-    let mut config = defaults(sum(spec, Role::Broker));
+    let mut config = replication_defaults(sum(spec, Role::Broker));
     config.extend(spec.config.clone());
     let mut all = vec![
         json!([spec.version, config, spec.listeners, spec.authorization.super_users]),
