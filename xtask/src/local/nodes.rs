@@ -12,8 +12,6 @@ use std::time::Duration;
 /// The name of the image every pod's sandbox runs; built from nothing by `images`.
 pub const PAUSE_IMAGE: &str = "localhost/freehold/pause:1";
 const CGROUPS: &str = "/sys/fs/cgroup";
-/// Of all nodes together, beside 1024 for each thread outside of them.
-const CPU_SHARES: &str = "20480";
 const CGROUP_ROOT: &str = "freehold-local";
 
 pub fn socket(layout: &Layout, node: &Node) -> PathBuf {
@@ -167,10 +165,6 @@ fn make_cgroups(node: &Node) -> Result<()> {
                 if folder.join(file).exists() {
                     fs::write(folder.join(file), fs::read(parent.join(file))?)?;
                 }
-            }
-            // Elsewhere the control plane has machines of its own. Here each of its threads would weigh as much as all nodes.
-            if part == CGROUP_ROOT && folder.join("cpu.shares").exists() {
-                fs::write(folder.join("cpu.shares"), CPU_SHARES)?;
             }
             if parent.join("cgroup.subtree_control").exists() && parent.join("cgroup.controllers").exists() {
                 let all = fs::read_to_string(parent.join("cgroup.controllers"))?;
