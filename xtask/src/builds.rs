@@ -96,17 +96,29 @@ pub fn kafka_jars(layout: &Layout, kafka: &str) -> Result<PathBuf> {
 
 /// The classes of the tests' own Kafka clients, for the Java of the images.
 pub fn test_classes(layout: &Layout) -> Result<PathBuf> {
-    let source = layout.repo.join("tests/e2e/java");
+    java_classes(layout, "test-classes", &layout.repo.join("tests/e2e/java"))
+}
+
+/// What asks Kafka's own `kafka-reassign-partitions` about generated clusters: a Java and a class path, with a colon in between.
+pub fn reassign_tool(layout: &Layout) -> Result<String> {
+    let classes = java_classes(layout, "bench-classes", &layout.repo.join("benches/java"))?;
+    let jars = kafka_jars(layout, &version(&layout.repo, "KAFKA")?)?;
+    let java = prerequisites::jdk_of(layout, prerequisites::java_feature(layout)?)?.join("bin/java");
+    Ok(format!("{}:{}:{}", java.display(), classes.display(), jars.join("libs/*").display()))
+}
+
+/// Java sources beside Kafka's jars, compiled.
+fn java_classes(layout: &Layout, name: &str, source: &Path) -> Result<PathBuf> {
     let jars = kafka_jars(layout, &version(&layout.repo, "KAFKA")?)?;
     let javac = prerequisites::jdk_of(layout, prerequisites::java_feature(layout)?)?.join("bin/javac");
-    let key = Inputs::default().text(&jars.to_string_lossy()).path(&source)?.key();
-    cached(&layout.cache, "test-classes", &key, |folder| {
+    let key = Inputs::default().text(&jars.to_string_lossy()).path(source)?.key();
+    cached(&layout.cache, name, &key, |folder| {
         let mut compile = command(&javac.to_string_lossy(), ["--release", "17", "-cp"]);
         compile.arg(jars.join("libs/*")).arg("-d").arg(folder);
-        for file in std::fs::read_dir(&source)? {
+        for file in std::fs::read_dir(source)? {
             compile.arg(file?.path());
         }
-        shell::logged(&mut compile, &layout.cache.join("logs/test-classes.log"))
+        shell::logged(&mut compile, &layout.cache.join(format!("logs/{name}.log")))
     })
 }
 

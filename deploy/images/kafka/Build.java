@@ -33,7 +33,9 @@ public final class Build {
             sources.filter(Files::isRegularFile).forEach(source -> javac.add(source.toString()));
         }
         run(javac);
+        check(jdk, "lost", "/opt/kafka/libs/*");
         run(List.of(jdk + "/bin/jar", "--create", "--file", launcher.toString(), "-C", "/build/classes", "."));
+        check(jdk, "kept", list(libs).stream().map(Path::toString).collect(Collectors.joining(":")));
         for (Path jar : list(libs)) {
             // The archive is checked against whole seconds of modification times, which images keep.
             Files.setLastModifiedTime(jar, FileTime.fromMillis(1_700_000_000_000L));
@@ -72,6 +74,11 @@ public final class Build {
             "kafka", "scala-library", "scala-reflect", "scala-logging", "scala-java8", "scala-collection", "zstd-jni", "snappy-java", "lz4-java",
             "slf4j-api", "log4j-", "jackson-", "metrics-core", "caffeine", "jopt-simple", "argparse4j", "jose4j", "pcollections", "commons-",
             "hash4j", "re2j", "HdrHistogram", "joda", "protobuf", "opentelemetry", "checker", "error_prone", "jspecify", "snakeyaml");
+
+    /** What ScramDelta does with this class path. */
+    private static void check(String jdk, String expected, String classpath) throws Exception {
+        run(List.of(jdk + "/bin/java", "-cp", classpath, "/build/checks/ScramDeltaCheck.java", expected));
+    }
 
     private static List<Path> list(Path folder) throws IOException {
         try (Stream<Path> paths = Files.list(folder)) {
