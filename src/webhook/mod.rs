@@ -8,6 +8,7 @@ pub use certificate::{ServingCertificate, keep};
 
 use crate::kinds::error::Invalid;
 use crate::kinds::kafka_cluster::api::KafkaCluster;
+use crate::kinds::kafka_cluster::validate;
 use crate::kinds::reference::{ClusterKey, ClusterRef};
 use crate::kinds::topic::api::Topic;
 use crate::kinds::user::api::User;
@@ -21,6 +22,7 @@ use kube::api::Api;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionResponse, AdmissionReview};
 use kube::{Client, ResourceExt};
+use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,20 +50,31 @@ impl Checks {
         self.clusters.get(key, ask).await.ok().flatten()
     }
 
-    async fn check(&self, object: &DynamicObject) -> Vec<Invalid> {
+    /// What is wrong with the object, and what is allowed but unwise.
+    async fn check(&self, object: &DynamicObject) -> (Vec<Invalid>, Vec<String>) {
+        let value = serde_json::to_value(object).unwrap_or_default();
+        match object.types.as_ref().map(|types| types.kind.as_str()) {
+            Some("KafkaCluster") => match serde_json::from_value::<KafkaCluster>(value) {
+                Ok(cluster) => validate::check(&cluster.spec, self.settings.images.get(&cluster.spec.version)),
+                Err(_) => Default::default(),
+            },
+            Some(kind) => (self.check_of_cluster(kind, object, value).await, Vec::new()),
+            None => Default::default(),
+        }
+    }
+
+    /// A Topic or a User, against the cluster that it names.
+    async fn check_of_cluster(&self, kind: &str, object: &DynamicObject, value: Value) -> Vec<Invalid> {
         let namespace = object.namespace().unwrap_or_default();
         let reference: Option<ClusterRef> = serde_json::from_value(object.data["spec"]["clusterRef"].clone()).ok();
         let Some(key) = reference.map(|reference| reference.key(&namespace)) else { return Vec::new() };
         let Some(cluster) = self.cluster(&key).await else { return Vec::new() };
         let at_home = key.namespace == namespace;
-        let value = serde_json::to_value(object).unwrap_or_default();
-        match object.types.as_ref().map(|types| types.kind.as_str()) {
-            Some("Topic") => {
+        match kind {
+            "Topic" => {
                 serde_json::from_value::<Topic>(value).map(|topic| topic::validate::check(&topic, &cluster, at_home)).unwrap_or_default()
             }
-            Some("User") => {
-                serde_json::from_value::<User>(value).map(|user| user::validate::check(&user, &cluster, at_home)).unwrap_or_default()
-            }
+            "User" => serde_json::from_value::<User>(value).map(|user| user::validate::check(&user, &cluster, at_home)).unwrap_or_default(),
             _ => Vec::new(),
         }
     }
@@ -71,11 +84,12 @@ impl Checks {
             return AdmissionResponse::invalid("not an AdmissionReview with a request").into_review();
         };
         let request: kube::core::admission::AdmissionRequest<DynamicObject> = request;
-        let response = AdmissionResponse::from(&request);
+        let mut response = AdmissionResponse::from(&request);
         let Some(object) = request.object.filter(|object| object.metadata.deletion_timestamp.is_none()) else {
             return response.into_review();
         };
-        let invalids = self.check(&object).await;
+        let (invalids, warnings) = self.check(&object).await;
+        response.warnings = Some(warnings).filter(|warnings| !warnings.is_empty());
         if invalids.is_empty() {
             return response.into_review();
         }

@@ -102,27 +102,27 @@ pub const MEMORY_DEFAULT: &str = "1Gi";
 /// Metaspace, threads, code and direct buffers beside the heap.
 const BESIDE_HEAP_BYTES: u64 = 256 * MIB;
 
-/// Checks everything.
-///
-/// # Errors
-/// All that is wrong, not only the first.
-pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidCluster, Vec<Invalid>> {
+/// What is wrong whatever the world is, and what is allowed but unwise: for the webhook too. `image`: that of the version.
+pub fn check(spec: &KafkaClusterSpec, image: Option<&String>) -> (Vec<Invalid>, Vec<String>) {
     let mut invalids = Vec::new();
     let mut warnings = Vec::new();
-    let spec = &object.spec;
-    let key = ClusterKey::of(object);
     let mut invalid = |field: &str, why: String| invalids.push(Invalid::new(field, why));
-    match (config::definitions(&spec.version), &observed.image) {
+    match (config::definitions(&spec.version), image) {
         (None, _) => invalid("spec.version", format!("{:?} is not known; use one of {}", spec.version, config::VERSIONS.join(", "))),
         (Some(_), None) => invalid("spec.version", format!("no image is configured for {}; set images.kafka in the chart", spec.version)),
         (Some(definitions), Some(_)) => check_configs(spec, definitions, &mut invalid),
     }
-    check_version(object, observed, &mut invalid);
-    check_identity(spec, observed, &mut invalid);
-    check_authority(spec, observed.given_ca.as_ref(), &key.name, &mut invalid);
-    check_client_authorities(spec, observed, &key.name, &mut invalid);
     check_replication(spec, &mut invalid);
     check_storage(spec, &mut invalid);
+    for pool in &spec.node_pools {
+        let field = format!("spec.nodePools[{}]", pool.name);
+        if pool.per_zone() > BLOCK {
+            invalid(&format!("{field}.replicas"), format!("more than {BLOCK} nodes in a zone; add a pool"));
+        }
+        if let Err((inner, why)) = heap(pool) {
+            invalid(&format!("{field}.{inner}"), why);
+        }
+    }
     let controllers = sum(spec, Role::Controller);
     if controllers == 0 {
         invalid("spec.nodePools", "no controllers are left; give a pool of controllers replicas".into());
@@ -149,6 +149,22 @@ pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidClust
             invalid(&format!("spec.rollout.maintenanceWindows[{index}]"), why);
         }
     }
+    (invalids, warnings)
+}
+
+/// Checks everything.
+///
+/// # Errors
+/// All that is wrong, not only the first.
+pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidCluster, Vec<Invalid>> {
+    let spec = &object.spec;
+    let key = ClusterKey::of(object);
+    let (mut invalids, mut warnings) = check(spec, observed.image.as_ref());
+    let mut invalid = |field: &str, why: String| invalids.push(Invalid::new(field, why));
+    check_version(object, observed, &mut invalid);
+    check_identity(spec, observed, &mut invalid);
+    check_authority(spec, observed.given_ca.as_ref(), &key.name, &mut invalid);
+    check_client_authorities(spec, observed, &key.name, &mut invalid);
     let slots = slots(spec);
     let given = observed
         .identity
@@ -156,7 +172,7 @@ pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidClust
         .map(super::identity::Identity::blocks)
         .unwrap_or_else(|| super::plan::blocks_of_volumes(&observed.volumes));
     let blocks = allocate(&given, slots);
-    let groups = groups(&sorted(spec), &key, &blocks, observed, &mut invalid);
+    let groups = groups(&sorted(spec), &key, &blocks, observed);
     check_leaving_volumes(&spec.version, &groups, &mut invalid);
     let replace = replace(object).filter(|id| is_replaceable(*id, &groups, &mut warnings));
     if !invalids.is_empty() {
@@ -378,21 +394,11 @@ pub fn zones<'a>(pool: &'a NodePool, blocks: &'a Blocks) -> impl Iterator<Item =
     pool.zones.iter().map(|zone| (zone.as_str(), pool.per_zone())).chain(left.map(|(_, zone)| (zone.as_str(), 0)))
 }
 
-fn groups(
-    spec: &KafkaClusterSpec,
-    key: &ClusterKey,
-    blocks: &Blocks,
-    observed: &Observed,
-    invalid: &mut impl FnMut(&str, String),
-) -> Vec<NodeGroup> {
+fn groups(spec: &KafkaClusterSpec, key: &ClusterKey, blocks: &Blocks, observed: &Observed) -> Vec<NodeGroup> {
     let mut groups = Vec::new();
     let held = if let KafkaFacts::Answered { topics, .. } = &observed.kafka { restart::holders(topics) } else { BTreeSet::new() };
     for pool in &spec.node_pools {
-        let field = format!("spec.nodePools[{}]", pool.name);
-        if pool.per_zone() > BLOCK {
-            invalid(&format!("{field}.replicas"), format!("more than {BLOCK} nodes in a zone; add a pool"));
-        }
-        let Some(heap_bytes) = heap(pool, &field, invalid) else { continue };
+        let Ok(heap_bytes) = heap(pool) else { continue };
         for (zone, replicas) in zones(pool, blocks) {
             let Some(first_node_id) = blocks.get(&(pool.name.clone(), zone.to_owned())).copied() else { continue };
             let stateful_set = names::stateful_set(&key.name, &pool.name, zone);
@@ -444,34 +450,30 @@ fn running(live: &Range<i32>, first_node_id: i32, replicas: i32, observed: &Obse
     running
 }
 
-fn heap(pool: &NodePool, field: &str, invalid: &mut impl FnMut(&str, String)) -> Option<u64> {
+/// Bytes of heap of a pool's nodes.
+///
+/// # Errors
+/// The field of the pool that is wrong, and why.
+fn heap(pool: &NodePool) -> Result<u64, (&'static str, String)> {
     let limit = pool.resources.as_ref().and_then(|resources| resources.limits.as_ref()).and_then(|limits| limits.get("memory"));
     let default = Quantity(MEMORY_DEFAULT.into());
     let Some(memory) = quantity::bytes(limit.unwrap_or(&default)) else {
-        invalid(&format!("{field}.resources.limits.memory"), "not a quantity such as 2Gi".into());
-        return None;
+        return Err(("resources.limits.memory", "not a quantity such as 2Gi".into()));
     };
+    let field = "jvm.heap";
     let heap = match &pool.jvm.heap {
-        Some(heap) => quantity::bytes(heap),
-        None => Some((memory / 2).min(HEAP_BYTES_MAX)),
-    };
-    let Some(heap) = heap else {
-        invalid(&format!("{field}.jvm.heap"), "not a quantity such as 512Mi".into());
-        return None;
+        Some(heap) => quantity::bytes(heap).ok_or_else(|| (field, "not a quantity such as 512Mi".to_owned()))?,
+        None => (memory / 2).min(HEAP_BYTES_MAX),
     };
     if heap < HEAP_BYTES_MIN {
-        invalid(&format!("{field}.jvm.heap"), format!("{} Mi are too few for a broker to start; give 192Mi or more", heap / MIB));
-        return None;
+        return Err((field, format!("{} Mi are too few for a broker to start; give 192Mi or more", heap / MIB)));
     }
     if heap + BESIDE_HEAP_BYTES > memory {
         let (heap, memory) = (heap / MIB, memory / MIB);
-        invalid(
-            &format!("{field}.jvm.heap"),
-            format!(
-                "a heap of {heap} Mi and the 256 Mi that a JVM needs beside it are above the memory limit, {memory} Mi; lower it or raise the limit"
-            ),
+        let why = format!(
+            "a heap of {heap} Mi and the 256 Mi that a JVM needs beside it are above the memory limit, {memory} Mi; lower it or raise the limit"
         );
-        return None;
+        return Err((field, why));
     }
-    Some(heap)
+    Ok(heap)
 }

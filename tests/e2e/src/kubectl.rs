@@ -77,9 +77,12 @@ impl Kubectl {
 
     /// Waits until an object's Ready condition is True for its present generation.
     pub fn wait_ready(&self, kind: &str, namespace: &str, name: &str, limit: Duration) -> Result<()> {
+        let timeout = format!("--timeout={}s", limit.as_secs());
+        // One kubectl that watches; the poll around it is for objects that are not there yet and API servers that are away.
         shell::wait_for(&format!("{kind} {namespace}/{name} Ready"), limit, || {
+            let waited = self.run(&["wait", kind, name, "--namespace", namespace, "--for=condition=Ready", &timeout]);
             let Some(object) = self.get(kind, namespace, name)? else { return Ok(Some("it is not there".into())) };
-            Ok(not_ready(&object))
+            Ok(not_ready(&object).or_else(|| waited.err().map(|error| error.to_string())))
         })
     }
 
