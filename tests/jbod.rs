@@ -11,6 +11,7 @@ use freehold::kinds::kafka_cluster::desired::server_properties::dynamic_configs;
 use freehold::kinds::kafka_cluster::desired::volumes::log_folder;
 use freehold::kinds::kafka_cluster::observe::{KafkaFacts, Observed, PodFacts, Revision, volumes_of};
 use freehold::kinds::kafka_cluster::plan::{self, Step};
+use freehold::kinds::kafka_cluster::preview::preview;
 use freehold::kinds::kafka_cluster::validate::validate;
 use freehold::kube_io::Live;
 use proptest::prelude::*;
@@ -226,4 +227,19 @@ fn a_kafka_that_cannot_keep_a_volume_empty_keeps_the_volume() {
     model.set_volumes(&[]);
     let wrong = validate(&model.object, &model.observed()).unwrap_err();
     assert!(wrong[0].to_string().contains("cannot empty volume more: put it back"), "{}", wrong[0]);
+}
+
+#[test]
+fn a_preview_tells_restarts_for_a_volume_in_the_order_in_which_they_come() {
+    let mut model = Model::new(3, "4.3.1");
+    assert!(model.run(&BTreeMap::new(), &[false]));
+    let lines = |model: &Model| {
+        let observed = model.observed();
+        preview(&model.object, &validate(&model.object, &observed).unwrap(), &observed)
+    };
+    assert_eq!(lines(&model), ["nothing: the cluster is as this spec says"]);
+    model.set_volumes(&["more"]);
+    let restarts: Vec<String> = lines(&model).into_iter().filter(|line| line.starts_with("restart")).collect();
+    let expected = ["restart 1: nodes 0 in a: ", "restart 2: nodes 1 in a: ", "restart 3: nodes 2 in a: "];
+    assert!(restarts.len() == 3 && restarts.iter().zip(expected).all(|(line, start)| line.starts_with(start)), "{restarts:?}");
 }

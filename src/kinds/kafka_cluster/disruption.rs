@@ -233,11 +233,7 @@ fn begin(
         return None;
     }
     let leader = if let KafkaFacts::Answered { quorum, .. } = &observed.kafka { quorum.leader } else { -1 };
-    let may = |one: &&Outdated<'_>| {
-        let group = cluster.groups.iter().find(|group| group.stateful_set == one.pod.stateful_set);
-        group.is_some_and(|group| volumes::may_restart(group, one.pod, observed))
-    };
-    let next: BTreeMap<i32, &Outdated<'_>> = outdated.values().copied().filter(may).map(|one| (one.pod.node_id, one)).collect();
+    let next = candidates(outdated, &BTreeSet::new(), cluster, observed);
     match with_view(cluster, observed, |view| next_batch(&next, leader, view))? {
         Ok(batch) => {
             let members: Vec<_> = batch.iter().filter_map(|id| outdated.get(id).copied()).collect();
@@ -248,6 +244,20 @@ fn begin(
             None
         }
     }
+}
+
+/// Those that could restart next, when `restarted` have: for a volume that is new, pods of a StatefulSet go one after the other.
+pub fn candidates<'a>(
+    outdated: &BTreeMap<i32, &'a Outdated<'a>>,
+    restarted: &BTreeSet<i32>,
+    cluster: &ValidCluster,
+    observed: &Observed,
+) -> BTreeMap<i32, &'a Outdated<'a>> {
+    let may = |one: &Outdated<'_>| {
+        let group = cluster.groups.iter().find(|group| group.stateful_set == one.pod.stateful_set);
+        group.is_some_and(|group| volumes::may_restart(group, one.pod, restarted, observed))
+    };
+    outdated.iter().filter(|(_, one)| may(one)).map(|(id, one)| (*id, *one)).collect()
 }
 
 /// The nodes of one zone that restart next: as many as the rule allows, the active controller last of all.

@@ -61,10 +61,11 @@ fn batches(cluster: &ValidCluster, observed: &Observed, outdated: &[Outdated<'_>
     let consent = cluster.spec.rollout.allow_unavailable;
     let view = View { topics, voters: &voters, caught_up: &caught_up, down: &down, consent };
     let mut left: BTreeMap<i32, &Outdated<'_>> = outdated.iter().map(|one| (one.pod.node_id, one)).collect();
-    let mut lines = Vec::new();
+    let (mut lines, mut restarted) = (Vec::new(), BTreeSet::new());
     while !left.is_empty() {
-        match disruption::next_batch(&left, quorum.leader, &view) {
+        match disruption::next_batch(&disruption::candidates(&left, &restarted, cluster, observed), quorum.leader, &view) {
             Ok(batch) => {
+                restarted.extend(&batch);
                 let members: Vec<&Outdated<'_>> = batch.iter().filter_map(|id| left.remove(id)).collect();
                 let zone = members.first().map_or("", |one| one.zone);
                 let (ids, reasons) = (status::ids(&batch), disruption::reasons_words(members.into_iter()));

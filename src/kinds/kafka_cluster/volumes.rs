@@ -199,10 +199,11 @@ fn plan_claim(claim: &Live, storage: &DataVolume, used_percent: Option<i64>, pla
     }
 }
 
-/// A pod may restart for a volume that is new once those before it in its StatefulSet have theirs: see [`mounted`].
-pub fn may_restart(group: &NodeGroup, pod: &PodFacts, observed: &Observed) -> bool {
+/// A pod may restart for a volume that is new once those before it in its StatefulSet have theirs, or have `restarted` for it:
+/// see [`mounted`].
+pub fn may_restart(group: &NodeGroup, pod: &PodFacts, restarted: &BTreeSet<i32>, observed: &Observed) -> bool {
     let wanted: BTreeSet<&str> = group.volumes.iter().map(|volume| volume.name.as_str()).collect();
-    let has_all = |pod: &PodFacts| wanted.iter().all(|name| pod.volumes.contains(*name));
+    let has_all = |pod: &PodFacts| restarted.contains(&pod.node_id) || wanted.iter().all(|name| pod.volumes.contains(*name));
     let before = observed.pods.iter().filter(|other| other.stateful_set == pod.stateful_set && other.node_id < pod.node_id);
     has_all(pod) || before.into_iter().all(has_all)
 }
