@@ -1,10 +1,13 @@
 //! The reassignment planner over generated clusters: time, memory, and moves against the lower bound and against what
-//! Kafka's own tool does (it places every replica anew, by turns).
+//! Kafka's own `kafka-reassign-partitions --generate` proposes for the same cluster.
 //!
-//! `cargo bench --bench planner` prints a table; `docs/benchmarks/planner.md` keeps one.
+//! `cargo xtask bench planner` prints a table; `docs/benchmarks/planner.md` keeps one. By itself (`cargo bench --bench planner`)
+//! it has no Kafka beside it.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "it prints what it measures")]
 
 use freehold::kafka::rebalance::{Broker, Duty, Placement, lower_bound, plan};
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 /// How partitions lie on brokers before.
@@ -67,34 +70,38 @@ fn placement(brokers: &[Broker], partitions: usize, factor: usize, skew: Skew) -
     placement
 }
 
-/// Kafka's `--generate` (AdminUtils.assignReplicasToBrokers): brokers in turn, whatever was there before.
-fn by_kafkas_tool(brokers: &[Broker], before: &Placement) -> usize {
-    // Brokers of each rack in turn, as it orders them.
-    let mut order: Vec<u16> =
-        (0..u16::try_from(brokers.len()).unwrap()).filter(|index| brokers[usize::from(*index)].duty == Duty::Full).collect();
-    let nth_of_rack = |index: u16| order_in_rack(brokers, index);
-    order.sort_by_key(|index| (nth_of_rack(*index), brokers[usize::from(*index)].rack.clone()));
-    let mut moves = 0;
-    for partition in 0..before.partitions() {
-        let old = before.of(partition);
-        let mut new: Vec<u16> = Vec::new();
-        let mut shift = 0;
-        while new.len() < old.len() {
-            let next = order[(partition + partition / order.len() + shift) % order.len()];
-            shift += 1;
-            let rack = |index: &u16| &brokers[usize::from(*index)].rack;
-            if shift > 4 * order.len() || !new.iter().any(|other| rack(other) == rack(&next)) {
-                new.push(next);
-            }
-        }
-        moves += new.iter().filter(|broker| !old.contains(broker)).count();
+/// Replicas that Kafka's tool would move, and the milliseconds that it takes; `None` where it is not at hand.
+///
+/// `FREEHOLD_REASSIGN` has a Java and the class path of `GenerateAssignment`, with a colon in between.
+fn by_kafkas_tool(brokers: &[Broker], before: &Placement) -> Option<(f64, String)> {
+    let tool = std::env::var("FREEHOLD_REASSIGN").ok()?;
+    let (java, class_path) = tool.split_once(':').expect("java:class path");
+    let mut text = String::new();
+    for broker in brokers {
+        // One that leaves has no rack: it is to hold nothing.
+        let rack = if broker.duty == Duty::Full { format!(":{}", broker.rack) } else { String::new() };
+        text += &format!("{}{rack}\n", broker.id);
     }
-    moves
-}
-
-fn order_in_rack(brokers: &[Broker], index: u16) -> usize {
-    let rack = &brokers[usize::from(index)].rack;
-    brokers[..usize::from(index)].iter().filter(|broker| broker.rack == *rack).count()
+    text.push('\n');
+    for partition in 0..before.partitions() {
+        let ids: Vec<String> = before.of(partition).iter().map(|index| brokers[usize::from(*index)].id.to_string()).collect();
+        text += &ids.join(",");
+        text.push('\n');
+    }
+    let class = "org.apache.kafka.clients.admin.GenerateAssignment";
+    let mut child = Command::new(java)
+        .args(["-Xmx3g", "-cp", class_path, class])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "GenerateAssignment: {}", output.status);
+    let output = String::from_utf8(output.stdout).unwrap();
+    let (moves, took) = output.trim().split_once(' ').unwrap();
+    Some((moves.parse().unwrap(), took.to_owned()))
 }
 
 fn resident_mib() -> u64 {
@@ -105,9 +112,9 @@ fn resident_mib() -> u64 {
 
 fn main() {
     println!(
-        "| cluster | partitions x replicas | ms | moves | lower bound | ratio | Kafka's tool / lower bound | replicas within | leaders within | peak MiB |"
+        "| cluster | partitions x replicas | ms | moves | lower bound | ratio | Kafka's tool / lower bound | its ms | replicas within | leaders within | peak MiB |"
     );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     let mut rows = Vec::new();
     for skew in [Skew::Uniform, Skew::Linear, Skew::Exponential] {
         for (count, racks, uneven) in [(6, 3, false), (30, 3, false), (31, 3, true), (210, 6, false)] {
@@ -147,15 +154,16 @@ fn main() {
         let within = |counts: &[usize]| {
             full.iter().map(|index| counts[*index]).max().unwrap() - full.iter().map(|index| counts[*index]).min().unwrap()
         };
+        let peak = resident_mib();
+        let tool = by_kafkas_tool(&all, &before);
+        let (times, its_ms) = tool.map_or(("-".to_owned(), "-".to_owned()), |(moves, took)| (format!("{:.1}", moves / bound as f64), took));
         println!(
-            "| {name} | {partitions} x {factor} | {:.0} | {} | {bound} | {:.3} | {:.1} | {} | {} | {} |",
+            "| {name} | {partitions} x {factor} | {:.0} | {} | {bound} | {:.3} | {times} | {its_ms} | {} | {} | {peak} |",
             took.as_secs_f64() * 1000.0,
             planned.moves,
             planned.moves as f64 / bound as f64,
-            by_kafkas_tool(&all, &before) as f64 / bound as f64,
             within(&held),
             within(&led),
-            resident_mib(),
         );
     }
 }

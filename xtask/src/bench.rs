@@ -1,6 +1,7 @@
 //! `cargo xtask bench cluster`: how long from a KafkaCluster to Ready, beside a floor in the same run: the same three
 //! nodes by a StatefulSet written by hand, plaintext, on Java 17, formatted by Kafka's own tool. And the operator's size.
-//! `cargo xtask bench topics|users`: bursts of them (tests/e2e/benches/scale.rs).
+//! `cargo xtask bench topics|users`: bursts of them (tests/e2e/benches/scale.rs). `cargo xtask bench planner`: benches/planner.rs
+//! beside Kafka's own tool.
 
 use crate::bench_roll;
 use crate::layout::{Layout, version};
@@ -34,6 +35,12 @@ enum What {
     Topics(Burst),
     /// Bursts of Users to Ready, beside the floor.
     Users(Burst),
+    /// The reassignment planner over generated clusters, beside Kafka's own tool.
+    Planner {
+        /// Write docs/benchmarks/planner.md.
+        #[arg(long)]
+        write: bool,
+    },
     /// Latencies of a producer while every node restarts, beside an equal run without.
     Roll {
         /// Write docs/benchmarks/latency.md and its plot.
@@ -58,6 +65,7 @@ pub fn bench(layout: &Layout, options: &Options) -> Result<()> {
     let (runs, write) = match &options.what {
         What::Cluster { runs, write } => (*runs, *write),
         What::Topics(burst) => return bursts(layout, "topics", burst, &["1000", "10000"]),
+        What::Planner { write } => return planner(layout, *write),
         What::Roll { write } => return bench_roll::bench(layout, *write),
         What::Users(burst) => return bursts(layout, "users", burst, &["1000", "5000"]),
     };
@@ -151,6 +159,30 @@ fn bursts(layout: &Layout, kind: &str, burst: &Burst, defaults: &[&str]) -> Resu
     }
     Ok(())
 }
+
+/// Runs the planner's benchmark with Kafka's own tool at hand.
+fn planner(layout: &Layout, write: bool) -> Result<()> {
+    let mut bench = shell::command("cargo", ["bench", "--locked", "--package", "freehold", "--bench", "planner"]);
+    let table = shell::output(bench.env("FREEHOLD_REASSIGN", builds::reassign_tool(layout)?).current_dir(&layout.repo))?;
+    let page = format!("{PLANNER_HEAD}\n{table}\n\n{PLANNER_END}");
+    println!("{page}");
+    if write {
+        shell::write_file(&layout.repo.join("docs/benchmarks/planner.md"), page)?;
+    }
+    Ok(())
+}
+
+const PLANNER_HEAD: &str = "# The reassignment planner
+
+Written by `cargo xtask bench planner --write`. Generated clusters, one core; three replicas a partition in different racks, skewed over
+the brokers of a rack. `lower bound` is what counts alone force: what is missing below floors, or too much above ceilings and on
+brokers that leave, whichever is more. \"Kafka's tool\" is `kafka-reassign-partitions --generate` of the version that Freehold installs, asked
+about the same cluster by an admin client that answers from text; its time is that of a JVM that has just started. \"within\" is the most
+less the fewest on brokers with full duty; racks of unequal size force the 4584.
+";
+
+const PLANNER_END: &str = "Aims: 100 000 partitions ≤ 250 ms, 2.8 million replicas ≤ 5 s and ≤ 1.5 GB, moves / lower bound 1.000 on counts.
+";
 
 const BURSTS_HEAD: &str = "one run on one machine of two cores, which runs the
 API server, etcd, three nodes, three brokers and the load beside the operator. Topics have one partition, three replicas and a
