@@ -1,10 +1,11 @@
 //! Which object manages what in Kafka: of several that claim the same, the oldest holds it.
 
 use crate::kinds::reference::ClusterKey;
+use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{PoisonError, RwLock};
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// What an object claims: a topic or a principal of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -16,15 +17,14 @@ pub struct Claim {
 /// An object, the older ones first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Holder {
-    created: String,
+    created: Option<Timestamp>,
     namespace: String,
     name: String,
 }
 
 impl Holder {
     fn of<O: Resource>(object: &O) -> Self {
-        // RFC 3339 with whole seconds: the order of texts is that of times.
-        let created = object.meta().creation_timestamp.as_ref().map(|time| time.0.to_string()).unwrap_or_default();
+        let created = object.meta().creation_timestamp.as_ref().map(|time| time.0);
         Self { created, namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
     }
 }
@@ -33,17 +33,25 @@ impl Holder {
 #[derive(Default)]
 pub struct Claims(RwLock<State>);
 
+/// Of ten thousand objects each: texts are kept once, and lists no longer than they are.
 #[derive(Default)]
 struct State {
-    holders: HashMap<Claim, BTreeSet<Holder>>,
-    by_object: HashMap<(String, String), (Claim, Holder)>,
+    /// The oldest first.
+    holders: HashMap<Arc<Claim>, Vec<Arc<Holder>>>,
+    by_object: HashMap<(String, String), (Arc<Claim>, Arc<Holder>)>,
 }
 
 impl State {
-    fn remove(&mut self, key: &(String, String)) -> Option<Claim> {
+    fn add(&mut self, key: (String, String), claim: Arc<Claim>, holder: Arc<Holder>) {
+        let holders = self.holders.entry(Arc::clone(&claim)).or_default();
+        holders.insert(holders.partition_point(|other| *other < holder), Arc::clone(&holder));
+        self.by_object.insert(key, (claim, holder));
+    }
+
+    fn remove(&mut self, key: &(String, String)) -> Option<Arc<Claim>> {
         let (claim, holder) = self.by_object.remove(key)?;
         if let Some(holders) = self.holders.get_mut(&claim) {
-            holders.remove(&holder);
+            holders.retain(|other| *other != holder);
             if holders.is_empty() {
                 self.holders.remove(&claim);
             }
@@ -58,18 +66,17 @@ impl Claims {
         let holder = Holder::of(object);
         let key = (holder.namespace.clone(), holder.name.clone());
         let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if state.by_object.get(&key).is_some_and(|known| *known == (claim.clone(), holder.clone())) {
+        if state.by_object.get(&key).is_some_and(|(known, by)| **known == claim && **by == holder) {
             return;
         }
         state.remove(&key);
-        state.holders.entry(claim.clone()).or_default().insert(holder.clone());
-        state.by_object.insert(key, (claim, holder));
+        state.add(key, Arc::new(claim), Arc::new(holder));
     }
 
     /// Forgets an object; tells what it claimed.
     pub fn remove<O: Resource>(&self, object: &O) -> Option<Claim> {
         let key = (object.namespace().unwrap_or_default(), object.name_any());
-        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&key)
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&key).map(Arc::unwrap_or_clone)
     }
 
     /// The object that holds a claim, where it is another than this one: `namespace/name`.
@@ -79,7 +86,7 @@ impl Claims {
         let other =
             (first.namespace.as_str(), first.name.as_str()) != (object.namespace().as_deref().unwrap_or_default(), &object.name_any());
         // One that is new here is compared by its own age.
-        (other && *first < Holder::of(object)).then(|| format!("{}/{}", first.namespace, first.name))
+        (other && **first < Holder::of(object)).then(|| format!("{}/{}", first.namespace, first.name))
     }
 
     pub fn is_claimed(&self, claim: &Claim) -> bool {
