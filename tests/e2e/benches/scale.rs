@@ -9,7 +9,7 @@ use freehold::kafka::{acl::AclBinding, grants, scram};
 use freehold::kafka_admin::client::Client as Bare;
 use freehold::kafka_admin::connection::Endpoint;
 use freehold::kafka_admin::tls::TlsSettings;
-use freehold::kafka_admin::{Admin, NewTopic, ScramChange};
+use freehold::kafka_admin::{Admin, ConfigResource, NewTopic, ScramChange};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
@@ -71,14 +71,24 @@ async fn bare(client: &Client) -> Bare {
     Bare::new(pods.iter().map(endpoint).collect(), tls, None)
 }
 
+/// Of a hundred times, in milliseconds.
+fn say_times(what: &str, count: usize, mut took: Vec<f64>) {
+    took.sort_by(f64::total_cmp);
+    say(&format!("{what}: p50"), count, took[took.len() / 2], "ms");
+    say(&format!("{what}: worst of 100"), count, took[took.len() - 1], "ms");
+}
+
 impl Bench {
+    fn kind_name(&self) -> &'static str {
+        if self.kind == "topics" { "Topic" } else { "User" }
+    }
+
     fn api(&self, namespace: &str) -> Api<DynamicObject> {
-        let topics = self.kind == "topics";
         let resource = ApiResource {
             group: "freehold.dev".into(),
             version: "v1alpha1".into(),
             api_version: "freehold.dev/v1alpha1".into(),
-            kind: if topics { "Topic" } else { "User" }.into(),
+            kind: self.kind_name().into(),
             plural: self.kind.clone(),
         };
         Api::namespaced_with(self.client.clone(), namespace, &resource)
@@ -91,9 +101,9 @@ impl Bench {
             json!({"clusterRef": {"name": "demo", "namespace": "kafka"}, "authentication": {"type": "ScramSha512"},
                 "grants": [{"produce": {"topics": ["orders"]}}], "acls": [{"resource": {"type": "Group", "name": "shop-"}, "operations": ["Read"]}]})
         };
-        let kind = if self.kind == "topics" { "Topic" } else { "User" };
         let metadata = json!({"name": format!("bench-{index:05}")});
-        serde_json::from_value(json!({"apiVersion": "freehold.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec})).unwrap()
+        serde_json::from_value(json!({"apiVersion": "freehold.dev/v1alpha1", "kind": self.kind_name(), "metadata": metadata, "spec": spec}))
+            .unwrap()
     }
 
     async fn create(&self, namespace: &str, count: usize) {
@@ -127,9 +137,7 @@ impl Bench {
                     let secret = json!({"metadata": {"name": format!("{name}-kafka")}, "stringData": {"a": "x".repeat(2000)}});
                     secrets.create(&PostParams::default(), &serde_json::from_value(secret).unwrap()).await?;
                 }
-                let status =
-                    json!({"apiVersion": "freehold.dev/v1alpha1", "kind": if secrets_kind(&api) { "User" } else { "Topic" }, "status": {}});
-                api.patch_status(&name, &PatchParams::apply("bench").force(), &Patch::Apply(&status)).await.map(|_| ())
+                self.write_status(&api, &name, json!({})).await
             }
         };
         let start = Instant::now();
@@ -139,9 +147,51 @@ impl Bench {
         say("floor: creations of objects", count, created, "s");
         say("floor: empty writes of objects", count, written, "s");
         say("floor, one after the other", count, kafka + created + written, "s");
+        self.floor_of_a_change(&api, count).await;
         api.delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
         namespaces.delete("bench-floor", &DeleteParams::default()).await.unwrap();
         wait("the floor to be gone", async || namespaces.get_opt("bench-floor").await.unwrap().is_none()).await;
+    }
+
+    /// A spec is written, the same change made in Kafka, a status written: one after the other, with nobody in between.
+    async fn floor_of_a_change(&self, api: &Api<DynamicObject>, count: usize) {
+        let topic = NewTopic { name: "floor-change".into(), partitions: 1, replicas: -1, config: BTreeMap::new() };
+        self.bare.create_topics(&[topic]).await.remove(0).unwrap();
+        let mut took = Vec::new();
+        for round in 0..100_u32 {
+            let name = format!("bench-{:05}", (round as usize * 97) % count);
+            let start = Instant::now();
+            api.patch(&name, &PatchParams::default(), &Patch::Merge(&self.change(round))).await.unwrap();
+            let result = if self.kind == "topics" {
+                let resource = ConfigResource::Topic("floor-change".into());
+                let change = BTreeMap::from([("segment.ms".to_owned(), Some((604_800_000 + round).to_string()))]);
+                self.bare.alter_configs(&[(resource, change)]).await
+            } else {
+                let topic = [format!("orders-{round}")];
+                self.bare.create_acls(&grants::allow("User:floor", grants::TOPIC, &topic, &[grants::WRITE])).await
+            };
+            result.into_iter().for_each(|result| result.map(|_| ()).unwrap());
+            self.write_status(api, &name, json!({"observedGeneration": round})).await.unwrap();
+            took.push(start.elapsed().as_secs_f64() * 1000.0);
+        }
+        let rules = |round: u32| grants::allow("User:floor", grants::TOPIC, &[format!("orders-{round}")], &[grants::WRITE]);
+        self.bare.delete_acls(&(0..100).flat_map(rules).collect::<Vec<_>>()).await;
+        self.delete_topics(1).await;
+        say_times("floor of one change", count, took);
+    }
+
+    async fn write_status(&self, api: &Api<DynamicObject>, name: &str, status: Value) -> kube::Result<()> {
+        let status = json!({"apiVersion": "freehold.dev/v1alpha1", "kind": self.kind_name(), "status": status});
+        api.patch_status(name, &PatchParams::apply("bench").force(), &Patch::Apply(&status)).await.map(|_| ())
+    }
+
+    /// A change of one object's spec.
+    fn change(&self, round: u32) -> Value {
+        if self.kind == "topics" {
+            json!({"spec": {"config": {"retention.ms": (4_000_000 + round).to_string()}}})
+        } else {
+            json!({"spec": {"grants": [{"produce": {"topics": [format!("orders-{round}")]}}]}})
+        }
     }
 
     async fn bare_topics(&self, count: usize) -> f64 {
@@ -155,6 +205,12 @@ impl Bench {
             }
         }
         let took = start.elapsed().as_secs_f64();
+        self.delete_topics(count).await;
+        took
+    }
+
+    /// Deletes the bare client's topics: so many.
+    async fn delete_topics(&self, count: usize) {
         let mut ids = Vec::new();
         wait("the bare client's topics to be seen", async || {
             let topics = self.bare.describe_topics().await.unwrap();
@@ -167,7 +223,6 @@ impl Bench {
                 result.unwrap();
             }
         }
-        took
     }
 
     async fn bare_users(&self, count: usize) -> f64 {
@@ -253,11 +308,6 @@ impl Bench {
         let mut took = Vec::new();
         for round in 0..100_u32 {
             let name = format!("bench-{:05}", (round as usize * 97) % count);
-            let patch = if self.kind == "topics" {
-                json!({"spec": {"config": {"retention.ms": (4_000_000 + round).to_string()}}})
-            } else {
-                json!({"spec": {"grants": [{"produce": {"topics": [format!("orders-{round}")]}}]}})
-            };
             let mut events = Box::pin(
                 watcher(api.clone(), watcher::Config::default().fields(&format!("metadata.name={name}")))
                     .default_backoff()
@@ -265,7 +315,7 @@ impl Bench {
             );
             events.next().await.unwrap().unwrap();
             let start = Instant::now();
-            let changed = api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+            let changed = api.patch(&name, &PatchParams::default(), &Patch::Merge(&self.change(round))).await.unwrap();
             let generation = changed.metadata.generation;
             loop {
                 let object = tokio::time::timeout(LIMIT, events.next()).await.unwrap().unwrap().unwrap();
@@ -275,9 +325,7 @@ impl Bench {
             }
             took.push(start.elapsed().as_secs_f64() * 1000.0);
         }
-        took.sort_by(f64::total_cmp);
-        say("one changed while the others rest, to Ready: p50", count, took[took.len() / 2], "ms");
-        say("one changed while the others rest, to Ready: worst of 100", count, took[took.len() - 1], "ms");
+        say_times("one changed while the others rest, to Ready", count, took);
     }
 
     /// The leader is killed; the next one has checked every object.
@@ -286,7 +334,7 @@ impl Bench {
         let leader = operators().into_iter().max_by_key(resident_kb).unwrap();
         let start = Instant::now();
         std::process::Command::new("kill").args(["-9", &leader]).status().unwrap();
-        let kind = if self.kind == "topics" { "Topic" } else { "User" };
+        let kind = self.kind_name();
         let mut leads = None;
         wait("the next operator to have checked all", async || {
             let mut checked = 0.0;
@@ -319,10 +367,6 @@ impl Bench {
         say("idle: processor of the three brokers", count, brokers / 30.0 * 100.0, "% of a core");
         say("resident memory of the leading operator after it", count, resident_mb(), "MB");
     }
-}
-
-fn secrets_kind(api: &Api<DynamicObject>) -> bool {
-    api.resource_url().ends_with("users")
 }
 
 /// Three rules.
