@@ -90,14 +90,17 @@ pub fn log(kubectl: &Kubectl, client: &Client, job: &str) -> Result<String> {
     kubectl.run(&["logs", "--namespace", &client.namespace, &format!("job/{job}"), "--tail=-1"])
 }
 
+fn has_failed(job: &Value) -> bool {
+    job["status"]["failed"].as_i64().unwrap_or(0) > 0
+}
+
 /// Waits until a Job is over; true when it succeeded.
 pub fn finished(kubectl: &Kubectl, client: &Client, job: &str, limit: Duration) -> Result<bool> {
     let mut good = false;
     shell::wait_for(&format!("Job {job}"), limit, || {
         let found = kubectl.get("job", &client.namespace, job)?.context("the Job is gone")?;
         good = found["status"]["succeeded"] == 1;
-        let bad = found["status"]["failed"].as_i64().unwrap_or(0) > 0;
-        Ok((!good && !bad).then(|| found["status"].to_string()))
+        Ok((!good && !has_failed(&found)).then(|| found["status"].to_string()))
     })?;
     Ok(good)
 }
@@ -114,7 +117,7 @@ pub fn wait_for_output(kubectl: &Kubectl, client: &Client, job: &str, words: &st
             return Ok(None);
         }
         let found = kubectl.get("job", &client.namespace, job)?.context("the Job is gone")?;
-        failed = (found["status"]["failed"].as_i64().unwrap_or(0) > 0).then_some(log);
+        failed = has_failed(&found).then_some(log);
         Ok(failed.is_none().then(|| "few yet".into()))
     })?;
     ensure!(failed.is_none(), "Job {job} failed: {}", failed.unwrap_or_default());

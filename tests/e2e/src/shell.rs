@@ -89,10 +89,16 @@ pub fn log_file(log: &Path) -> Result<File> {
     OpenOptions::new().create(true).append(true).open(log).with_context(|| format!("open {}", log.display()))
 }
 
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// A question takes a quarter of the time at most: what is waited for needs the processors too.
+const PAUSE_FACTOR: u32 = 3;
+
 /// Polls a condition. `Ok(None)` means ready, `Ok(Some(why))` what it still waits for.
 pub fn wait_for(what: &str, limit: Duration, mut condition: impl FnMut() -> Result<Option<String>>) -> Result<()> {
     let start = Instant::now();
     loop {
+        let asked = Instant::now();
         let waiting = match condition() {
             Ok(None) => return Ok(()),
             Ok(Some(why)) => why,
@@ -101,7 +107,7 @@ pub fn wait_for(what: &str, limit: Duration, mut condition: impl FnMut() -> Resu
         if start.elapsed() > limit {
             bail!("{what}: not after {} s; last seen: {waiting}", limit.as_secs());
         }
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep((asked.elapsed() * PAUSE_FACTOR).clamp(PAUSE_MIN, PAUSE_MAX));
     }
 }
 

@@ -37,7 +37,7 @@ fn held(kubectl: &Kubectl) -> Vec<usize> {
 fn a_pool_scales_by_its_load_and_back() {
     let kubectl = kubectl();
     let brokers_pool = json!({"name": "brokers", "roles": ["broker"], "replicas": 1, "zones": ["zone-a"], "storage": {"size": "1Gi"},
-        "jvm": {"heap": "256Mi"}, "autoscaling": {"maxReplicas": 2, "bytesPerSecond": "256Ki", "cooldownMinutes": 0}});
+        "jvm": {"heap": "256Mi"}, "autoscaling": {"maxReplicas": 2, "bytesPerSecond": "512Ki", "cooldownMinutes": 0}});
     let controllers = json!({"name": "controllers", "roles": ["controller"], "replicas": 1, "zones": ["zone-b"], "storage": {"size": "512Mi"},
         "jvm": {"heap": "256Mi"}});
     let object = json!({"apiVersion": "freehold.dev/v1alpha1", "kind": "KafkaCluster", "metadata": {"name": "busy", "namespace": "kafka"},
@@ -66,7 +66,7 @@ fn a_pool_scales_by_its_load_and_back() {
     let out = brokers(&kubectl, 2);
     let (shares, why) = (held(&kubectl), status(&kubectl)["autoscaling"][0]["why"].clone());
     assert_eq!(shares, [2, 2], "the new broker holds its share");
-    assert!(why.as_str().unwrap().contains("256 KiB are wanted"), "{why}");
+    assert!(why.as_str().unwrap().contains("512 KiB are wanted"), "{why}");
     assert!(flow::finished(&kubectl, &client, "busy-rush", LONG).unwrap(), "{}", flow::log(&kubectl, &client, "busy-rush").unwrap());
     let back = brokers(&kubectl, 1);
     assert_eq!(held(&kubectl), [4, 0], "what it held is where it was");

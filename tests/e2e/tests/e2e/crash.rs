@@ -22,6 +22,10 @@ const DEATHS_MIN: u32 = 20;
 /// Ten times what was seen.
 const DEATHS_MAX: u32 = 400;
 const IDLE: Duration = Duration::from_secs(180);
+/// An operator looks at a cluster that is Ready every ten seconds: one that has not written by then has nothing to write.
+const REST: Duration = Duration::from_secs(15);
+/// Between two questions whether it is there already; deaths are seen at once.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// Topics' coarse figures are looked at once a minute: what the tests before produced is told by then.
 const SETTLING: Duration = Duration::from_secs(70);
 
@@ -225,21 +229,22 @@ fn dying_after_every_write_ends_the_same_and_an_idle_operator_writes_nothing() {
 fn wait_for_death_or_rest(kubectl: &Kubectl, life: &mut Child, done: impl Fn() -> bool) -> Option<i32> {
     let mut ready_since: Option<Instant> = None;
     let start = Instant::now();
+    let mut look_at = start + LOOK_PAUSE;
     loop {
         if let Some(status) = life.try_wait().unwrap() {
             return status.code();
         }
-        let ready =
-            kubectl.get("kafkacluster", NAMESPACE, "crash").unwrap().is_some_and(|cluster| ground::kubectl::not_ready(&cluster).is_none())
-                && done();
-        match ready_since {
-            Some(since) if ready && since.elapsed() > Duration::from_secs(15) => return None,
-            None if ready => ready_since = Some(Instant::now()),
-            _ if !ready => ready_since = None,
-            _ => {}
+        if Instant::now() > look_at {
+            let cluster = kubectl.get("kafkacluster", NAMESPACE, "crash").unwrap();
+            let ready = cluster.is_some_and(|cluster| ground::kubectl::not_ready(&cluster).is_none()) && done();
+            ready_since = if ready { ready_since.or_else(|| Some(Instant::now())) } else { None };
+            if ready_since.is_some_and(|since| since.elapsed() > REST) {
+                return None;
+            }
+            look_at = Instant::now() + LOOK_PAUSE;
         }
         assert!(start.elapsed() < LONG, "neither Ready nor dead: see operator-crash.log");
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -4,6 +4,7 @@
 use crate::world::{LONG, client, kubectl};
 use ground::flow::{self, Client};
 use ground::kubectl::Kubectl;
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,6 +16,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const LIMIT: Duration = Duration::from_secs(600);
 /// Bounded, should nobody end it.
 const RECORDS_MAX: usize = 200_000;
+/// What `KafkaProducer.send` says of a record that it had not taken yet when it was closed.
+const CLOSED_WHILE_SENDING: &str = "Producer closed while send in progress";
 
 /// Something that no earlier run had.
 pub fn id() -> String {
@@ -37,15 +40,30 @@ pub struct Load {
 /// What came of it.
 pub struct Done {
     pub records: usize,
-    /// The longest time without an acknowledgement of a partition, in milliseconds.
-    pub worst_gap: i64,
+    pub worst_gap: Gap,
     /// Value -> partition and offset.
     pub acknowledged: BTreeMap<i64, (i64, i64)>,
 }
 
+/// The longest time without an acknowledgement of a partition.
+#[derive(Default)]
+pub struct Gap {
+    milliseconds: i64,
+    partition: i64,
+    /// When it was over, in milliseconds since 1970.
+    until: i64,
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let until = Timestamp::from_millisecond(self.until).unwrap_or_default();
+        write!(f, "worst gap of a partition {} ms (partition {}, until {until:.3})", self.milliseconds, self.partition)
+    }
+}
+
 impl fmt::Display for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} records acknowledged and read back, no error, worst gap of a partition {} ms", self.records, self.worst_gap)
+        write!(f, "{} records acknowledged and read back, no error, {}", self.records, self.worst_gap)
     }
 }
 
@@ -67,12 +85,18 @@ impl Load {
 
     /// Ends it, and reads everything back.
     pub fn finish(mut self, kubectl: &Kubectl) -> Done {
+        let ending = Timestamp::now().as_millisecond();
         // A Job that is suspended tells its pod to end: the producer waits for what is under way.
         kubectl.merge("job", &self.client.namespace, &self.job, &json!({"spec": {"suspend": true}})).unwrap();
         assert!(self.follower.wait().unwrap().success(), "its log was followed to the end");
         let text = std::fs::read_to_string(&self.log).unwrap();
         std::fs::remove_file(&self.log).unwrap();
-        let events: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        // It would try again, and others would give up.
+        let refused = text.lines().find(|line| line.contains("failed authentication"));
+        assert!(refused.is_none(), "a node refused the producer's credential: {refused:?}");
+        let mut events: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        // Told to end in the middle of a send: that record was never under way.
+        events.retain(|event| event["message"] != CLOSED_WHILE_SENDING || event["timestamp"].as_i64() < Some(ending));
         assert!(events.iter().any(|event| event["name"] == "shutdown_complete"), "the producer came to its end: {:?}", events.last());
         read_back(kubectl, &self.client, &self.job, &events)
     }
@@ -104,12 +128,13 @@ pub fn read_back(kubectl: &Kubectl, client: &Client, job: &str, events: &[Value]
     Done { records: acknowledged.len(), worst_gap: worst_gap(events), acknowledged }
 }
 
-fn worst_gap(events: &[Value]) -> i64 {
-    let (mut last, mut worst): (BTreeMap<i64, i64>, i64) = (BTreeMap::new(), 0);
+fn worst_gap(events: &[Value]) -> Gap {
+    let (mut last, mut worst): (BTreeMap<i64, i64>, Gap) = (BTreeMap::new(), Gap::default());
     for event in events.iter().filter(|event| event["name"] == "producer_send_success") {
-        let (Some(partition), Some(at)) = (event["partition"].as_i64(), event["timestamp"].as_i64()) else { continue };
-        if let Some(before) = last.insert(partition, at) {
-            worst = worst.max(at - before);
+        let (Some(partition), Some(until)) = (event["partition"].as_i64(), event["timestamp"].as_i64()) else { continue };
+        let milliseconds = last.insert(partition, until).map_or(0, |before| until - before);
+        if milliseconds > worst.milliseconds {
+            worst = Gap { milliseconds, partition, until };
         }
     }
     worst

@@ -5,7 +5,8 @@ use crate::load::{self, Load};
 use crate::oracle;
 use crate::rolls::{pods, settled};
 use crate::world::{block_on, kubectl, super_admin};
-use freehold::kafka_admin::{Admin, AdminError};
+use freehold::kafka::scram;
+use freehold::kafka_admin::{Admin, AdminError, ScramChange};
 use ground::kubectl::Kubectl;
 use ground::shell;
 use serde_json::{Value, json};
@@ -25,6 +26,20 @@ pub fn set_extra(kubectl: &Kubectl, namespace: &str, cluster: &str, replicas: Op
             "storage": {"size": "1Gi"}, "jvm": {"heap": "256Mi"}})
     }));
     kubectl.merge("kafkacluster", namespace, cluster, &json!({"spec": {"nodePools": pools}})).unwrap();
+}
+
+/// Users that come and go. New brokers read the metadata log from its start, and with Kafka's own ScramDelta these three would take
+/// the credential that stays with them (ADR 21).
+fn users_that_went(kubectl: &Kubectl) {
+    let admin = super_admin(kubectl, "kafka", "demo");
+    for user in ["ledger", "living", "writer"].map(str::to_owned) {
+        let (iterations, salt) = (scram::ITERATIONS, vec![7; 32]);
+        let salted_password = scram::salted_password(&user, &salt, iterations).to_vec();
+        let comes = ScramChange::Upsert { user: user.clone(), iterations, salt, salted_password };
+        for change in [comes, ScramChange::Delete { user }] {
+            block_on(admin.alter_scram(&[change])).remove(0).unwrap();
+        }
+    }
 }
 
 /// By broker.
@@ -54,6 +69,13 @@ fn replace(kubectl: &Kubectl, id: &str) -> f64 {
         let found = kubectl.get("pvc", "kafka", &format!("data-demo-extra-zone-a-{id}")).unwrap().unwrap_or_default();
         found["metadata"]["uid"].as_str().map(str::to_owned)
     };
+    // An annotation that is gone lets the same node be asked for again.
+    kubectl.run(&["annotate", "kafkacluster", "demo", "--namespace", "kafka", "freehold.dev/replace-"]).unwrap();
+    shell::wait_for("the replacement before to be forgotten", LIMIT, || {
+        let status = kubectl.get("kafkacluster", "kafka", "demo")?.unwrap_or_default()["status"].clone();
+        Ok(status["replaced"].as_str().map(str::to_owned))
+    })
+    .unwrap();
     let (before, start) = (volume(), Instant::now());
     kubectl
         .run(&["annotate", "kafkacluster", "demo", "--namespace", "kafka", "--overwrite", &format!("freehold.dev/replace={id}")])
@@ -77,6 +99,7 @@ fn replace(kubectl: &Kubectl, id: &str) -> f64 {
 fn brokers_join_and_leave_under_load_while_operators_die() {
     let kubectl = kubectl();
     settled(&kubectl);
+    users_that_went(&kubectl);
     let before = pods(&kubectl);
     let mark = oracle::mark(&kubectl, "kafka", "demo");
     let load = Load::start(&kubectl, "scale", RATE);
