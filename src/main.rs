@@ -5,6 +5,10 @@ use freehold::{operator, preview, render, unmanaged};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// Ten thousand objects come and go in small pieces: what is free goes back to the kernel (docs/benchmarks/ten-thousand-topics.md).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[derive(Parser)]
 #[command(name = "freehold", version, about = "Apache Kafka on land that you own")]
 struct Arguments {

@@ -6,7 +6,7 @@ use ground::shell::{self, command, line};
 use std::path::{Path, PathBuf};
 
 /// Debian package and the file that shows that it is there.
-const PACKAGES: [(&str, &str); 13] = [
+const PACKAGES: [(&str, &str); 14] = [
     ("containerd", "/usr/bin/containerd"),
     ("runc", "/usr/sbin/runc"),
     ("containernetworking-plugins", "/usr/lib/cni/bridge"),
@@ -19,6 +19,7 @@ const PACKAGES: [(&str, &str); 13] = [
     ("xfsprogs", "/usr/sbin/mkfs.xfs"),
     ("mount", "/usr/sbin/losetup"),
     ("gcc", "/usr/bin/gcc"),
+    ("make", "/usr/bin/make"),
     ("maven", "/usr/bin/mvn"),
 ];
 

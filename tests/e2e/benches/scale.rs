@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 /// Requests of the benchmark itself that are under way together.
 const SIDE_BY_SIDE: usize = 64;
 const LIMIT: Duration = Duration::from_secs(600);
+/// Between two looks at what is waited for: they take from the same two cores.
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
 /// A batch of the bare client, as large as Freehold's own.
 const BATCH: usize = 200;
 
@@ -270,7 +272,8 @@ impl Bench {
         say("resident memory of the leading operator", count, resident_mb(), "MB");
         if whole {
             self.change_one(&api, count).await;
-            self.restart(count).await;
+            self.restart("TERM", count).await;
+            self.restart("KILL", count).await;
             self.idle(count).await;
         }
         let start = Instant::now();
@@ -328,12 +331,12 @@ impl Bench {
         say_times("one changed while the others rest, to Ready", count, took);
     }
 
-    /// The leader is killed; the next one has checked every object.
-    async fn restart(&self, count: usize) {
+    /// The leader is told to end, as by a rollout, or killed; the next one has checked every object.
+    async fn restart(&self, signal: &str, count: usize) {
         let audit = audit_length();
         let leader = operators().into_iter().max_by_key(resident_kb).unwrap();
         let start = Instant::now();
-        std::process::Command::new("kill").args(["-9", &leader]).status().unwrap();
+        std::process::Command::new("kill").args(["-s", signal, &leader]).status().unwrap();
         let kind = self.kind_name();
         let mut leads = None;
         wait("the next operator to have checked all", async || {
@@ -349,11 +352,13 @@ impl Bench {
             checked >= count as f64
         })
         .await;
-        say("a restart, from the kill until all are checked by the next leader", count, start.elapsed().as_secs_f64(), "s");
+        let what = format!("a restart by SIG{signal}");
+        say(&format!("{what}, until all are checked by the next leader"), count, start.elapsed().as_secs_f64(), "s");
         say("of it, from leading until all are checked", count, leads.unwrap().elapsed().as_secs_f64(), "s");
         tokio::time::sleep(Duration::from_secs(3)).await;
         let (writes, _) = requests(audit, &self.kind);
         say("writes to the API server in it", count, writes as f64, "");
+        say("resident memory of the leading operator after it", count, resident_mb(), "MB");
     }
 
     async fn idle(&self, count: usize) {
@@ -365,7 +370,6 @@ impl Bench {
         say("idle: requests about them to the API server in 30 s", count, (writes + reads) as f64, "");
         say("idle: processor of the operators", count, operator / 30.0 * 100.0, "% of a core");
         say("idle: processor of the three brokers", count, brokers / 30.0 * 100.0, "% of a core");
-        say("resident memory of the leading operator after it", count, resident_mb(), "MB");
     }
 }
 
@@ -386,7 +390,7 @@ async fn wait(what: &str, mut done: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !done().await {
         assert!(start.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(LOOK_PAUSE).await;
     }
 }
 
