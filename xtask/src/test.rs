@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every test. First what needs no cluster, then what needs the ground.
 
 use crate::layout::Layout;
-use crate::{builds, generate, up};
+use crate::{builds, generate, prerequisites, up};
 use anyhow::{Context, Result};
 use ground::shell::{self, command};
 use std::time::Instant;
@@ -25,6 +25,10 @@ pub fn test(layout: &Layout, options: &Options) -> Result<()> {
         Ok(())
     };
     let cargo = |args: &[&str]| shell::show(command("cargo", args).current_dir(&layout.repo));
+    if !options.fast {
+        // Before anything is compiled: make is needed for that too.
+        step("what the machine must have", &|| prerequisites::ensure(layout))?;
+    }
     if options.only.is_none() {
         step("format", &|| cargo(&["fmt", "--all", "--check"]))?;
         step("lints", &|| cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]))?;

@@ -11,7 +11,7 @@ use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::Child;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(600);
 /// Bounded, should nobody end it.
@@ -21,11 +21,7 @@ const CLOSED_WHILE_SENDING: &str = "Producer closed while send in progress";
 
 /// Something that no earlier run had.
 pub fn id() -> String {
-    now().as_secs().to_string()
-}
-
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
+    Timestamp::now().as_second().to_string()
 }
 
 /// A producer, on topic orders of the quickstart or another, until it is told to end.
