@@ -121,9 +121,9 @@ impl Model {
                         }
                     }
                 }
-                Step::ElectLeaders(partitions) => {
-                    for (_, index) in partitions {
-                        let found = &mut self.partitions[usize::try_from(index).unwrap()];
+                Step::ElectLeaders(elections) => {
+                    for one in elections {
+                        let found = &mut self.partitions[usize::try_from(one.partition).unwrap()];
                         *found = PartitionImage::new(&found.replicas);
                     }
                 }

@@ -124,9 +124,9 @@ impl Model {
                     self.phases.insert(pod.node_id, Phase::Ending);
                     *self.restarts.entry(pod.node_id).or_insert(0) += 1;
                 }
-                Step::ElectLeaders(partitions) => {
-                    for (_, index) in partitions {
-                        let (replicas, leader) = &mut self.partitions[usize::try_from(index).unwrap()];
+                Step::ElectLeaders(elections) => {
+                    for one in elections {
+                        let (replicas, leader) = &mut self.partitions[usize::try_from(one.partition).unwrap()];
                         *leader = replicas[0];
                         self.elected += 1;
                     }

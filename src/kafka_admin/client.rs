@@ -370,9 +370,9 @@ impl Admin for Client {
         .await
     }
 
-    async fn elect_preferred_leaders(&self, partitions: &[(String, i32)]) -> Each<()> {
+    async fn elect_preferred_leaders(&self, elections: &[Election]) -> Each<()> {
         let mut topics: BTreeMap<&str, Vec<i32>> = BTreeMap::new();
-        partitions.iter().for_each(|(topic, partition)| topics.entry(topic).or_default().push(*partition));
+        elections.iter().for_each(|one| topics.entry(&one.topic).or_default().push(one.partition));
         let topics = topics.into_iter().map(|(topic, partitions)| {
             m::elect_leaders_request::TopicPartitions::default().with_topic(topic_name(topic)).with_partitions(partitions)
         });
@@ -382,8 +382,8 @@ impl Admin for Client {
             .with_topic_partitions(Some(topics.collect()))
             .with_timeout_ms(REQUEST_LIMIT_MS);
         let name = |topic: &str, partition: i32| format!("{topic} {partition}");
-        let names: Vec<String> = partitions.iter().map(|(topic, partition)| name(topic, *partition)).collect();
-        self.each(partitions.len(), &request, 2, |response| {
+        let names: Vec<String> = elections.iter().map(|one| name(&one.topic, one.partition)).collect();
+        self.each(elections.len(), &request, 2, |response| {
             check("ElectLeaders", response.error_code, None)?;
             let mut found: HashMap<String, AdminResult<()>> = HashMap::new();
             for topic in &response.replica_election_results {
@@ -395,6 +395,13 @@ impl Admin for Client {
             Ok(ordered(names.iter().map(String::as_str), found))
         })
         .await
+    }
+
+    async fn lead(&self, elections: &[Election]) -> AdminResult<()> {
+        let mut topics: BTreeMap<&str, Vec<(i32, i32)>> = BTreeMap::new();
+        elections.iter().for_each(|one| topics.entry(&one.topic).or_default().push((one.partition, one.leader)));
+        let topics: Vec<_> = topics.into_iter().map(|(topic, partitions)| Leaders { topic: topic.to_owned(), partitions }).collect();
+        self.offsets(&topics, -1).await.into_iter().try_for_each(|end| end.map(drop))
     }
 
     async fn count_records(&self, topics: &[Leaders]) -> Each<i64> {

@@ -24,6 +24,10 @@ pub struct FakeState {
     pub records: Vec<String>,
     /// Calls of CreateTopics.
     pub calls: u32,
+    /// Partitions of each election.
+    pub elected: Vec<usize>,
+    /// Who is elected does not know it yet.
+    pub leads_late: bool,
     acls: Vec<(uuid::Uuid, AclBinding)>,
     created: u128,
     offset: i64,
@@ -121,8 +125,12 @@ impl Admin for FakeCluster {
         });
         each.collect()
     }
-    async fn elect_preferred_leaders(&self, partitions: &[(String, i32)]) -> Each<()> {
-        partitions.iter().map(|_| Ok(())).collect()
+    async fn elect_preferred_leaders(&self, elections: &[Election]) -> Each<()> {
+        self.state().elected.push(elections.len());
+        elections.iter().map(|_| Ok(())).collect()
+    }
+    async fn lead(&self, _elections: &[Election]) -> AdminResult<()> {
+        if self.state().leads_late { Err(unknown("ListOffsets")) } else { Ok(()) }
     }
     async fn count_records(&self, topics: &[Leaders]) -> Each<i64> {
         let state = self.state();

@@ -145,6 +145,15 @@ pub struct Reassignment {
     pub replicas: Option<Vec<i32>>,
 }
 
+/// A partition that its first replica shall lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Election {
+    pub topic: String,
+    pub partition: i32,
+    /// That replica.
+    pub leader: i32,
+}
+
 /// A change of a user's SCRAM-SHA-512 credential. No `Debug`: a salted password is as good as one.
 #[derive(Clone, PartialEq, Eq)]
 pub enum ScramChange {
@@ -259,7 +268,10 @@ pub trait Admin: Send + Sync {
     async fn alter_configs(&self, changes: &[(ConfigResource, ConfigChanges)]) -> Each<()>;
     async fn reassign(&self, moves: &[Reassignment]) -> Each<()>;
     /// Makes the first replica of each partition its leader, where it is in sync (KIP-460).
-    async fn elect_preferred_leaders(&self, partitions: &[(String, i32)]) -> Each<()>;
+    async fn elect_preferred_leaders(&self, elections: &[Election]) -> Each<()>;
+    /// Whether the broker that was elected says itself that it leads, and followers follow it: it may know seconds after the
+    /// metadata does. By ListOffsets, which refuses the log's end until then (KIP-207).
+    async fn lead(&self, elections: &[Election]) -> AdminResult<()>;
     /// Records between the start and the end of each topic's log; compaction makes it an upper bound.
     async fn count_records(&self, topics: &[Leaders]) -> Each<i64>;
     /// What each broker says of its log folders.

@@ -3,6 +3,7 @@
 use super::api::KafkaCluster;
 use super::authorities::{self, Rotation, Signs};
 use super::desired::CONTROLLER_PORT;
+use super::elections;
 use super::identity::{self, Identity};
 use super::observe::{Observed, PodFacts};
 use super::plan::{self, Step, WaitingOn};
@@ -75,11 +76,7 @@ pub async fn apply(scope: &Scope<'_>, step: &Step) -> Result<Option<WaitingOn>, 
         Step::Unregister(id) => admin(scope)?.unregister_broker(*id).await?,
         Step::AddVoter { id, directory, host } => return voter(admin(scope)?.add_voter(*id, *directory, host, CONTROLLER_PORT).await),
         Step::RemoveVoter { id, directory } => return voter(admin(scope)?.remove_voter(*id, *directory).await),
-        // One that is not elected this time is asked for again at the next look.
-        Step::ElectLeaders(partitions) => {
-            let failed = admin(scope)?.elect_preferred_leaders(partitions).await.into_iter().find_map(Result::err);
-            failed.into_iter().for_each(|error| tracing::debug!(%error, "not every preferred leader was elected"));
-        }
+        Step::ElectLeaders(elections) => elections::elect(admin(scope)?.as_ref(), elections, elections::LIMIT).await,
         Step::SetInSync { pod, in_sync } => set_in_sync(scope, pod, *in_sync).await?,
     }
     Ok(None)

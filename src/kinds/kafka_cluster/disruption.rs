@@ -13,14 +13,12 @@ use super::volumes;
 use super::windows;
 use crate::kafka::in_sync;
 use crate::kafka::restart::{self, Blocked, TopicView, View};
+use crate::kafka_admin::Election;
 use crate::kube_io::Object;
 use crate::names;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-
-/// Partitions of one election.
-const ELECTIONS_MAX: usize = 2000;
 
 /// Why a node must restart.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -334,7 +332,8 @@ pub fn lead_again(topics: &[TopicView], preferred: impl Fn(i32) -> bool, plan: &
         for (index, partition) in topic.partitions.iter().enumerate() {
             let Some(first) = partition.replicas.first() else { continue };
             if preferred(*first) && partition.leader != *first && partition.in_sync().contains(first) {
-                elections.push((topic.name.to_string(), i32::try_from(index).unwrap_or(i32::MAX)));
+                let partition = i32::try_from(index).unwrap_or(i32::MAX);
+                elections.push(Election { topic: topic.name.to_string(), partition, leader: *first });
             }
         }
     }
@@ -342,7 +341,6 @@ pub fn lead_again(topics: &[TopicView], preferred: impl Fn(i32) -> bool, plan: &
         return true;
     }
     plan.waiting_on.push(WaitingOn::Leaders { partitions: elections.len() });
-    elections.truncate(ELECTIONS_MAX);
     plan.steps.push(Step::ElectLeaders(elections));
     false
 }

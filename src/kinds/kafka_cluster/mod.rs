@@ -8,6 +8,7 @@ pub mod cleanup;
 pub mod clients;
 pub mod desired;
 pub mod disruption;
+mod elections;
 pub mod facts;
 pub mod folders;
 pub mod identity;

@@ -17,7 +17,7 @@ use crate::kafka::config;
 use crate::kafka::in_sync;
 use crate::kafka::node_ids::Blocks;
 use crate::kafka::restart::Blocked;
-use crate::kafka_admin::{ConfigChanges, ConfigResource, FolderMove, Reassignment};
+use crate::kafka_admin::{ConfigChanges, ConfigResource, Election, FolderMove, Reassignment};
 use crate::kube_io::difference::differs;
 use crate::kube_io::{self, Live, Object};
 use crate::{labels, names};
@@ -98,8 +98,7 @@ pub enum Step {
         pod: Box<PodFacts>,
         reasons: Vec<RestartReason>,
     },
-    /// Topics and partitions whose first replica shall lead.
-    ElectLeaders(Vec<(String, i32)>),
+    ElectLeaders(Vec<Election>),
     Reassign(Vec<Reassignment>),
     /// Moves replicas between the log folders of their broker.
     MoveFolders {
@@ -183,7 +182,7 @@ impl fmt::Display for Step {
             Self::AddVoter { id, .. } => write!(f, "add controller {id} to the quorum"),
             Self::RemoveVoter { id, .. } => write!(f, "remove controller {id} from the quorum"),
             Self::Unregister(id) => write!(f, "unregister broker {id}"),
-            Self::ElectLeaders(partitions) => write!(f, "elect the preferred leaders of {} partitions", partitions.len()),
+            Self::ElectLeaders(elections) => write!(f, "elect the preferred leaders of {} partitions", elections.len()),
             Self::SetInSync { pod, in_sync } => write!(f, "set {} of pod {} to {in_sync}", labels::IN_SYNC, pod.name),
         }
     }

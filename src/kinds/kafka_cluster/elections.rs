@@ -1,0 +1,81 @@
+//! Lets preferred replicas lead again, few partitions at a time.
+//!
+//! A broker that has just started does everything for the first time, and slowly: what it is elected for has no leader
+//! until it has worked through all of that election. So the next election waits until the one before is over by the
+//! word of those who were elected, and is as large as that took them.
+
+use crate::kafka_admin::{Admin, Election};
+use std::time::{Duration, Instant};
+
+/// Partitions of the first election.
+const FIRST: usize = 4;
+/// Partitions of any.
+const MAX: usize = 2000;
+/// An election that takes longer is followed by a smaller one, one that takes less by a larger one.
+const AIM: Duration = Duration::from_millis(250);
+/// Who does not lead by then is waited for no longer in this look.
+pub const LIMIT: Duration = Duration::from_secs(5);
+/// What is not elected by then is left to the next look: there is more to see to than leaders.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Elects as far as it comes; what is not elected this time is asked for again at the next look. `limit`: of one election.
+pub async fn elect(admin: &impl Admin, elections: &[Election], limit: Duration) {
+    let (start, mut left, mut size) = (Instant::now(), elections, FIRST);
+    while !left.is_empty() && start.elapsed() < LOOK_LIMIT {
+        let (now, later) = left.split_at(size.min(left.len()));
+        let begun = Instant::now();
+        let answers = admin.elect_preferred_leaders(now).await;
+        let mut elected = Vec::new();
+        for (one, answer) in now.iter().zip(answers) {
+            match answer {
+                Ok(()) => elected.push(one.clone()),
+                Err(error) => tracing::debug!(%error, topic = one.topic, partition = one.partition, "not elected"),
+            }
+        }
+        while let Err(error) = admin.lead(&elected).await {
+            if begun.elapsed() > limit {
+                tracing::debug!(%error, "elected, and does not lead yet");
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        size = next_size(size, begun.elapsed());
+        left = later;
+    }
+}
+
+fn next_size(size: usize, took: Duration) -> usize {
+    if took < AIM { (2 * size).min(MAX) } else { (size / 2).max(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka_admin::fake::FakeCluster;
+
+    fn elections(count: i32) -> Vec<Election> {
+        (0..count).map(|partition| Election { topic: "orders".into(), partition, leader: 1 }).collect()
+    }
+
+    #[tokio::test]
+    async fn elections_grow_while_they_are_fast() {
+        let cluster = FakeCluster::default();
+        elect(&cluster, &elections(40), LIMIT).await;
+        assert_eq!(cluster.state().elected, [4, 8, 16, 12]);
+        elect(&cluster, &[], LIMIT).await;
+        assert_eq!(cluster.state().elected.len(), 4, "nothing to elect asks nobody");
+        assert_eq!(next_size(64, AIM), 32);
+        assert_eq!((next_size(1, AIM), next_size(MAX, Duration::ZERO)), (1, MAX));
+    }
+
+    #[tokio::test]
+    async fn who_does_not_lead_yet_is_waited_for_and_nobody_else_is_elected() {
+        let cluster = FakeCluster::default();
+        cluster.state().leads_late = true;
+        let start = Instant::now();
+        elect(&cluster, &elections(40), 3 * PAUSE).await;
+        assert_eq!(cluster.state().elected, [4]);
+        assert!(start.elapsed() > 3 * PAUSE);
+    }
+}
