@@ -2,6 +2,7 @@
 //! credentials and quotas. Pure. It holds what decisions need and no more.
 
 use super::acl::AclBinding;
+use super::config::Configs;
 use super::metadata_record::{BROKER_RESOURCE, Fingerprint, MetadataRecord, PartitionFields, SCRAM_SHA_512, TOPIC_RESOURCE};
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use std::collections::{BTreeMap, HashMap};
@@ -86,7 +87,7 @@ pub struct TopicImage {
     /// By index.
     pub partitions: Vec<PartitionImage>,
     /// The configs set on the topic itself.
-    pub config: BTreeMap<String, String>,
+    pub config: Configs,
 }
 
 /// What Kafka holds of a principal `User:<name>`.
@@ -159,8 +160,8 @@ impl MetadataImage {
     }
 
     /// A dynamic config that holds for every broker.
-    pub fn brokers_config(&self, key: &str) -> Option<&String> {
-        self.broker_configs.get("")?.get(key)
+    pub fn brokers_config(&self, key: &str) -> Option<&str> {
+        self.broker_configs.get("")?.get(key).map(String::as_str)
     }
 
     /// Takes a record in and adds whom it concerns to `concerned`: changes of who is in sync or leads concern nobody.
@@ -252,19 +253,18 @@ impl MetadataImage {
     }
 
     fn config(&mut self, resource_type: i8, resource: &str, key: String, value: Option<String>) -> Option<Concerned> {
-        let set = |config: &mut BTreeMap<String, String>| match value {
-            Some(value) => drop(config.insert(key, value)),
-            None => drop(config.remove(&key)),
-        };
         match resource_type {
             TOPIC_RESOURCE => {
                 let name = Arc::clone(self.topics.get_key_value(resource)?.0);
-                set(&mut self.topics.get_mut(&name)?.config);
+                self.topics.get_mut(&name)?.config.set(&key, value);
                 Some(Concerned::Topic(name))
             }
             BROKER_RESOURCE => {
                 let configs = self.broker_configs.entry(resource.to_owned()).or_default();
-                set(configs);
+                match value {
+                    Some(value) => drop(configs.insert(key, value)),
+                    None => drop(configs.remove(&key)),
+                }
                 if configs.is_empty() {
                     self.broker_configs.remove(resource);
                 }
@@ -331,7 +331,7 @@ mod tests {
         let config =
             MetadataRecord::Config { resource_type: TOPIC_RESOURCE, resource: "t".into(), key: "a".into(), value: Some("1".into()) };
         let (with, _) = image(vec![topic(), config.clone()]);
-        assert_eq!(with.topic("t").unwrap().config["a"], "1");
+        assert_eq!(with.topic("t").unwrap().config.get("a"), Some("1"));
         let (again, _) = image(vec![topic(), config, MetadataRecord::RemoveTopic { id: ID }, topic()]);
         assert!(again.topic("t").unwrap().config.is_empty());
     }

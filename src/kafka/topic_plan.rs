@@ -1,5 +1,6 @@
 //! What must change in Kafka to make a topic as a spec says. Pure.
 
+use super::config::Configs;
 use super::metadata_image::TopicImage;
 use super::replication::{self, Brokers, Move};
 use std::collections::BTreeMap;
@@ -107,9 +108,10 @@ fn count(count: usize) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 
-fn config_changes(wanted: &BTreeMap<String, String>, found: &BTreeMap<String, String>) -> BTreeMap<String, Option<String>> {
-    let set = wanted.iter().filter(|(key, value)| found.get(*key) != Some(value)).map(|(key, value)| (key.clone(), Some(value.clone())));
-    let removed = found.keys().filter(|key| !wanted.contains_key(*key)).map(|key| (key.clone(), None));
+fn config_changes(wanted: &BTreeMap<String, String>, found: &Configs) -> BTreeMap<String, Option<String>> {
+    let set =
+        wanted.iter().filter(|(key, value)| found.get(key) != Some(value.as_str())).map(|(key, value)| (key.clone(), Some(value.clone())));
+    let removed = found.iter().filter(|(key, _)| !wanted.contains_key(*key)).map(|(key, _)| (key.to_owned(), None));
     set.chain(removed).collect()
 }
 
@@ -163,8 +165,8 @@ pub fn differences(wanted: &WantedTopic, found: &TopicImage) -> Vec<String> {
         if THROTTLED.contains(&key.as_str()) {
             continue;
         }
-        let show = |value: Option<&String>| value.map_or_else(|| "not set".to_owned(), Clone::clone);
-        words.push(format!("config {key} is {}, not {}", show(found.config.get(&key)), value.as_deref().unwrap_or("the default")));
+        let found = found.config.get(&key).unwrap_or("not set");
+        words.push(format!("config {key} is {found}, not {}", value.as_deref().unwrap_or("the default")));
     }
     words
 }
@@ -181,7 +183,7 @@ mod tests {
 
     fn found(partitions: usize) -> TopicImage {
         let partitions = vec![PartitionImage::new(&[1, 2]); partitions];
-        TopicImage { id: uuid::Uuid::from_u128(1), partitions, config: wanted().config }
+        TopicImage { id: uuid::Uuid::from_u128(1), partitions, config: wanted().config.into() }
     }
 
     fn brokers() -> Brokers {
@@ -200,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_config_that_left_the_spec_goes_back_to_its_default() {
-        let config = BTreeMap::from([("retention.ms".to_owned(), "5".to_owned()), ("max.message.bytes".to_owned(), "9".to_owned())]);
+        let config = BTreeMap::from([("retention.ms".to_owned(), "5".to_owned()), ("max.message.bytes".to_owned(), "9".to_owned())]).into();
         let altered = BTreeMap::from([("retention.ms".to_owned(), Some("1000".to_owned())), ("max.message.bytes".to_owned(), None)]);
         let found = TopicImage { config, ..found(2) };
         assert_eq!(plan(&wanted(), &found), vec![TopicChange::AddPartitions { count: 3 }, TopicChange::AlterConfig(altered)]);
@@ -224,7 +226,7 @@ mod tests {
         assert_eq!(progress(&three, &found(3)), Some(Progress { replicas: 3, partitions_done: 0, partitions: 3 }));
 
         let mut moving = found(3);
-        moving.config.extend(THROTTLED.map(|key| (key.to_owned(), "*".to_owned())));
+        THROTTLED.iter().for_each(|key| moving.config.set(key, Some("*".into())));
         for partition in &mut moving.partitions {
             (partition.replicas, partition.adding) = ([1, 2, 3].into(), [3].into());
         }

@@ -5,6 +5,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// What an object claims: a topic or a principal of a cluster.
@@ -14,18 +15,37 @@ pub struct Claim {
     pub name: String,
 }
 
-/// An object, the older ones first.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// An object. One is as good as another of its name, whenever it was made.
+#[derive(Clone, Debug)]
 struct Holder {
     created: Option<Timestamp>,
-    namespace: String,
-    name: String,
+    namespace: Box<str>,
+    name: Box<str>,
+}
+
+impl PartialEq for Holder {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.namespace, &self.name) == (&other.namespace, &other.name)
+    }
+}
+
+impl Eq for Holder {}
+
+impl Hash for Holder {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.namespace, &self.name).hash(state);
+    }
 }
 
 impl Holder {
     fn of<O: Resource>(object: &O) -> Self {
         let created = object.meta().creation_timestamp.as_ref().map(|time| time.0);
-        Self { created, namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
+        Self { created, namespace: object.namespace().unwrap_or_default().into(), name: object.name_any().into() }
+    }
+
+    /// The older ones first.
+    fn is_before(&self, other: &Self) -> bool {
+        (self.created, &self.namespace, &self.name) < (other.created, &other.namespace, &other.name)
     }
 }
 
@@ -38,20 +58,21 @@ pub struct Claims(RwLock<State>);
 struct State {
     /// The oldest first.
     holders: HashMap<Arc<Claim>, Vec<Arc<Holder>>>,
-    by_object: HashMap<(String, String), (Arc<Claim>, Arc<Holder>)>,
+    by_object: HashMap<Arc<Holder>, Arc<Claim>>,
 }
 
 impl State {
-    fn add(&mut self, key: (String, String), claim: Arc<Claim>, holder: Arc<Holder>) {
-        let holders = self.holders.entry(Arc::clone(&claim)).or_default();
-        holders.insert(holders.partition_point(|other| *other < holder), Arc::clone(&holder));
-        self.by_object.insert(key, (claim, holder));
+    fn add(&mut self, claim: Arc<Claim>, holder: Arc<Holder>) {
+        // Nearly always there is one.
+        let holders = self.holders.entry(Arc::clone(&claim)).or_insert_with(|| Vec::with_capacity(1));
+        holders.insert(holders.partition_point(|other| other.is_before(&holder)), Arc::clone(&holder));
+        self.by_object.insert(holder, claim);
     }
 
-    fn remove(&mut self, key: &(String, String)) -> Option<Arc<Claim>> {
-        let (claim, holder) = self.by_object.remove(key)?;
+    fn remove(&mut self, holder: &Holder) -> Option<Arc<Claim>> {
+        let claim = self.by_object.remove(holder)?;
         if let Some(holders) = self.holders.get_mut(&claim) {
-            holders.retain(|other| *other != holder);
+            holders.retain(|other| **other != *holder);
             if holders.is_empty() {
                 self.holders.remove(&claim);
             }
@@ -64,29 +85,25 @@ impl Claims {
     /// Notes an object's claim.
     pub fn set<O: Resource>(&self, object: &O, claim: Claim) {
         let holder = Holder::of(object);
-        let key = (holder.namespace.clone(), holder.name.clone());
         let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if state.by_object.get(&key).is_some_and(|(known, by)| **known == claim && **by == holder) {
+        if state.by_object.get_key_value(&holder).is_some_and(|(by, known)| **known == claim && by.created == holder.created) {
             return;
         }
-        state.remove(&key);
-        state.add(key, Arc::new(claim), Arc::new(holder));
+        state.remove(&holder);
+        state.add(Arc::new(claim), Arc::new(holder));
     }
 
     /// Forgets an object; tells what it claimed.
     pub fn remove<O: Resource>(&self, object: &O) -> Option<Claim> {
-        let key = (object.namespace().unwrap_or_default(), object.name_any());
-        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&key).map(Arc::unwrap_or_clone)
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&Holder::of(object)).map(Arc::unwrap_or_clone)
     }
 
     /// The object that holds a claim, where it is another than this one: `namespace/name`.
     pub fn held_by_other<O: Resource>(&self, claim: &Claim, object: &O) -> Option<String> {
         let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let first = state.holders.get(claim)?.first()?;
-        let other =
-            (first.namespace.as_str(), first.name.as_str()) != (object.namespace().as_deref().unwrap_or_default(), &object.name_any());
+        let (first, own) = (state.holders.get(claim)?.first()?, Holder::of(object));
         // One that is new here is compared by its own age.
-        (other && **first < Holder::of(object)).then(|| format!("{}/{}", first.namespace, first.name))
+        (**first != own && first.is_before(&own)).then(|| format!("{}/{}", first.namespace, first.name))
     }
 
     pub fn is_claimed(&self, claim: &Claim) -> bool {

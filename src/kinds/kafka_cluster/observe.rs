@@ -422,13 +422,13 @@ const MIN_IN_SYNC: &str = "min.insync.replicas";
 
 /// Every topic, with what its own config, the brokers' or `default` says of `min.insync.replicas`.
 fn views(image: &MetadataImage, default: i16) -> Vec<TopicView> {
-    let number = |text: &String| text.trim().parse::<usize>().ok();
+    let number = |text: &str| text.trim().parse::<usize>().ok();
     let default = image.brokers_config(MIN_IN_SYNC).and_then(number).unwrap_or(usize::try_from(default).unwrap_or(1));
     let view = |(name, topic): (&Arc<str>, &TopicImage)| TopicView {
         name: Arc::clone(name),
         min_in_sync: topic.config.get(MIN_IN_SYNC).and_then(number).unwrap_or(default),
         partition_bytes: 0,
-        throttled: THROTTLED.iter().any(|key| topic.config.contains_key(*key)),
+        throttled: THROTTLED.iter().any(|key| topic.config.get(key).is_some()),
         claimed: false,
         partitions: topic.partitions.clone(),
     };

@@ -2,6 +2,7 @@
 #![allow(clippy::duplicated_attributes, reason = "printer columns have types and sources in common")]
 
 use crate::conditions::Condition;
+use crate::kafka::config::Configs;
 use crate::kinds::drift::DriftStatus;
 use crate::kinds::reference::ClusterRef;
 use kube::{CustomResource, KubeSchema};
@@ -55,8 +56,9 @@ pub struct TopicSpec {
     #[schemars(range(min = 1, max = 30))]
     pub replicas: Option<i16>,
     /// Topic configs, checked against the version's own list.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub config: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Configs::is_empty")]
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub config: Configs,
     /// What becomes of a topic of this name that exists already.
     #[serde(default)]
     pub adoption: Adoption,

@@ -77,7 +77,7 @@ mod tests {
         assert_eq!(settle(&cluster, &admin, &wanted).await, 1, "created once");
         let grown = WantedTopic { partitions: 5, config: config("max.message.bytes"), ..wanted };
         assert_eq!(settle(&cluster, &admin, &grown).await, 2, "partitions, and both configs in one");
-        assert_eq!(cluster.state().image.topic("t").unwrap().config, grown.config);
+        assert_eq!(cluster.state().image.topic("t").unwrap().config, grown.config.clone().into());
         // A second creation, as after a lost answer, changes nothing.
         change(&admin, "t", &TopicChange::Create(grown.clone())).await.unwrap();
         assert_eq!(settle(&cluster, &admin, &grown).await, 0);

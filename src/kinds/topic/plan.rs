@@ -155,7 +155,7 @@ mod tests {
     }
 
     fn found(id: u128, retention: &str) -> TopicImage {
-        let config = [("retention.ms".to_owned(), retention.to_owned())].into();
+        let config = std::collections::BTreeMap::from([("retention.ms".to_owned(), retention.to_owned())]).into();
         TopicImage { id: uuid::Uuid::from_u128(id), partitions: vec![PartitionImage::new(&[1, 2, 3]); 2], config }
     }
 

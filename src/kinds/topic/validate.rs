@@ -32,7 +32,7 @@ pub fn check(object: &Topic, cluster: &ClusterFacts, at_home: bool) -> Vec<Inval
     match config::definitions(&cluster.version) {
         None => invalids.push(Invalid::new("spec.clusterRef", format!("the cluster runs {}, which is not known", cluster.version))),
         Some(definitions) => {
-            for (key, value) in &spec.config {
+            for (key, value) in spec.config.iter() {
                 if let Some(why) = config::refuse_topic_config(definitions, key, value) {
                     invalids.push(Invalid::new(format!("spec.config[{key}]"), why));
                 }
@@ -91,6 +91,6 @@ pub fn validate(object: &Topic, observed: &Observed) -> Result<ValidTopic, Vec<I
         name: topic_name(object).to_owned(),
         partitions: object.spec.partitions,
         replicas: object.spec.replicas.unwrap_or(-1),
-        config: object.spec.config.clone(),
+        config: object.spec.config.clone().into(),
     })
 }

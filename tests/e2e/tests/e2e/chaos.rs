@@ -7,6 +7,7 @@
 use crate::kafka;
 use crate::world::{LONG, Operator, kafka_image, kubectl, namespace, small_cluster, super_admin};
 use freehold::kafka::acl::AclBinding;
+use freehold::kafka::config::Configs;
 use freehold::kafka::grants;
 use freehold::kafka_admin::client::Client as Bare;
 use freehold::kafka_admin::{Admin, ConfigResource, NewTopic, QuotaChange, ScramChange};
@@ -319,8 +320,8 @@ async fn compare(objects: &Objects, admin: &Bare) -> Result<(usize, usize), Stri
             return Err(format!("Topic {name} is not Ready: {:?}", status.conditions));
         }
         let Some(there) = found.remove(&name) else { return Err(format!("topic {name} is not there")) };
-        let config = configs.remove(&name).unwrap_or_default();
-        if there.partitions.len() != usize::try_from(topic.spec.partitions).unwrap() || config != topic.spec.config {
+        let config: Configs = configs.remove(&name).unwrap_or_default().into();
+        if there.partitions.len() != usize::try_from(topic.spec.partitions).unwrap() || topic.spec.config != config {
             return Err(format!("topic {name}: {} partitions, {config:?}, but {:?}", there.partitions.len(), topic.spec));
         }
     }
