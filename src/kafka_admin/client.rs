@@ -409,11 +409,6 @@ impl Admin for Client {
         ends.into_iter().zip(starts).map(|(end, start)| Ok(end? - start?)).collect()
     }
 
-    async fn log_folders(&self) -> BTreeMap<i32, AdminResult<LogFolders>> {
-        let asked = self.endpoints.iter().map(async |endpoint| (endpoint.node_id, self.log_folders_of(endpoint.node_id).await));
-        futures::future::join_all(asked).await.into_iter().collect()
-    }
-
     async fn log_folders_of(&self, broker: i32) -> AdminResult<LogFolders> {
         let response = self.send_to(broker, &m::DescribeLogDirsRequest::default().with_topics(None), 4).await?;
         check("DescribeLogDirs", response.error_code, None)?;

@@ -136,9 +136,6 @@ impl Admin for FakeCluster {
         let state = self.state();
         topics.iter().map(|topic| Ok(i64::from(state.records.contains(&topic.topic)))).collect()
     }
-    async fn log_folders(&self) -> BTreeMap<i32, AdminResult<LogFolders>> {
-        BTreeMap::new()
-    }
     async fn log_folders_of(&self, _broker: i32) -> AdminResult<LogFolders> {
         Ok(LogFolders::default())
     }

@@ -3,7 +3,7 @@
 
 use super::batch::BatchedAdmin;
 use super::mirror::Mirror;
-use super::{AdminResult, Disk, Leaders, LogFolder, LogFolders};
+use super::{Admin, AdminResult, BrokerDescription, Disk, Leaders, LogFolder, LogFolders};
 use crate::kafka::metadata_image::{Concerned, INTERNAL_TOPICS, MetadataImage};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -43,22 +43,23 @@ impl Figures {
         self.disks.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes in what brokers said of their log folders; gives the bytes of each topic, where all have answered.
-    fn learn(&self, told: BTreeMap<i32, AdminResult<LogFolders>>) -> AdminResult<BTreeMap<String, i64>> {
-        let (mut bytes, mut silent) = (BTreeMap::new(), None);
-        let mut disks = self.disks.write().unwrap_or_else(PoisonError::into_inner);
-        disks.retain(|broker, _| told.contains_key(broker));
-        for (broker, folders) in told {
-            match folders {
-                Ok(folders) => {
-                    let of = |(path, folder): (&String, &LogFolder)| Some((path.clone(), folder.disk?));
-                    disks.insert(broker, folders.0.iter().filter_map(of).collect());
-                    folders.bytes().into_iter().for_each(|(topic, size)| *bytes.entry(topic.to_owned()).or_insert(0) += size);
-                }
-                Err(error) => silent = Some(error),
+    /// Takes in what a broker said of its log folders, and adds up the bytes of each topic.
+    fn learn(&self, broker: i32, folders: &LogFolders, bytes: &mut HashMap<String, i64>) {
+        let of = |(path, folder): (&String, &LogFolder)| Some((path.clone(), folder.disk?));
+        let disks = folders.0.iter().filter_map(of).collect();
+        self.disks.write().unwrap_or_else(PoisonError::into_inner).insert(broker, disks);
+        for (topic, size) in folders.bytes() {
+            match bytes.get_mut(topic) {
+                Some(sum) => *sum += size,
+                None => drop(bytes.insert(topic.to_owned(), size)),
             }
         }
-        silent.map_or(Ok(bytes), Err)
+    }
+
+    /// Forgets the volumes of brokers that are none any more.
+    fn keep_disks_of(&self, brokers: &[BrokerDescription]) {
+        let mut disks = self.disks.write().unwrap_or_else(PoisonError::into_inner);
+        disks.retain(|id, _| brokers.iter().any(|broker| broker.id == *id));
     }
 }
 
@@ -91,7 +92,7 @@ pub async fn keep(admin: watch::Receiver<Arc<BatchedAdmin>>, mirror: Arc<Mirror>
 }
 
 async fn look(admin: &BatchedAdmin, mirror: &Mirror, known: &Figures) -> AdminResult<HashMap<Arc<str>, Figure>> {
-    let bytes = known.learn(admin.direct().log_folders().await)?;
+    let bytes = bytes(admin.direct(), known).await?;
     let topics = topics(&mirror.read());
     let mut figures = HashMap::with_capacity(topics.len());
     for chunk in topics.chunks(TOPICS_MAX) {
@@ -105,6 +106,20 @@ async fn look(admin: &BatchedAdmin, mirror: &Mirror, known: &Figures) -> AdminRe
         }
     }
     Ok(figures)
+}
+
+/// Bytes of each topic, where every broker answers. One is asked after the other: of ten thousand topics an answer is megabytes.
+async fn bytes(admin: &dyn Admin, known: &Figures) -> AdminResult<HashMap<String, i64>> {
+    let brokers = admin.describe_cluster().await?.brokers;
+    known.keep_disks_of(&brokers);
+    let (mut bytes, mut silent) = (HashMap::new(), None);
+    for broker in &brokers {
+        match admin.log_folders_of(broker.id).await {
+            Ok(folders) => known.learn(broker.id, &folders, &mut bytes),
+            Err(error) => silent = Some(error),
+        }
+    }
+    silent.map_or(Ok(bytes), Err)
 }
 
 fn topics(image: &MetadataImage) -> Vec<(Leaders, Arc<str>, i32)> {

@@ -274,9 +274,7 @@ pub trait Admin: Send + Sync {
     async fn lead(&self, elections: &[Election]) -> AdminResult<()>;
     /// Records between the start and the end of each topic's log; compaction makes it an upper bound.
     async fn count_records(&self, topics: &[Leaders]) -> Each<i64>;
-    /// What each broker says of its log folders.
-    async fn log_folders(&self) -> BTreeMap<i32, AdminResult<LogFolders>>;
-    /// The same of one broker.
+    /// What a broker says of its log folders.
     async fn log_folders_of(&self, broker: i32) -> AdminResult<LogFolders>;
     /// Moves replicas of a broker between its log folders (KIP-113); brokers do it by and by.
     async fn move_folders(&self, broker: i32, moves: &[FolderMove]) -> AdminResult<()>;

@@ -1,7 +1,8 @@
 //! `cargo xtask bench topics|users`: bursts of Topics or Users on the ground, to Ready, beside the floor in the same run:
 //! the same admin calls by a bare client, and as many empty writes of objects that nobody serves.
 //!
-//! Prints a line of JSON for each figure.
+//! Of several kinds (`topics 10000 users 5000`) the objects of the first are there while the next is measured. Prints a line of
+//! JSON for each figure.
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on fails")]
 #![allow(clippy::print_stdout, reason = "what was measured is printed")]
 
@@ -30,13 +31,27 @@ const BATCH: usize = 200;
 #[tokio::main]
 async fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
-    let kind = args.first().map_or("topics", String::as_str).to_owned();
-    let counts: Vec<usize> = args[1..].iter().map(|count| count.parse().unwrap()).collect();
     let client = Client::try_default().await.unwrap();
-    let bench = Bench { bare: bare(&client).await, client, kind };
-    for (index, count) in counts.iter().enumerate() {
-        bench.floor(*count).await;
-        bench.burst(*count, index + 1 == counts.len()).await;
+    let mut benches: Vec<(Bench, Vec<usize>)> = Vec::new();
+    for arg in &args {
+        match arg.parse() {
+            Ok(count) => benches.last_mut().unwrap().1.push(count),
+            Err(_) => benches.push((Bench { bare: bare(&client).await, client: client.clone(), kind: arg.clone() }, Vec::new())),
+        }
+    }
+    for (bench, counts) in &benches {
+        let (last, small) = counts.split_last().unwrap();
+        for count in small {
+            bench.floor(*count).await;
+            bench.burst(*count).await;
+            bench.delete(*count).await;
+        }
+        bench.floor(*last).await;
+        bench.burst(*last).await;
+        bench.rest(*last).await;
+    }
+    for (bench, counts) in &benches {
+        bench.delete(counts[counts.len() - 1]).await;
     }
 }
 
@@ -256,9 +271,8 @@ impl Bench {
         took
     }
 
-    /// From the first creation until the last object is Ready; then one changed while the others rest, a restart of the
-    /// operator, and the deletion.
-    async fn burst(&self, count: usize, whole: bool) {
+    /// From the first creation until the last object is Ready.
+    async fn burst(&self, count: usize) {
         let api = self.api("shop");
         let audit = audit_length();
         let start = Instant::now();
@@ -270,12 +284,18 @@ impl Bench {
         say("writes of the operator to the API server, an object", count, writes as f64 / count as f64, "");
         say("reads of the operator from the API server, an object", count, reads as f64 / count as f64, "");
         say("resident memory of the leading operator", count, resident_mb(), "MB");
-        if whole {
-            self.change_one(&api, count).await;
-            self.restart("TERM", count).await;
-            self.restart("KILL", count).await;
-            self.idle(count).await;
-        }
+    }
+
+    /// One changed while the others rest, restarts of the operator, and nothing at all.
+    async fn rest(&self, count: usize) {
+        self.change_one(&self.api("shop"), count).await;
+        self.restart("TERM", count).await;
+        self.restart("KILL", count).await;
+        self.idle(count).await;
+    }
+
+    async fn delete(&self, count: usize) {
+        let api = self.api("shop");
         let start = Instant::now();
         api.delete_collection(&DeleteParams::default(), &ListParams::default().fields("metadata.name!=orders,metadata.name!=shop-app"))
             .await
