@@ -136,8 +136,9 @@ impl Admin for FakeCluster {
         let state = self.state();
         topics.iter().map(|topic| Ok(i64::from(state.records.contains(&topic.topic)))).collect()
     }
-    async fn log_folders_of(&self, _broker: i32) -> AdminResult<LogFolders> {
-        Ok(LogFolders::default())
+    async fn log_folders_of(&self, broker: i32) -> AdminResult<LogFolders> {
+        let away = self.state().cluster.brokers.iter().any(|one| one.id == broker && one.fenced);
+        if away { Err(AdminError::Unavailable(format!("broker {broker} has no address"))) } else { Ok(LogFolders::default()) }
     }
     async fn move_folders(&self, _broker: i32, _moves: &[FolderMove]) -> AdminResult<()> {
         Ok(())

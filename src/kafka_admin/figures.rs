@@ -3,9 +3,9 @@
 
 use super::batch::BatchedAdmin;
 use super::mirror::Mirror;
-use super::{Admin, AdminResult, BrokerDescription, Disk, Leaders, LogFolder, LogFolders};
+use super::{Admin, AdminResult, Disk, Leaders, LogFolder, LogFolders};
 use crate::kafka::metadata_image::{Concerned, INTERNAL_TOPICS, MetadataImage};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -48,18 +48,7 @@ impl Figures {
         let of = |(path, folder): (&String, &LogFolder)| Some((path.clone(), folder.disk?));
         let disks = folders.0.iter().filter_map(of).collect();
         self.disks.write().unwrap_or_else(PoisonError::into_inner).insert(broker, disks);
-        for (topic, size) in folders.bytes() {
-            match bytes.get_mut(topic) {
-                Some(sum) => *sum += size,
-                None => drop(bytes.insert(topic.to_owned(), size)),
-            }
-        }
-    }
-
-    /// Forgets the volumes of brokers that are none any more.
-    fn keep_disks_of(&self, brokers: &[BrokerDescription]) {
-        let mut disks = self.disks.write().unwrap_or_else(PoisonError::into_inner);
-        disks.retain(|id, _| brokers.iter().any(|broker| broker.id == *id));
+        folders.bytes().into_iter().for_each(|(topic, size)| *bytes.entry(topic.to_owned()).or_insert(0) += size);
     }
 }
 
@@ -108,14 +97,16 @@ async fn look(admin: &BatchedAdmin, mirror: &Mirror, known: &Figures) -> AdminRe
     Ok(figures)
 }
 
-/// Bytes of each topic, where every broker answers. One is asked after the other: of ten thousand topics an answer is megabytes.
+/// Bytes of each topic, where every broker that serves answers: one that is away, maybe for long, must not keep the figures of all
+/// others. One is asked after the other: of ten thousand topics an answer is megabytes.
 async fn bytes(admin: &dyn Admin, known: &Figures) -> AdminResult<HashMap<String, i64>> {
     let brokers = admin.describe_cluster().await?.brokers;
-    known.keep_disks_of(&brokers);
+    let serving: BTreeSet<i32> = brokers.iter().filter(|broker| !broker.fenced).map(|broker| broker.id).collect();
+    known.disks.write().unwrap_or_else(PoisonError::into_inner).retain(|id, _| serving.contains(id));
     let (mut bytes, mut silent) = (HashMap::new(), None);
-    for broker in &brokers {
-        match admin.log_folders_of(broker.id).await {
-            Ok(folders) => known.learn(broker.id, &folders, &mut bytes),
+    for id in serving {
+        match admin.log_folders_of(id).await {
+            Ok(folders) => known.learn(id, &folders, &mut bytes),
             Err(error) => silent = Some(error),
         }
     }
@@ -133,7 +124,21 @@ fn topics(image: &MetadataImage) -> Vec<(Leaders, Arc<str>, i32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::coarse;
+    use super::*;
+    use crate::kafka_admin::BrokerDescription;
+    use crate::kafka_admin::fake::FakeCluster;
+
+    #[tokio::test]
+    async fn a_broker_that_is_away_keeps_nobodys_figures() {
+        let cluster = FakeCluster::default();
+        let broker = |id, fenced| BrokerDescription { id, fenced, rack: None };
+        cluster.state().cluster.brokers = vec![broker(1, false), broker(2, true)];
+        assert!(cluster.log_folders_of(2).await.is_err());
+        let known = Figures::default();
+        known.disks.write().unwrap().insert(2, Disks::default());
+        assert_eq!(bytes(&cluster, &known).await.unwrap(), HashMap::new());
+        assert_eq!(known.disks().into_keys().collect::<Vec<_>>(), [1]);
+    }
 
     #[test]
     fn figures_are_rounded_down_to_one_two_or_five() {
