@@ -8,7 +8,7 @@ use freehold::kafka_admin::Admin;
 use freehold::kafka_admin::follower::{self, Controllers};
 use freehold::kafka_admin::tls::TlsSettings;
 use ground::kubectl::Kubectl;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where the log ends now: what comes after is ours to answer for.
 pub fn mark(kubectl: &Kubectl, namespace: &str, cluster: &str) -> i64 {
@@ -30,7 +30,7 @@ pub struct Seen {
     pub states: usize,
     /// Changes of a partition's leader.
     pub leader_moves: usize,
-    /// Partitions there are.
+    /// Partitions that there were at some time, those of topics that are gone by now as well.
     pub partitions: usize,
     /// States under min.insync.replicas, or without a leader, in words.
     pub violations: Vec<String>,
@@ -40,7 +40,11 @@ pub struct Seen {
 pub fn replay(kubectl: &Kubectl, namespace: &str, cluster: &str, mark: i64) -> Seen {
     let mut image = MetadataImage::default();
     let (mut seen, mut leaders): (Seen, BTreeMap<(String, usize), i32>) = Default::default();
+    let mut there: Option<BTreeSet<(String, usize)>> = None;
     for (offset, record) in history(kubectl, namespace, cluster) {
+        if offset >= mark {
+            there.get_or_insert_with(|| partitions(&image).collect());
+        }
         image.apply(record.clone(), &mut Vec::new());
         let (MetadataRecord::Partition { topic, index, .. } | MetadataRecord::PartitionChange { topic, index, .. }) = &record else {
             continue;
@@ -53,6 +57,7 @@ pub fn replay(kubectl: &Kubectl, namespace: &str, cluster: &str, mark: i64) -> S
             continue;
         }
         seen.states += 1;
+        there.get_or_insert_default().insert((name.to_string(), index));
         seen.leader_moves += usize::from(moved);
         let set = found.config.get("min.insync.replicas").or_else(|| image.brokers_config("min.insync.replicas"));
         let min: usize = set.and_then(|value| value.parse().ok()).unwrap_or(1);
@@ -61,6 +66,11 @@ pub fn replay(kubectl: &Kubectl, namespace: &str, cluster: &str, mark: i64) -> S
             seen.violations.push(format!("offset {offset}: {name}-{index} has {in_sync:?} in sync, min {min}, leader {leader}"));
         }
     }
-    seen.partitions = image.topics().map(|(_, topic)| topic.partitions.len()).sum();
+    seen.partitions = there.unwrap_or_else(|| partitions(&image).collect()).len();
     seen
+}
+
+/// Topic and index of each partition.
+fn partitions(image: &MetadataImage) -> impl Iterator<Item = (String, usize)> {
+    image.topics().flat_map(|(name, topic)| (0..topic.partitions.len()).map(|index| (name.to_string(), index)))
 }
