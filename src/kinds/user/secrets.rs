@@ -11,10 +11,11 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// A Secret without what is secret.
@@ -49,7 +50,7 @@ pub struct Marks {
 /// Facts by namespace and name.
 #[derive(Default)]
 pub struct UserSecrets {
-    facts: RwLock<HashMap<(String, String), SecretFacts>>,
+    facts: RwLock<HashMap<(String, String), Box<SecretFacts>>>,
     /// Watched namespaces (`None`: all) whose Secrets have been listed.
     listed: RwLock<BTreeSet<Option<String>>>,
 }
@@ -96,7 +97,7 @@ pub fn facts(secret: &Secret) -> Option<SecretFacts> {
 impl UserSecrets {
     pub fn get(&self, namespace: &str, name: &str) -> Option<SecretFacts> {
         let key = (namespace.to_owned(), name.to_owned());
-        self.facts.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).get(&key).map(|facts| (**facts).clone())
     }
 
     /// True once every Secret of a namespace has been seen.
@@ -113,14 +114,58 @@ impl UserSecrets {
             // The watch may lag behind what was just written.
             Some(new)
                 if all.get(&key).is_some_and(|old| kube_io::version(&old.resource_version) > kube_io::version(&new.resource_version)) => {}
-            Some(new) => drop(all.insert(key, new)),
+            Some(new) => drop(all.insert(key, Box::new(new))),
             None => drop(all.remove(&key)),
         }
     }
 
-    /// Forgets a Secret that is gone.
-    pub fn remove(&self, namespace: &str, name: &str) {
-        self.facts.write().unwrap_or_else(PoisonError::into_inner).remove(&(namespace.to_owned(), name.to_owned()));
+    /// Forgets a Secret that is gone; tells which User it was of.
+    pub fn remove(&self, namespace: &str, name: &str) -> Option<String> {
+        let key = (namespace.to_owned(), name.to_owned());
+        self.facts.write().unwrap_or_else(PoisonError::into_inner).remove(&key).map(|facts| facts.user)
+    }
+
+    /// Namespaces and names of those that are known in a namespace (`None`: in all).
+    fn known(&self, namespace: Option<&str>) -> HashSet<(String, String)> {
+        let all = self.facts.read().unwrap_or_else(PoisonError::into_inner);
+        all.keys().filter(|(of, _)| namespace.is_none_or(|namespace| namespace == of)).cloned().collect()
+    }
+
+    fn note_listed(&self, namespace: Option<&str>) {
+        self.listed.write().unwrap_or_else(PoisonError::into_inner).insert(namespace.map(str::to_owned));
+    }
+}
+
+/// Takes in what the watch of a namespace (`None`: of all) tells, and gives the Users that it concerns. `unseen`: what was known
+/// when a list began and was not in it so far; when the list ends it went while nobody watched.
+fn take(
+    known: &UserSecrets,
+    namespace: Option<&str>,
+    unseen: &mut HashSet<(String, String)>,
+    event: Event<Secret>,
+) -> Vec<ObjectRef<User>> {
+    let user = |namespace: &str, name: &str| ObjectRef::new(name).within(namespace);
+    match event {
+        Event::Init => {
+            *unseen = known.known(namespace);
+            Vec::new()
+        }
+        Event::Apply(secret) | Event::InitApply(secret) => {
+            let namespace = secret.namespace().unwrap_or_default();
+            unseen.remove(&(namespace.clone(), secret.name_any()));
+            known.put(&secret);
+            secret.labels().get(labels::USER).map(|name| user(&namespace, name)).into_iter().collect()
+        }
+        Event::Delete(secret) => {
+            let namespace = secret.namespace().unwrap_or_default();
+            known.remove(&namespace, &secret.name_any());
+            secret.labels().get(labels::USER).map(|name| user(&namespace, name)).into_iter().collect()
+        }
+        Event::InitDone => {
+            known.note_listed(namespace);
+            let gone = unseen.drain().filter_map(|(namespace, name)| Some(user(&namespace, &known.remove(&namespace, &name)?)));
+            gone.collect()
+        }
     }
 }
 
@@ -129,31 +174,18 @@ pub fn watch(context: &Arc<Context>, namespace: Option<&str>) -> BoxStream<'stat
     let client = context.client.clone();
     let api: Api<Secret> = namespace.map_or_else(|| Api::all(client.clone()), |namespace| Api::namespaced(client.clone(), namespace));
     let context = Arc::clone(context);
-    let namespace = namespace.map(str::to_owned);
+    let (namespace, mut unseen) = (namespace.map(str::to_owned), HashSet::new());
     watcher(api, watcher::Config::default().labels(labels::USER).timeout(60))
         .default_backoff()
-        .filter_map(move |event| {
+        .flat_map(move |event| {
             let woken = match event {
-                Ok(watcher::Event::Apply(secret) | watcher::Event::InitApply(secret)) => {
-                    context.user_secrets.put(&secret);
-                    Some(secret)
-                }
-                Ok(watcher::Event::Delete(secret)) => {
-                    context.user_secrets.remove(&secret.namespace().unwrap_or_default(), &secret.name_any());
-                    Some(secret)
-                }
-                Ok(watcher::Event::InitDone) => {
-                    context.user_secrets.listed.write().unwrap_or_else(PoisonError::into_inner).insert(namespace.clone());
-                    None
-                }
-                Ok(watcher::Event::Init) => None,
+                Ok(event) => take(&context.user_secrets, namespace.as_deref(), &mut unseen, event),
                 Err(error) => {
                     tracing::warn!(%error, "the watch of Users' Secrets failed");
-                    None
+                    Vec::new()
                 }
             };
-            let woken = woken.and_then(|secret| Some(ObjectRef::new(secret.labels().get(labels::USER)?).within(&secret.namespace()?)));
-            futures::future::ready(woken)
+            futures::stream::iter(woken)
         })
         .boxed()
 }
@@ -162,4 +194,31 @@ pub fn watch(context: &Arc<Context>, namespace: Option<&str>) -> BoxStream<'stat
 pub fn texts(secret: &Secret) -> BTreeMap<String, String> {
     let data = secret.data.iter().flatten();
     data.filter_map(|(key, value)| Some((key.clone(), String::from_utf8(value.0.clone()).ok()?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn secret(name: &str) -> Secret {
+        let metadata = json!({"name": name, "namespace": "n", "labels": {labels::USER: format!("of-{name}")}});
+        serde_json::from_value(json!({"metadata": metadata})).unwrap()
+    }
+
+    #[test]
+    fn a_secret_that_went_while_nobody_watched_is_missed_at_the_next_list() {
+        let (known, mut unseen) = (UserSecrets::default(), HashSet::new());
+        let mut told = |event| take(&known, None, &mut unseen, event).iter().map(|user| user.name.clone()).collect::<Vec<_>>();
+        for list in [&["a", "b"][..], &["b"]] {
+            assert!(told(Event::Init).is_empty());
+            for name in list {
+                assert_eq!(told(Event::InitApply(secret(name))), [format!("of-{name}")]);
+            }
+            let gone = told(Event::InitDone);
+            assert_eq!(gone, if list.len() == 1 { vec!["of-a"] } else { vec![] });
+        }
+        assert!(known.get("n", "a").is_none() && known.get("n", "b").is_some());
+        assert!(known.knows("n"));
+    }
 }
