@@ -187,7 +187,8 @@ impl MetadataImage {
                 let name: Arc<str> = name.into();
                 self.names.insert(id, Arc::clone(&name));
                 let topic = self.topics.entry(Arc::clone(&name)).or_default();
-                (topic.id, topic.partitions) = (id, Vec::new());
+                // Most topics of a cluster with many have few partitions.
+                (topic.id, topic.partitions) = (id, Vec::with_capacity(1));
                 Some(Concerned::Topic(name))
             }
             MetadataRecord::RemoveTopic { id } => {

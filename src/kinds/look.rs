@@ -10,8 +10,6 @@ pub const SEEN_LIMIT: Duration = Duration::from_secs(3);
 pub const LOOK_SOON: Duration = Duration::from_millis(500);
 /// A refusal may end by something that nothing tells of: a Topic that holds records may be emptied.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// Changes of Kafka and of Secrets are pushed; this is for what might have been missed all the same, and for what is due.
-pub const LOOK_ANYHOW: Duration = Duration::from_secs(600);
 /// Plans in one reconcile: a creation, a change of it, and the proof that nothing is left.
 pub const ROUNDS_MAX: u32 = 4;
 
@@ -20,16 +18,14 @@ pub struct Look<L> {
     pub learned: L,
     pub state: State,
     pub notices: Vec<Notice>,
-    pub after: Duration,
+    pub requeue: Requeue,
 }
 
 /// The outcome of a look. `None`: the object is gone.
 pub fn outcome<L: Default, S>(result: Result<Option<Look<L>>, Error>, status: impl FnOnce(&L, &State) -> S) -> Outcome<S> {
     match result {
-        Ok(None) => Outcome { status: None, state: State::Ready, notices: Vec::new(), requeue: Requeue::After(LOOK_ANYHOW) },
-        Ok(Some(Look { learned, state, notices, after })) => {
-            Outcome { status: Some(status(&learned, &state)), state, notices, requeue: Requeue::After(after) }
-        }
+        Ok(None) => Outcome { status: None, state: State::Ready, notices: Vec::new(), requeue: Requeue::Woken },
+        Ok(Some(Look { learned, state, notices, requeue })) => Outcome { status: Some(status(&learned, &state)), state, notices, requeue },
         Err(error) => {
             let state = error.state();
             let requeue = if error.is_transient() { Requeue::Backoff } else { Requeue::After(LOOK_AGAIN) };

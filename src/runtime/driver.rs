@@ -1,5 +1,6 @@
 //! Runs a kind: watches, reconciles, writes status and events, counts, waits.
 
+use super::cache::{Cache, Change};
 use super::claims::Claim;
 use super::clusters::ClusterEvent;
 use super::context::Context;
@@ -10,12 +11,12 @@ use crate::conditions::{Condition, ConditionStatus, ConditionType, State};
 use crate::kinds::reference::ClusterKey;
 use crate::{kube_io, labels};
 use futures::stream::{BoxStream, SelectAll};
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config};
-use kube::runtime::reflector::{ObjectRef, Store, store};
-use kube::runtime::{Controller, Predicate, WatchStreamExt, predicates, watcher};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::{Controller, WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 use std::collections::HashMap;
@@ -26,6 +27,10 @@ use tokio::sync::watch;
 
 /// A watch is renewed at least so often: a dead connection is noticed by then (the default is 290 s).
 const WATCH_TIMEOUT_SECS: u32 = 60;
+/// Every object is looked at once in so many seconds, a few in each, whatever wakes it: for what might have been missed all the
+/// same, and for what is due. A timer for each of ten thousand objects would take more room than what is known of their topics.
+const SWEEP_SECS: usize = 600;
+
 struct Driver<K: Kind> {
     context: Arc<Context>,
     failures: Mutex<HashMap<String, u32>>,
@@ -85,22 +90,25 @@ pub async fn run<K: Kind>(context: Arc<Context>, namespace: Option<String>, heal
         Some(namespace) => Api::namespaced(client, namespace),
         None => Api::all(client),
     };
-    let (reader, writer) = store();
+    let mut cache = Cache::default();
+    let reader = cache.reader();
     K::remember(&context, &reader);
-    let changed = Predicate::<K::Object>::combine(predicates::generation, predicates::annotations).combine(predicates::finalizers);
     let written = Written(Mutex::default());
     let driver = Arc::new(Driver::<K> { context: Arc::clone(&context), failures: Mutex::default(), written });
     let noting = Arc::clone(&driver);
     let objects = watcher(api, watcher::Config::default().timeout(WATCH_TIMEOUT_SECS))
         .default_backoff()
         .modify(forget_what_nothing_depends_on)
-        .inspect(move |event| event.iter().for_each(|event| note::<K>(&noting, event)))
-        .reflect(writer)
         .inspect(beat(health.clone(), format!("{kind} in {namespace:?}")))
-        .applied_objects()
-        .predicate_filter(changed, kube::runtime::PredicateConfig::default());
+        .map_ok(move |event| {
+            let changes = cache.take(event);
+            changes.iter().for_each(|change| note::<K>(&noting, change));
+            futures::stream::iter(changes.into_iter().filter(Change::matters).filter_map(|change| change.now).map(Ok))
+        })
+        .try_flatten();
     let mut triggers =
         SelectAll::from_iter([children::<K>(&context, namespace.as_deref(), &health), clusters::<K>(&context, reader.clone())]);
+    triggers.push(sweep(reader.clone()));
     triggers.extend(K::wakes(&context, namespace.as_deref()));
     Controller::for_stream(objects, reader)
         .with_config(Config::default().concurrency(K::CONCURRENCY).debounce(K::DEBOUNCE))
@@ -123,24 +131,20 @@ fn forget_what_nothing_depends_on<O: Resource>(object: &mut O) {
     }
 }
 
-/// Keeps what is known beside the cache in step with the watch, before anything is reconciled.
-fn note<K: Kind>(driver: &Driver<K>, event: &watcher::Event<K::Object>) {
+/// Keeps what is known beside the cache in step with it, before anything is reconciled.
+fn note<K: Kind>(driver: &Driver<K>, change: &Change<K::Object>) {
     let context = &driver.context;
-    match event {
-        watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
-            driver.written.saw(object);
-            if let Some((claims, claim)) = K::claims(context).zip(K::claim(object)) {
-                claims.set(object, claim);
-            }
+    if let Some(object) = &change.now {
+        driver.written.saw(object);
+        if let Some((claims, claim)) = K::claims(context).zip(K::claim(object)) {
+            claims.set(object, claim);
         }
-        watcher::Event::Delete(object) => {
-            driver.written.forget(object);
-            if let Some(Claim { cluster, name }) = K::claims(context).and_then(|claims| claims.remove(object)) {
-                // Another object may hold the claim now.
-                context.clusters.tell(ClusterEvent::Metadata(cluster, K::concern(&name)));
-            }
+    } else if let Some(gone) = &change.before {
+        driver.written.forget(gone);
+        if let Some(Claim { cluster, name }) = K::claims(context).and_then(|claims| claims.remove(&**gone)) {
+            // Another object may hold the claim now.
+            context.clusters.tell(ClusterEvent::Metadata(cluster, K::concern(&name)));
         }
-        watcher::Event::Init | watcher::Event::InitDone => {}
     }
 }
 
@@ -173,6 +177,21 @@ fn children<K: Kind>(context: &Arc<Context>, namespace: Option<&str>, health: &H
             .boxed()
     });
     SelectAll::from_iter(streams).chain(futures::stream::pending()).boxed()
+}
+
+/// The objects, one after the other, for ever.
+fn sweep<O: Resource<DynamicType = ()> + Clone + Send + Sync + 'static>(reader: Store<O>) -> BoxStream<'static, ObjectRef<O>> {
+    let seconds = futures::stream::unfold((reader, 0), |(reader, second)| async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = share(&reader.state(), second).iter().map(|object| ObjectRef::from_obj(&**object)).collect::<Vec<_>>();
+        Some((futures::stream::iter(now), (reader, (second + 1) % SWEEP_SECS)))
+    });
+    seconds.flatten().boxed()
+}
+
+/// What is the turn of in this second of a sweep.
+fn share<T>(all: &[T], second: usize) -> &[T] {
+    &all[all.len() * second / SWEEP_SECS..all.len() * (second + 1) / SWEEP_SECS]
 }
 
 /// Changes of the cluster that objects refer to, and of what it holds.
@@ -243,7 +262,7 @@ async fn reconcile<K: Kind>(object: Arc<K::Object>, driver: Arc<Driver<K>>) -> R
         events::publish::<K>(&context.client, &object, &notice, true).await;
     }
     let requeue = if written { requeue } else { Requeue::Backoff };
-    Ok(Action::requeue(driver.delay(&name, requeue)))
+    Ok(driver.action(&name, requeue))
 }
 
 /// True when the reason of the Ready condition is another than before. An object that is Ready at first sight is no news:
@@ -280,18 +299,32 @@ async fn write_status<K: Kind>(driver: &Driver<K>, object: &K::Object, status: &
 }
 
 impl<K: Kind> Driver<K> {
-    fn delay(&self, name: &str, requeue: Requeue) -> Duration {
+    fn action(&self, name: &str, requeue: Requeue) -> Action {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if requeue == Requeue::Backoff {
+            let count = failures.entry(name.to_owned()).or_default();
+            *count = count.saturating_add(1);
+            return Action::requeue(backoff::delay(*count, rand::random()));
+        }
+        failures.remove(name);
         match requeue {
-            Requeue::After(delay) => {
-                failures.remove(name);
-                delay
-            }
-            Requeue::Backoff => {
-                let count = failures.entry(name.to_owned()).or_default();
-                *count = count.saturating_add(1);
-                backoff::delay(*count, rand::random())
-            }
+            Requeue::After(delay) => Action::requeue(delay),
+            _ => Action::await_change(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_comes_by_each_object_once() {
+        for count in [0, 1, 7, SWEEP_SECS, 10_000] {
+            let all: Vec<usize> = (0..count).collect();
+            let swept: Vec<usize> = (0..SWEEP_SECS).flat_map(|second| share(&all, second)).copied().collect();
+            assert_eq!(swept, all);
+            assert!((0..SWEEP_SECS).all(|second| share(&all, second).len() <= count.div_ceil(SWEEP_SECS)));
         }
     }
 }

@@ -20,6 +20,8 @@ use std::time::Duration;
 /// When to look again without being woken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requeue {
+    /// Not at all: what it depends on wakes it, and the sweep comes by ([`super::driver`]).
+    Woken,
     After(Duration),
     /// It failed in a way that may pass: with backoff.
     Backoff,

@@ -1,6 +1,7 @@
 //! The driver: everything around a kind's reconcile that is the same for every kind.
 
 pub mod backoff;
+pub mod cache;
 pub mod census;
 pub mod claims;
 pub mod clusters;

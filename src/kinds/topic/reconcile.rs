@@ -11,12 +11,12 @@ use crate::kafka_admin::figures::Figure;
 use crate::kinds::dependence::Dependence;
 use crate::kinds::drift;
 use crate::kinds::error::Error;
-use crate::kinds::look::{self, LOOK_AGAIN, LOOK_ANYHOW, LOOK_SOON, Look, ROUNDS_MAX, SEEN_LIMIT};
+use crate::kinds::look::{self, LOOK_AGAIN, LOOK_SOON, Look, ROUNDS_MAX, SEEN_LIMIT};
 use crate::kube_io;
 use crate::labels;
 use crate::runtime::claims::{Claim, Claims};
 use crate::runtime::context::Context;
-use crate::runtime::kind::{Kind, Outcome};
+use crate::runtime::kind::{Kind, Outcome, Requeue};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ async fn look(object: &Arc<Topic>, context: &Context) -> Result<Look<Learned>, E
             Ok(observed) => observed,
             Err(dependence) => {
                 let state = dependence.state_of::<TopicKind>(&object);
-                return Ok(Look { learned: Learned::default(), state, notices: Vec::new(), after: LOOK_AGAIN });
+                return Ok(Look { learned: Learned::default(), state, notices: Vec::new(), requeue: Requeue::After(LOOK_AGAIN) });
             }
         };
         let topic = validate::validate(&object, &observed).map_err(Error::Invalid)?;
@@ -93,7 +93,7 @@ async fn look(object: &Arc<Topic>, context: &Context) -> Result<Look<Learned>, E
             // What was just made is empty: not a write of its own a minute later.
             let figure = observed.figure.or(created.then(Figure::default));
             let learned = Learned { topic: observed.topic, figure, progress, drift };
-            return Ok(Look { learned, state, notices, after: LOOK_ANYHOW });
+            return Ok(Look { learned, state, notices, requeue: Requeue::Woken });
         }
         created |= plan.steps.iter().any(|step| matches!(step, Step::Change(TopicChange::Create(_))));
         for step in &plan.steps {
@@ -112,7 +112,7 @@ async fn look(object: &Arc<Topic>, context: &Context) -> Result<Look<Learned>, E
     }
     let state = State::reconciling(Reason::Applying, "the topic is being changed");
     let notices = drift::notices(&drift);
-    Ok(Look { learned: Learned { drift, ..Learned::default() }, state, notices, after: LOOK_SOON })
+    Ok(Look { learned: Learned { drift, ..Learned::default() }, state, notices, requeue: Requeue::After(LOOK_SOON) })
 }
 
 /// `None`: the finalizer is gone.
@@ -124,7 +124,12 @@ async fn end(object: &Topic, context: &Context) -> Result<Option<Look<Learned>>,
         // What is gone, or never let us in, cannot strand its Topics.
         Err(Dependence::Missing(_) | Dependence::Forbidden { .. }) => {}
         Err(waiting) => {
-            return Ok(Some(Look { learned: Learned::default(), state: waiting.state(), notices: Vec::new(), after: LOOK_AGAIN }));
+            return Ok(Some(Look {
+                learned: Learned::default(),
+                state: waiting.state(),
+                notices: Vec::new(),
+                requeue: Requeue::After(LOOK_AGAIN),
+            }));
         }
         Ok((observed, cluster)) => match plan::end(object, &observed) {
             End::Release => {}
@@ -142,7 +147,7 @@ async fn end(object: &Topic, context: &Context) -> Result<Option<Look<Learned>>,
                 );
                 let learned = Learned { topic: observed.topic, figure: observed.figure, ..Learned::default() };
                 let state = State::stalled(Reason::TopicHoldsRecords, why);
-                return Ok(Some(Look { learned, state, notices: Vec::new(), after: LOOK_AGAIN }));
+                return Ok(Some(Look { learned, state, notices: Vec::new(), requeue: Requeue::After(LOOK_AGAIN) }));
             }
         },
     }

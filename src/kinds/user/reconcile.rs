@@ -13,12 +13,12 @@ use crate::kafka_admin::{QuotaChange, ScramChange};
 use crate::kinds::dependence::Dependence;
 use crate::kinds::drift;
 use crate::kinds::error::Error;
-use crate::kinds::look::{self, LOOK_AGAIN, LOOK_ANYHOW, LOOK_SOON, Look, ROUNDS_MAX, SEEN_LIMIT};
+use crate::kinds::look::{self, LOOK_AGAIN, LOOK_SOON, Look, ROUNDS_MAX, SEEN_LIMIT};
 use crate::kube_io;
 use crate::runtime::claims::{Claim, Claims};
 use crate::runtime::clusters::Cluster;
 use crate::runtime::context::Context;
-use crate::runtime::kind::{Kind, Notice, Outcome};
+use crate::runtime::kind::{Kind, Notice, Outcome, Requeue};
 use futures::stream::BoxStream;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -75,7 +75,7 @@ impl Kind for UserKind {
 fn waiting(state: State) -> Look<Learned> {
     // Secrets may not be listed yet: that is soon.
     let after = if state == State::Ready { LOOK_AGAIN } else { LOOK_SOON };
-    Look { learned: Learned::default(), state, notices: Vec::new(), after }
+    Look { learned: Learned::default(), state, notices: Vec::new(), requeue: Requeue::After(after) }
 }
 
 async fn look(object: &Arc<User>, context: &Context) -> Result<Look<Learned>, Error> {
@@ -99,10 +99,11 @@ async fn look(object: &Arc<User>, context: &Context) -> Result<Look<Learned>, Er
             });
             let would_be_refused = observe::would_be_refused(&object, &cluster, &user.name).await?;
             notices.extend(newly_refused(&object, &would_be_refused));
-            let after = if object.spec.authorization.mode == AuthorizationMode::Shadow { LOOK_AT_SHADOW } else { LOOK_ANYHOW };
+            let shadowed = object.spec.authorization.mode == AuthorizationMode::Shadow;
+            let requeue = if shadowed { Requeue::After(LOOK_AT_SHADOW) } else { Requeue::Woken };
             let acls = Some(desired::acls(&object, &user.name));
             let learned = Learned { acls, credential, would_be_refused: Some(would_be_refused), drift: found };
-            return Ok(Look { learned, state: State::Ready, notices, after });
+            return Ok(Look { learned, state: State::Ready, notices, requeue });
         }
         let writes = steps.iter().any(|step| matches!(step, Step::WriteCredential(_)));
         let given = if writes { observe::given_password(context, &object).await? } else { None };
@@ -116,7 +117,7 @@ async fn look(object: &Arc<User>, context: &Context) -> Result<Look<Learned>, Er
         object = act(context, &cluster, &object, &user, &steps, given).await?;
     }
     let state = State::reconciling(Reason::Applying, "the user is being changed");
-    Ok(Look { learned: Learned { drift: found, ..Learned::default() }, state, notices, after: LOOK_SOON })
+    Ok(Look { learned: Learned { drift: found, ..Learned::default() }, state, notices, requeue: Requeue::After(LOOK_SOON) })
 }
 
 /// Does the steps and waits until the metadata tells of them; gives the object as it is then.

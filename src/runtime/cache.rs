@@ -1,0 +1,121 @@
+//! The objects of a kind as their watch told of them, and what each of its events changed.
+
+use kube::Resource;
+use kube::api::ObjectMeta;
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher::Event;
+use std::sync::Arc;
+
+/// A cache that is filled by the events of a watch.
+pub struct Cache<O: Resource<DynamicType = ()> + Clone + 'static>(Writer<O>);
+
+/// An object as it was and as it is; `None`: it was not there, it is gone.
+#[derive(Debug)]
+pub struct Change<O> {
+    pub before: Option<Arc<O>>,
+    pub now: Option<O>,
+}
+
+impl<O: Resource<DynamicType = ()> + Clone + 'static> Default for Cache<O> {
+    fn default() -> Self {
+        Self(Writer::default())
+    }
+}
+
+impl<O: Resource<DynamicType = ()> + Clone + 'static> Cache<O> {
+    pub fn reader(&self) -> Store<O> {
+        self.0.as_reader()
+    }
+
+    /// Takes an event in. A list also changes what it no longer has: it went while nobody watched.
+    pub fn take(&mut self, event: Event<O>) -> Vec<Change<O>> {
+        let reader = self.reader();
+        let listed = matches!(event, Event::InitDone).then(|| reader.state());
+        let known = |object: &O| reader.get(&ObjectRef::from_obj(object));
+        let before = match &event {
+            Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) => known(object),
+            Event::Init | Event::InitDone => None,
+        };
+        self.0.apply_watcher_event(&event);
+        match event {
+            Event::Apply(object) | Event::InitApply(object) => vec![Change { before, now: Some(object) }],
+            Event::Delete(object) => vec![Change { before: before.or(Some(Arc::new(object))), now: None }],
+            Event::Init => Vec::new(),
+            Event::InitDone => {
+                let gone = listed.into_iter().flatten().filter(|object| known(object).is_none());
+                gone.map(|object| Change { before: Some(object), now: None }).collect()
+            }
+        }
+    }
+}
+
+impl<O: Resource> Change<O> {
+    /// True unless it is the same object and nothing but its status, or who wrote it, is another.
+    pub fn matters(&self) -> bool {
+        let (Some(before), Some(now)) = (&self.before, &self.now) else { return true };
+        told(before.meta()) != told(now.meta())
+    }
+}
+
+fn told(meta: &ObjectMeta) -> impl PartialEq {
+    (&meta.uid, meta.generation, &meta.annotations, &meta.finalizers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use serde_json::{Value, json};
+
+    fn object(name: &str, more: &Value) -> ConfigMap {
+        let mut metadata = json!({"name": name, "namespace": "n", "uid": name, "generation": 1});
+        metadata.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(json!({"metadata": metadata})).unwrap()
+    }
+
+    fn plain(name: &str) -> ConfigMap {
+        object(name, &json!({}))
+    }
+
+    /// A cache that has listed these.
+    fn listed(names: &[&str]) -> Cache<ConfigMap> {
+        let mut cache = Cache::default();
+        cache.take(Event::Init);
+        names.iter().for_each(|name| assert!(cache.take(Event::InitApply(plain(name)))[0].matters()));
+        assert!(cache.take(Event::InitDone).is_empty());
+        cache
+    }
+
+    #[test]
+    fn what_says_nothing_new_does_not_matter() {
+        let mut cache = listed(&["a"]);
+        let mut matters = |more: &Value| cache.take(Event::Apply(object("a", more)))[0].matters();
+        assert!(!matters(&json!({"resourceVersion": "2"})));
+        assert!(matters(&json!({"generation": 2})));
+        assert!(!matters(&json!({"generation": 2, "labels": {"a": "b"}})));
+        assert!(matters(&json!({"generation": 2, "annotations": {"a": "b"}})));
+        assert!(matters(&json!({"generation": 2, "finalizers": ["f"]})));
+        assert!(matters(&json!({"generation": 2, "finalizers": ["f"], "uid": "another"})));
+    }
+
+    #[test]
+    fn what_a_later_list_lacks_is_gone() {
+        let mut cache = listed(&["a", "b"]);
+        cache.take(Event::Init);
+        assert!(!cache.take(Event::InitApply(plain("b")))[0].matters());
+        let gone = cache.take(Event::InitDone);
+        assert_eq!(gone.len(), 1);
+        assert!(gone[0].now.is_none());
+        assert_eq!(gone[0].before.as_deref(), Some(&plain("a")));
+        assert_eq!(cache.reader().len(), 1);
+    }
+
+    #[test]
+    fn what_is_deleted_is_told_as_it_was() {
+        let mut cache = listed(&["a"]);
+        let gone = cache.take(Event::Delete(plain("a")));
+        assert_eq!((gone[0].before.as_deref(), gone[0].now.is_none()), (Some(&plain("a")), true));
+        assert!(cache.reader().is_empty());
+    }
+}
