@@ -3,12 +3,13 @@
 use super::access;
 use super::drift;
 use super::kafka_cluster::api::AccessFrom;
+use super::look::{LOOK_AGAIN, Look};
 use super::reference::ClusterKey;
 use crate::conditions::{Reason, State};
 use crate::kube_io::KubeResult;
 use crate::runtime::clusters::Cluster;
 use crate::runtime::context::Context;
-use crate::runtime::kind::Kind;
+use crate::runtime::kind::{Kind, Requeue};
 use kube::Resource;
 use std::sync::Arc;
 
@@ -24,14 +25,14 @@ pub enum Dependence {
 }
 
 impl Dependence {
-    /// The state of an object that depends so. One that was Ready stays so while its cluster does not answer, as after
-    /// the operator's own restart: nothing speaks against it, so nothing is written.
-    pub fn state_of<K: Kind>(&self, object: &K::Object) -> State {
+    /// What there is to say of an object that depends so. One that was Ready stays so while its cluster does not answer, as
+    /// after the operator's own restart: nothing speaks against it, so nothing is written, and the cluster's answer wakes it.
+    pub fn look<K: Kind, L: Default>(&self, object: &K::Object, context: &Context) -> Look<L> {
         let conditions = K::status(object).map(K::conditions).unwrap_or_default();
-        match self {
-            Self::NotReady(_) if drift::was_settled(conditions, object.meta().generation) => State::Ready,
-            _ => self.state(),
-        }
+        let stays = matches!(self, Self::NotReady(_)) && drift::was_settled(conditions, object.meta().generation);
+        let requeue = if stays && context.kafka_clusters.are_ready() { Requeue::Woken } else { Requeue::After(LOOK_AGAIN) };
+        let state = if stays { State::Ready } else { self.state() };
+        Look { learned: L::default(), state, notices: Vec::new(), requeue }
     }
 
     pub fn state(&self) -> State {

@@ -8,7 +8,10 @@ use kube::runtime::watcher::Event;
 use std::sync::Arc;
 
 /// A cache that is filled by the events of a watch.
-pub struct Cache<O: Resource<DynamicType = ()> + Clone + 'static>(Writer<O>);
+pub struct Cache<O: Resource<DynamicType = ()> + Clone + 'static> {
+    writer: Writer<O>,
+    listed: bool,
+}
 
 /// An object as it was and as it is; `None`: it was not there, it is gone.
 #[derive(Debug)]
@@ -19,31 +22,37 @@ pub struct Change<O> {
 
 impl<O: Resource<DynamicType = ()> + Clone + 'static> Default for Cache<O> {
     fn default() -> Self {
-        Self(Writer::default())
+        Self { writer: Writer::default(), listed: false }
     }
 }
 
 impl<O: Resource<DynamicType = ()> + Clone + 'static> Cache<O> {
     pub fn reader(&self) -> Store<O> {
-        self.0.as_reader()
+        self.writer.as_reader()
+    }
+
+    /// True once there was a whole list.
+    pub fn is_listed(&self) -> bool {
+        self.listed
     }
 
     /// Takes an event in. A list also changes what it no longer has: it went while nobody watched.
     pub fn take(&mut self, event: Event<O>) -> Vec<Change<O>> {
         let reader = self.reader();
-        let listed = matches!(event, Event::InitDone).then(|| reader.state());
+        let former = matches!(event, Event::InitDone).then(|| reader.state());
         let known = |object: &O| reader.get(&ObjectRef::from_obj(object));
         let before = match &event {
             Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) => known(object),
             Event::Init | Event::InitDone => None,
         };
-        self.0.apply_watcher_event(&event);
+        self.writer.apply_watcher_event(&event);
+        self.listed |= matches!(event, Event::InitDone);
         match event {
             Event::Apply(object) | Event::InitApply(object) => vec![Change { before, now: Some(object) }],
             Event::Delete(object) => vec![Change { before: before.or(Some(Arc::new(object))), now: None }],
             Event::Init => Vec::new(),
             Event::InitDone => {
-                let gone = listed.into_iter().flatten().filter(|object| known(object).is_none());
+                let gone = former.into_iter().flatten().filter(|object| known(object).is_none());
                 gone.map(|object| Change { before: Some(object), now: None }).collect()
             }
         }
@@ -82,8 +91,9 @@ mod tests {
     fn listed(names: &[&str]) -> Cache<ConfigMap> {
         let mut cache = Cache::default();
         cache.take(Event::Init);
+        assert!(!cache.is_listed());
         names.iter().for_each(|name| assert!(cache.take(Event::InitApply(plain(name)))[0].matters()));
-        assert!(cache.take(Event::InitDone).is_empty());
+        assert!(cache.take(Event::InitDone).is_empty() && cache.is_listed());
         cache
     }
 

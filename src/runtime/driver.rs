@@ -6,9 +6,9 @@ use super::clusters::ClusterEvent;
 use super::context::Context;
 use super::health::Health;
 use super::kind::{Kind, Notice, Outcome, Requeue, Woken, woken};
+use super::sweeps::{self, Sweeps};
 use super::{backoff, events};
 use crate::conditions::{Condition, ConditionStatus, ConditionType, State};
-use crate::kinds::reference::ClusterKey;
 use crate::{kube_io, labels};
 use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
@@ -22,20 +22,18 @@ use serde_json::json;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::watch;
 
 /// A watch is renewed at least so often: a dead connection is noticed by then (the default is 290 s).
 const WATCH_TIMEOUT_SECS: u32 = 60;
-/// Every object is looked at once in so many seconds, a few in each, whatever wakes it: for what might have been missed all the
-/// same, and for what is due. A timer for each of ten thousand objects would take more room than what is known of their topics.
-const SWEEP_SECS: usize = 600;
 
 struct Driver<K: Kind> {
     context: Arc<Context>,
     failures: Mutex<HashMap<String, u32>>,
     /// Objects as they were after our own last write, until the watch has caught up with it.
     written: Written<K::Object>,
+    sweeps: Arc<Sweeps<K::Object>>,
 }
 
 /// By namespace and name. Without it a reconcile that comes right after another would see the world before that one.
@@ -94,22 +92,41 @@ pub async fn run<K: Kind>(context: Arc<Context>, namespace: Option<String>, heal
     let reader = cache.reader();
     K::remember(&context, &reader);
     let written = Written(Mutex::default());
-    let driver = Arc::new(Driver::<K> { context: Arc::clone(&context), failures: Mutex::default(), written });
+    let driver = Arc::new(Driver::<K> { context: Arc::clone(&context), failures: Mutex::default(), written, sweeps: Arc::default() });
     let noting = Arc::clone(&driver);
     let objects = watcher(api, watcher::Config::default().timeout(WATCH_TIMEOUT_SECS))
         .default_backoff()
         .modify(forget_what_nothing_depends_on)
         .inspect(beat(health.clone(), format!("{kind} in {namespace:?}")))
         .map_ok(move |event| {
-            let changes = cache.take(event);
+            let was_listed = cache.is_listed();
+            let mut changes = cache.take(event);
             changes.iter().for_each(|change| note::<K>(&noting, change));
+            if !was_listed {
+                changes.clear();
+                if cache.is_listed() {
+                    noting.sweeps.order(None);
+                }
+            }
             futures::stream::iter(changes.into_iter().filter(Change::matters).filter_map(|change| change.now).map(Ok))
         })
         .try_flatten();
-    let mut triggers =
-        SelectAll::from_iter([children::<K>(&context, namespace.as_deref(), &health), clusters::<K>(&context, reader.clone())]);
-    triggers.push(sweep(reader.clone()));
-    triggers.extend(K::wakes(&context, namespace.as_deref()));
+    let mut triggers = SelectAll::from_iter([
+        children::<K>(&context, namespace.as_deref(), &health),
+        clusters::<K>(&context, reader.clone(), Arc::clone(&driver.sweeps)),
+        sweeps::ordered::<K>(Arc::clone(&driver.sweeps), reader.clone()),
+        sweeps::rounds(reader.clone()),
+    ]);
+    let (sweeps, wakes) = (Arc::clone(&driver.sweeps), K::wakes(&context, namespace.as_deref()));
+    triggers.extend(wakes.map(|wakes| {
+        let one = move |woken: Option<_>| {
+            if woken.is_none() {
+                sweeps.order(None);
+            }
+            std::future::ready(woken)
+        };
+        wakes.filter_map(one).boxed()
+    }));
     Controller::for_stream(objects, reader)
         .with_config(Config::default().concurrency(K::CONCURRENCY).debounce(K::DEBOUNCE))
         .reconcile_on(triggers)
@@ -141,6 +158,7 @@ fn note<K: Kind>(driver: &Driver<K>, change: &Change<K::Object>) {
         }
     } else if let Some(gone) = &change.before {
         driver.written.forget(gone);
+        K::gone(context, gone);
         if let Some(Claim { cluster, name }) = K::claims(context).and_then(|claims| claims.remove(&**gone)) {
             // Another object may hold the claim now.
             context.clusters.tell(ClusterEvent::Metadata(cluster, K::concern(&name)));
@@ -179,39 +197,28 @@ fn children<K: Kind>(context: &Arc<Context>, namespace: Option<&str>, health: &H
     SelectAll::from_iter(streams).chain(futures::stream::pending()).boxed()
 }
 
-/// The objects, one after the other, for ever.
-fn sweep<O: Resource<DynamicType = ()> + Clone + Send + Sync + 'static>(reader: Store<O>) -> BoxStream<'static, ObjectRef<O>> {
-    let seconds = futures::stream::unfold((reader, 0), |(reader, second)| async move {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let now = share(&reader.state(), second).iter().map(|object| ObjectRef::from_obj(&**object)).collect::<Vec<_>>();
-        Some((futures::stream::iter(now), (reader, (second + 1) % SWEEP_SECS)))
-    });
-    seconds.flatten().boxed()
-}
-
-/// What is the turn of in this second of a sweep.
-fn share<T>(all: &[T], second: usize) -> &[T] {
-    &all[all.len() * second / SWEEP_SECS..all.len() * (second + 1) / SWEEP_SECS]
-}
-
 /// Changes of the cluster that objects refer to, and of what it holds.
-fn clusters<K: Kind>(context: &Arc<Context>, reader: Store<K::Object>) -> BoxStream<'static, ObjectRef<K::Object>> {
+fn clusters<K: Kind>(
+    context: &Arc<Context>,
+    reader: Store<K::Object>,
+    sweeps: Arc<Sweeps<K::Object>>,
+) -> BoxStream<'static, ObjectRef<K::Object>> {
     if K::claims(context).is_none() {
         return futures::stream::pending().boxed();
     }
     let context = Arc::clone(context);
     receive(context.clusters.subscribe())
         .flat_map(move |event| {
-            let all = |cluster: Option<ClusterKey>| {
-                let concerned = |object: &Arc<K::Object>| {
-                    cluster.as_ref().is_none_or(|cluster| K::claim(object).is_some_and(|claim| claim.cluster == *cluster))
-                };
-                reader.state().into_iter().filter(concerned).map(|object| ObjectRef::from_obj(&*object)).collect()
-            };
-            let concerned: Vec<_> = match event.map(|event| woken::<K>(&context, event)) {
+            let concerned = match event.map(|event| woken::<K>(&context, event)) {
                 Some(Woken::These(objects)) => objects.into_iter().filter(|object| reader.get(object).is_some()).collect(),
-                Some(Woken::AllOf(cluster)) => all(Some(cluster)),
-                None => all(None),
+                Some(Woken::AllOf(cluster)) => {
+                    sweeps.order(Some(cluster));
+                    Vec::new()
+                }
+                None => {
+                    sweeps.order(None);
+                    Vec::new()
+                }
             };
             futures::stream::iter(concerned)
         })
@@ -232,6 +239,7 @@ fn receive(receiver: tokio::sync::broadcast::Receiver<ClusterEvent>) -> impl Str
 
 async fn reconcile<K: Kind>(object: Arc<K::Object>, driver: Arc<Driver<K>>) -> Result<Action, Infallible> {
     let start = Instant::now();
+    driver.sweeps.looked_at(&ObjectRef::from_obj(&*object));
     let object = driver.written.newest(object);
     let context = Arc::clone(&driver.context);
     let kind = K::Object::kind(&());
@@ -310,21 +318,6 @@ impl<K: Kind> Driver<K> {
         match requeue {
             Requeue::After(delay) => Action::requeue(delay),
             _ => Action::await_change(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sweep_comes_by_each_object_once() {
-        for count in [0, 1, 7, SWEEP_SECS, 10_000] {
-            let all: Vec<usize> = (0..count).collect();
-            let swept: Vec<usize> = (0..SWEEP_SECS).flat_map(|second| share(&all, second)).copied().collect();
-            assert_eq!(swept, all);
-            assert!((0..SWEEP_SECS).all(|second| share(&all, second).len() <= count.div_ceil(SWEEP_SECS)));
         }
     }
 }

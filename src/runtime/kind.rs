@@ -20,7 +20,7 @@ use std::time::Duration;
 /// When to look again without being woken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requeue {
-    /// Not at all: what it depends on wakes it, and the sweep comes by ([`super::driver`]).
+    /// Not at all: what it depends on wakes it, and a round comes by ([`super::sweeps`]).
     Woken,
     After(Duration),
     /// It failed in a way that may pass: with backoff.
@@ -67,11 +67,13 @@ pub trait Kind: Send + Sync + 'static {
     fn watches() -> Vec<Watch> {
         Vec::new()
     }
-    /// Other things that wake objects, in a namespace (`None`: in all).
-    fn wakes(_context: &Arc<Context>, _namespace: Option<&str>) -> Option<BoxStream<'static, ObjectRef<Self::Object>>> {
+    /// Other things that wake objects (`None`: all of them), in a namespace (`None`: in all).
+    fn wakes(_context: &Arc<Context>, _namespace: Option<&str>) -> Option<BoxStream<'static, Option<ObjectRef<Self::Object>>>> {
         None
     }
     fn remember(_context: &Context, _store: &Store<Self::Object>) {}
+    /// An object is gone from the cache.
+    fn gone(_context: &Context, _object: &Self::Object) {}
     /// The kind's claims, where its objects claim something in Kafka.
     fn claims(_context: &Context) -> Option<&Claims> {
         None

@@ -14,3 +14,4 @@ pub mod kind;
 pub mod lease;
 pub mod metrics;
 pub mod namespaces;
+pub mod sweeps;

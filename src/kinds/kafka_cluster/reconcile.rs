@@ -13,7 +13,7 @@ use crate::kinds::reference::ClusterKey;
 use crate::kube_io::{self, resource};
 use crate::labels;
 use crate::names;
-use crate::runtime::clusters::{Cluster, ClusterFacts};
+use crate::runtime::clusters::{Cluster, ClusterEvent, ClusterFacts};
 use crate::runtime::context::Context;
 use crate::runtime::kind::{Failure, Kind, Notice, Outcome, Requeue, Watch};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
@@ -58,6 +58,10 @@ impl Kind for KafkaClusterKind {
     }
     fn remember(context: &Context, store: &Store<KafkaCluster>) {
         context.kafka_clusters.add(store.clone());
+    }
+    fn gone(context: &Context, object: &KafkaCluster) {
+        // Those who refer to it may still wait for it to answer.
+        context.clusters.tell(ClusterEvent::Changed(ClusterKey::of(object)));
     }
 
     async fn reconcile(object: Arc<KafkaCluster>, context: Arc<Context>) -> Outcome<KafkaClusterStatus> {

@@ -69,10 +69,7 @@ async fn look(object: &Arc<Topic>, context: &Context) -> Result<Look<Learned>, E
     for _ in 0..ROUNDS_MAX {
         let (observed, cluster) = match observe::observe(context, &object).await? {
             Ok(observed) => observed,
-            Err(dependence) => {
-                let state = dependence.state_of::<TopicKind>(&object);
-                return Ok(Look { learned: Learned::default(), state, notices: Vec::new(), requeue: Requeue::After(LOOK_AGAIN) });
-            }
+            Err(dependence) => return Ok(dependence.look::<TopicKind, _>(&object, context)),
         };
         let topic = validate::validate(&object, &observed).map_err(Error::Invalid)?;
         let wanted = desired::desired(&topic);

@@ -13,7 +13,7 @@ use crate::kafka_admin::{QuotaChange, ScramChange};
 use crate::kinds::dependence::Dependence;
 use crate::kinds::drift;
 use crate::kinds::error::Error;
-use crate::kinds::look::{self, LOOK_AGAIN, LOOK_SOON, Look, ROUNDS_MAX, SEEN_LIMIT};
+use crate::kinds::look::{self, LOOK_SOON, Look, ROUNDS_MAX, SEEN_LIMIT};
 use crate::kube_io;
 use crate::runtime::claims::{Claim, Claims};
 use crate::runtime::clusters::Cluster;
@@ -45,7 +45,7 @@ impl Kind for UserKind {
     fn conditions(status: &UserStatus) -> &[Condition] {
         &status.conditions
     }
-    fn wakes(context: &Arc<Context>, namespace: Option<&str>) -> Option<BoxStream<'static, ObjectRef<User>>> {
+    fn wakes(context: &Arc<Context>, namespace: Option<&str>) -> Option<BoxStream<'static, Option<ObjectRef<User>>>> {
         Some(secrets::watch(context, namespace))
     }
     fn claims(context: &Context) -> Option<&Claims> {
@@ -73,9 +73,7 @@ impl Kind for UserKind {
 }
 
 fn waiting(state: State) -> Look<Learned> {
-    // Secrets may not be listed yet: that is soon.
-    let after = if state == State::Ready { LOOK_AGAIN } else { LOOK_SOON };
-    Look { learned: Learned::default(), state, notices: Vec::new(), requeue: Requeue::After(after) }
+    Look { learned: Learned::default(), state, notices: Vec::new(), requeue: Requeue::After(LOOK_SOON) }
 }
 
 async fn look(object: &Arc<User>, context: &Context) -> Result<Look<Learned>, Error> {
@@ -84,7 +82,7 @@ async fn look(object: &Arc<User>, context: &Context) -> Result<Look<Learned>, Er
     for _ in 0..ROUNDS_MAX {
         let (observed, cluster) = match observe::observe(context, &object).await? {
             Ok(observed) => observed,
-            Err(dependence) => return Ok(waiting(dependence.state_of::<UserKind>(&object))),
+            Err(dependence) => return Ok(dependence.look::<UserKind, _>(&object, context)),
         };
         let user = validate::validate(&object, &observed).map_err(Error::Invalid)?;
         let Plan { steps, drift } = plan::plan(&object, &user, &observed);

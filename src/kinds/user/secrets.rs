@@ -131,46 +131,52 @@ impl UserSecrets {
         all.keys().filter(|(of, _)| namespace.is_none_or(|namespace| namespace == of)).cloned().collect()
     }
 
+    fn is_listed(&self, namespace: Option<&str>) -> bool {
+        self.listed.read().unwrap_or_else(PoisonError::into_inner).contains(&namespace.map(str::to_owned))
+    }
+
     fn note_listed(&self, namespace: Option<&str>) {
         self.listed.write().unwrap_or_else(PoisonError::into_inner).insert(namespace.map(str::to_owned));
     }
 }
 
-/// Takes in what the watch of a namespace (`None`: of all) tells, and gives the Users that it concerns. `unseen`: what was known
-/// when a list began and was not in it so far; when the list ends it went while nobody watched.
+/// Takes in what the watch of a namespace (`None`: of all) tells, and gives the Users that it concerns (`None`: all, once the first
+/// list has ended). `unseen`: what was known when a list began and was not in it so far; when the list ends it went while nobody
+/// watched.
 fn take(
     known: &UserSecrets,
     namespace: Option<&str>,
     unseen: &mut HashSet<(String, String)>,
     event: Event<Secret>,
-) -> Vec<ObjectRef<User>> {
+) -> Vec<Option<ObjectRef<User>>> {
     let user = |namespace: &str, name: &str| ObjectRef::new(name).within(namespace);
+    let of = |secret: &Secret| Some(user(&secret.namespace()?, secret.labels().get(labels::USER)?));
+    let was_listed = known.is_listed(namespace);
     match event {
         Event::Init => {
             *unseen = known.known(namespace);
             Vec::new()
         }
         Event::Apply(secret) | Event::InitApply(secret) => {
-            let namespace = secret.namespace().unwrap_or_default();
-            unseen.remove(&(namespace.clone(), secret.name_any()));
+            unseen.remove(&(secret.namespace().unwrap_or_default(), secret.name_any()));
             known.put(&secret);
-            secret.labels().get(labels::USER).map(|name| user(&namespace, name)).into_iter().collect()
+            of(&secret).filter(|_| was_listed).map(Some).into_iter().collect()
         }
         Event::Delete(secret) => {
-            let namespace = secret.namespace().unwrap_or_default();
-            known.remove(&namespace, &secret.name_any());
-            secret.labels().get(labels::USER).map(|name| user(&namespace, name)).into_iter().collect()
+            known.remove(&secret.namespace().unwrap_or_default(), &secret.name_any());
+            of(&secret).map(Some).into_iter().collect()
         }
         Event::InitDone => {
             known.note_listed(namespace);
             let gone = unseen.drain().filter_map(|(namespace, name)| Some(user(&namespace, &known.remove(&namespace, &name)?)));
-            gone.collect()
+            let gone = gone.map(Some).collect();
+            if was_listed { gone } else { vec![None] }
         }
     }
 }
 
-/// Watches the Secrets of Users in a namespace (`None`: in all) and wakes the Users that they name.
-pub fn watch(context: &Arc<Context>, namespace: Option<&str>) -> BoxStream<'static, ObjectRef<User>> {
+/// Watches the Secrets of Users in a namespace (`None`: in all) and wakes the Users that they name (`None`: all).
+pub fn watch(context: &Arc<Context>, namespace: Option<&str>) -> BoxStream<'static, Option<ObjectRef<User>>> {
     let client = context.client.clone();
     let api: Api<Secret> = namespace.map_or_else(|| Api::all(client.clone()), |namespace| Api::namespaced(client.clone(), namespace));
     let context = Arc::clone(context);
@@ -209,15 +215,16 @@ mod tests {
     #[test]
     fn a_secret_that_went_while_nobody_watched_is_missed_at_the_next_list() {
         let (known, mut unseen) = (UserSecrets::default(), HashSet::new());
-        let mut told = |event| take(&known, None, &mut unseen, event).iter().map(|user| user.name.clone()).collect::<Vec<_>>();
-        for list in [&["a", "b"][..], &["b"]] {
-            assert!(told(Event::Init).is_empty());
-            for name in list {
-                assert_eq!(told(Event::InitApply(secret(name))), [format!("of-{name}")]);
-            }
-            let gone = told(Event::InitDone);
-            assert_eq!(gone, if list.len() == 1 { vec!["of-a"] } else { vec![] });
-        }
+        let mut told = |event| {
+            let woken = take(&known, None, &mut unseen, event);
+            woken.iter().map(|user| user.as_ref().map_or("all".to_owned(), |user| user.name.clone())).collect::<Vec<_>>()
+        };
+        assert!(told(Event::Init).is_empty());
+        assert!(["a", "b"].iter().all(|name| told(Event::InitApply(secret(name))).is_empty()), "the first list's end wakes all");
+        assert_eq!(told(Event::InitDone), ["all"]);
+        assert!(told(Event::Init).is_empty());
+        assert_eq!(told(Event::InitApply(secret("b"))), ["of-b"]);
+        assert_eq!(told(Event::InitDone), ["of-a"]);
         assert!(known.get("n", "a").is_none() && known.get("n", "b").is_some());
         assert!(known.knows("n"));
     }
