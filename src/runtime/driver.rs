@@ -118,15 +118,7 @@ pub async fn run<K: Kind>(context: Arc<Context>, namespace: Option<String>, heal
         sweeps::rounds(reader.clone()),
     ]);
     let (sweeps, wakes) = (Arc::clone(&driver.sweeps), K::wakes(&context, namespace.as_deref()));
-    triggers.extend(wakes.map(|wakes| {
-        let one = move |woken: Option<_>| {
-            if woken.is_none() {
-                sweeps.order(None);
-            }
-            std::future::ready(woken)
-        };
-        wakes.filter_map(one).boxed()
-    }));
+    triggers.extend(wakes.map(|wakes| wakes.flat_map(move |woken| futures::stream::iter(sweeps.heed(woken))).boxed()));
     Controller::for_stream(objects, reader)
         .with_config(Config::default().concurrency(K::CONCURRENCY).debounce(K::DEBOUNCE))
         .reconcile_on(triggers)
@@ -209,17 +201,8 @@ fn clusters<K: Kind>(
     let context = Arc::clone(context);
     receive(context.clusters.subscribe())
         .flat_map(move |event| {
-            let concerned = match event.map(|event| woken::<K>(&context, event)) {
-                Some(Woken::These(objects)) => objects.into_iter().filter(|object| reader.get(object).is_some()).collect(),
-                Some(Woken::AllOf(cluster)) => {
-                    sweeps.order(Some(cluster));
-                    Vec::new()
-                }
-                None => {
-                    sweeps.order(None);
-                    Vec::new()
-                }
-            };
+            let mut concerned = sweeps.heed(event.map_or(Woken::All(None), |event| woken::<K>(&context, event)));
+            concerned.retain(|object| reader.get(object).is_some());
             futures::stream::iter(concerned)
         })
         .boxed()
@@ -309,15 +292,20 @@ async fn write_status<K: Kind>(driver: &Driver<K>, object: &K::Object, status: &
 impl<K: Kind> Driver<K> {
     fn action(&self, name: &str, requeue: Requeue) -> Action {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        if requeue == Requeue::Backoff {
-            let count = failures.entry(name.to_owned()).or_default();
-            *count = count.saturating_add(1);
-            return Action::requeue(backoff::delay(*count, rand::random()));
-        }
-        failures.remove(name);
         match requeue {
-            Requeue::After(delay) => Action::requeue(delay),
-            _ => Action::await_change(),
+            Requeue::Backoff => {
+                let count = failures.entry(name.to_owned()).or_default();
+                *count = count.saturating_add(1);
+                Action::requeue(backoff::delay(*count, rand::random()))
+            }
+            Requeue::After(delay) => {
+                failures.remove(name);
+                Action::requeue(delay)
+            }
+            Requeue::Woken => {
+                failures.remove(name);
+                Action::await_change()
+            }
         }
     }
 }

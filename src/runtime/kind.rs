@@ -3,9 +3,9 @@
 use super::claims::{Claim, Claims};
 use super::clusters::ClusterEvent;
 use super::context::Context;
+use super::sweeps::Order;
 use crate::conditions::{Condition, Reason, State};
 use crate::kafka::metadata_image::Concerned;
-use crate::kinds::reference::ClusterKey;
 use futures::stream::BoxStream;
 use k8s_openapi::NamespaceResourceScope;
 use kube::Resource;
@@ -67,8 +67,8 @@ pub trait Kind: Send + Sync + 'static {
     fn watches() -> Vec<Watch> {
         Vec::new()
     }
-    /// Other things that wake objects (`None`: all of them), in a namespace (`None`: in all).
-    fn wakes(_context: &Arc<Context>, _namespace: Option<&str>) -> Option<BoxStream<'static, Option<ObjectRef<Self::Object>>>> {
+    /// Other things that wake objects, in a namespace (`None`: in all).
+    fn wakes(_context: &Arc<Context>, _namespace: Option<&str>) -> Option<BoxStream<'static, Woken<Self::Object>>> {
         None
     }
     fn remember(_context: &Context, _store: &Store<Self::Object>) {}
@@ -94,16 +94,17 @@ pub trait Kind: Send + Sync + 'static {
     fn reconcile(object: Arc<Self::Object>, context: Arc<Context>) -> impl Future<Output = Outcome<Self::Status>> + Send;
 }
 
-/// Whom an event of a cluster concerns.
+/// Whom an event concerns.
+#[derive(Debug, PartialEq)]
 pub enum Woken<O: Resource<DynamicType = ()> + 'static> {
-    AllOf(ClusterKey),
+    All(Order),
     These(Vec<ObjectRef<O>>),
 }
 
 /// The objects of a kind that an event wakes.
 pub fn woken<K: Kind>(context: &Context, event: ClusterEvent) -> Woken<K::Object> {
     match event {
-        ClusterEvent::Changed(cluster) => Woken::AllOf(cluster),
+        ClusterEvent::Changed(cluster) => Woken::All(Some(cluster)),
         ClusterEvent::Metadata(cluster, concerned) => {
             let claim = K::concerned(&concerned).map(|name| Claim { cluster, name: name.to_owned() });
             Woken::These(claim.zip(K::claims(context)).map(|(claim, claims)| claims.objects(&claim)).unwrap_or_default())

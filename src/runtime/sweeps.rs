@@ -1,7 +1,7 @@
 //! Looking at every object of a kind: at once where something concerns all of them, but few at a time, so that a change of one
 //! does not queue behind ten thousand (and kube's queue, which keeps its room for ever, stays short); and slowly for ever.
 
-use super::kind::Kind;
+use super::kind::{Kind, Woken};
 use crate::kinds::reference::ClusterKey;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -53,6 +53,17 @@ impl<O: Resource<DynamicType = ()>> Sweeps<O> {
     pub fn order(&self, order: Order) {
         self.state().orders.insert(order);
         self.ordered.notify_one();
+    }
+
+    /// The objects that are to be looked at now; for all of them a sweep is ordered.
+    pub fn heed(&self, woken: Woken<O>) -> Vec<ObjectRef<O>> {
+        match woken {
+            Woken::These(objects) => objects,
+            Woken::All(order) => {
+                self.order(order);
+                Vec::new()
+            }
+        }
     }
 
     async fn next_order(&self) -> Order {

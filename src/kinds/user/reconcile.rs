@@ -18,11 +18,10 @@ use crate::kube_io;
 use crate::runtime::claims::{Claim, Claims};
 use crate::runtime::clusters::Cluster;
 use crate::runtime::context::Context;
-use crate::runtime::kind::{Kind, Notice, Outcome, Requeue};
+use crate::runtime::kind::{Kind, Notice, Outcome, Requeue, Woken};
 use futures::stream::BoxStream;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::runtime::reflector::ObjectRef;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,7 +44,7 @@ impl Kind for UserKind {
     fn conditions(status: &UserStatus) -> &[Condition] {
         &status.conditions
     }
-    fn wakes(context: &Arc<Context>, namespace: Option<&str>) -> Option<BoxStream<'static, Option<ObjectRef<User>>>> {
+    fn wakes(context: &Arc<Context>, namespace: Option<&str>) -> Option<BoxStream<'static, Woken<User>>> {
         Some(secrets::watch(context, namespace))
     }
     fn claims(context: &Context) -> Option<&Claims> {

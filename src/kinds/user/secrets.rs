@@ -5,6 +5,7 @@ use super::api::User;
 use crate::kube_io;
 use crate::labels;
 use crate::runtime::context::Context;
+use crate::runtime::kind::Woken;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use k8s_openapi::ByteString;
@@ -140,19 +141,13 @@ impl UserSecrets {
     }
 }
 
-/// Takes in what the watch of a namespace (`None`: of all) tells, and gives the Users that it concerns (`None`: all, once the first
-/// list has ended). `unseen`: what was known when a list began and was not in it so far; when the list ends it went while nobody
-/// watched.
-fn take(
-    known: &UserSecrets,
-    namespace: Option<&str>,
-    unseen: &mut HashSet<(String, String)>,
-    event: Event<Secret>,
-) -> Vec<Option<ObjectRef<User>>> {
+/// Takes in what the watch of a namespace (`None`: of all) tells, and whom it concerns: all Users once the first list has ended.
+/// `unseen`: what was known when a list began and was not in it so far; when the list ends it went while nobody watched.
+fn take(known: &UserSecrets, namespace: Option<&str>, unseen: &mut HashSet<(String, String)>, event: Event<Secret>) -> Woken<User> {
     let user = |namespace: &str, name: &str| ObjectRef::new(name).within(namespace);
     let of = |secret: &Secret| Some(user(&secret.namespace()?, secret.labels().get(labels::USER)?));
     let was_listed = known.is_listed(namespace);
-    match event {
+    Woken::These(match event {
         Event::Init => {
             *unseen = known.known(namespace);
             Vec::new()
@@ -160,38 +155,38 @@ fn take(
         Event::Apply(secret) | Event::InitApply(secret) => {
             unseen.remove(&(secret.namespace().unwrap_or_default(), secret.name_any()));
             known.put(&secret);
-            of(&secret).filter(|_| was_listed).map(Some).into_iter().collect()
+            of(&secret).filter(|_| was_listed).into_iter().collect()
         }
         Event::Delete(secret) => {
             known.remove(&secret.namespace().unwrap_or_default(), &secret.name_any());
-            of(&secret).map(Some).into_iter().collect()
+            of(&secret).into_iter().collect()
         }
         Event::InitDone => {
             known.note_listed(namespace);
             let gone = unseen.drain().filter_map(|(namespace, name)| Some(user(&namespace, &known.remove(&namespace, &name)?)));
-            let gone = gone.map(Some).collect();
-            if was_listed { gone } else { vec![None] }
+            let gone = gone.collect();
+            if !was_listed {
+                return Woken::All(None);
+            }
+            gone
         }
-    }
+    })
 }
 
-/// Watches the Secrets of Users in a namespace (`None`: in all) and wakes the Users that they name (`None`: all).
-pub fn watch(context: &Arc<Context>, namespace: Option<&str>) -> BoxStream<'static, Option<ObjectRef<User>>> {
+/// Watches the Secrets of Users in a namespace (`None`: in all) and wakes the Users that they name.
+pub fn watch(context: &Arc<Context>, namespace: Option<&str>) -> BoxStream<'static, Woken<User>> {
     let client = context.client.clone();
     let api: Api<Secret> = namespace.map_or_else(|| Api::all(client.clone()), |namespace| Api::namespaced(client.clone(), namespace));
     let context = Arc::clone(context);
     let (namespace, mut unseen) = (namespace.map(str::to_owned), HashSet::new());
     watcher(api, watcher::Config::default().labels(labels::USER).timeout(60))
         .default_backoff()
-        .flat_map(move |event| {
-            let woken = match event {
-                Ok(event) => take(&context.user_secrets, namespace.as_deref(), &mut unseen, event),
-                Err(error) => {
-                    tracing::warn!(%error, "the watch of Users' Secrets failed");
-                    Vec::new()
-                }
-            };
-            futures::stream::iter(woken)
+        .map(move |event| match event {
+            Ok(event) => take(&context.user_secrets, namespace.as_deref(), &mut unseen, event),
+            Err(error) => {
+                tracing::warn!(%error, "the watch of Users' Secrets failed");
+                Woken::These(Vec::new())
+            }
         })
         .boxed()
 }
@@ -215,9 +210,9 @@ mod tests {
     #[test]
     fn a_secret_that_went_while_nobody_watched_is_missed_at_the_next_list() {
         let (known, mut unseen) = (UserSecrets::default(), HashSet::new());
-        let mut told = |event| {
-            let woken = take(&known, None, &mut unseen, event);
-            woken.iter().map(|user| user.as_ref().map_or("all".to_owned(), |user| user.name.clone())).collect::<Vec<_>>()
+        let mut told = |event| match take(&known, None, &mut unseen, event) {
+            Woken::All(_) => vec!["all".to_owned()],
+            Woken::These(users) => users.into_iter().map(|user| user.name).collect(),
         };
         assert!(told(Event::Init).is_empty());
         assert!(["a", "b"].iter().all(|name| told(Event::InitApply(secret(name))).is_empty()), "the first list's end wakes all");
