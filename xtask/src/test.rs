@@ -73,21 +73,32 @@ fn on_the_ground(layout: &Layout, names: &[&str], environment: &[(&str, &str)]) 
     shell::show(&mut tests)
 }
 
+/// What disturbs a running cluster, and in how many turns of a soak.
+const SOAK: [(u32, &[&str]); 3] = [
+    (10, &["rolls::a_roll"]),
+    (5, &["rolls::certificates", "scaling::", "authorization::"]),
+    (1, &["upgrade::", "storage::", "jbod::", "quorum::", "outages::", "crash::"]),
+];
+
 #[derive(clap::Args)]
 pub struct SoakOptions {
-    /// How often everything is done.
-    #[arg(long, default_value_t = 5)]
+    /// How often the whole of it is done.
+    #[arg(long, default_value_t = 1)]
     rounds: u32,
 }
 
-/// What disturbs a running cluster, again and again, and for longer: rolls, brokers and controllers that join, leave and are
-/// replaced, CAs, upgrades, volumes that grow, come and go, drains, a zone that is away for a minute, an API server for ten.
+/// What disturbs a running cluster, again and again, and for longer: ten rolls, five times brokers that join, leave and are
+/// replaced while twenty operators die, and certificates and CAs that are replaced; an upgrade, volumes that grow, come and
+/// go, controllers, drains, a zone that is away for a minute, an API server for ten, an operator that dies after every write.
 pub fn soak(layout: &Layout, options: &SoakOptions) -> Result<()> {
     up::up(layout, &up::Options::default())?;
-    for round in 1..=options.rounds {
-        println!("== round {round} of {}", options.rounds);
-        let tests = ["rolls::", "scaling::", "authorization::", "upgrade::", "storage::", "jbod::", "quorum::", "outages::", "crash::"];
-        on_the_ground(layout, &tests, &[("FREEHOLD_SOAK", "1")]).with_context(|| format!("round {round}"))?;
+    let turns = SOAK.iter().map(|(turns, _)| *turns).max().unwrap_or_default();
+    for (round, turn) in (1..=options.rounds).flat_map(|round| (1..=turns).map(move |turn| (round, turn))) {
+        let which = format!("round {round} of {}, turn {turn} of {turns}", options.rounds);
+        println!("== {which}");
+        let due = SOAK.iter().filter(|(turns, _)| turn <= *turns);
+        let tests: Vec<&str> = due.flat_map(|(_, tests)| *tests).copied().collect();
+        on_the_ground(layout, &tests, &[("FREEHOLD_SOAK", "1")]).context(which)?;
     }
     Ok(())
 }

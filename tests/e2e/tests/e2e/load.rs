@@ -136,6 +136,11 @@ fn worst_gap(events: &[Value]) -> Gap {
     worst
 }
 
+/// True in `cargo xtask soak`.
+pub fn soaks() -> bool {
+    std::env::var_os("FREEHOLD_SOAK").is_some()
+}
+
 /// Ends the operator that leads, as often as asked, some seconds apart; another takes over each time.
 pub fn kill_operators(times: u32, pause: Duration) {
     let kubectl = kubectl();

@@ -14,7 +14,7 @@ use std::time::Duration;
 const RATE: i64 = 150;
 /// How long a zone is cut off, or the API server away; in `cargo xtask soak` as long as this says.
 fn away(soak: Duration) -> Duration {
-    if std::env::var_os("FREEHOLD_SOAK").is_some() { soak } else { Duration::from_secs(30) }
+    if load::soaks() { soak } else { Duration::from_secs(30) }
 }
 
 /// Done at the end, whatever happens to the test.

@@ -5,11 +5,12 @@ use crate::kafka;
 use crate::ledger::Ledger;
 use crate::load::{self, Load};
 use crate::oracle;
-use crate::world::{LONG, block_on, kubectl, super_admin};
+use crate::world::{LONG, block_on, endpoints, kubectl, super_admin};
 use ground::kubectl::Kubectl;
-use ground::shell;
+use ground::shell::{self, command};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(600);
@@ -86,6 +87,38 @@ fn a_roll_under_load_loses_nothing_and_restarts_each_node_once() {
         seen.states,
         seen.leader_moves,
     );
+}
+
+/// The certificate that each node shows on the listener of clients, as PEM.
+fn shown(kubectl: &Kubectl) -> BTreeMap<i32, String> {
+    let nodes = endpoints(kubectl, "kafka", "demo", "broker", 9094).into_iter();
+    let ask = |address: SocketAddr| {
+        let chain = shell::output(&mut command("keytool", ["-printcert", "-rfc", "-sslserver", &address.to_string()])).unwrap();
+        chain.split_inclusive("-----END CERTIFICATE-----").next().unwrap().to_owned()
+    };
+    nodes.map(|node| (node.node_id, ask(node.address))).collect()
+}
+
+#[test]
+#[ignore = "needs the ground: cargo xtask test"]
+fn certificates_are_renewed_under_load_and_restart_nothing() {
+    let kubectl = kubectl();
+    settled(&kubectl);
+    let (before, old) = (pods(&kubectl), shown(&kubectl));
+    assert_eq!(old.len(), 3, "{old:?}");
+    let load = Load::start(&kubectl, "renewal", RATE);
+    let start = Instant::now();
+    let renew = format!("freehold.dev/renew-certificates={}", load::id());
+    kubectl.run(&["annotate", "kafkacluster", "demo", "--namespace", "kafka", "--overwrite", &renew]).unwrap();
+    shell::wait_for("every node to show another certificate", LIMIT, || {
+        let same: Vec<_> = shown(&kubectl).into_iter().filter(|(id, now)| old[id] == *now).map(|(id, _)| id).collect();
+        Ok((!same.is_empty()).then(|| format!("the old ones: {same:?}")))
+    })
+    .unwrap();
+    let took = start.elapsed().as_secs_f64();
+    settled(&kubectl);
+    assert_eq!(pods(&kubectl), before, "nothing was restarted for it");
+    println!("renewal: new certificates shown by all nodes in {took:.1} s, {}", load.finish(&kubectl));
 }
 
 #[test]

@@ -103,10 +103,11 @@ fn brokers_join_and_leave_under_load_while_operators_die() {
     let before = pods(&kubectl);
     let mark = oracle::mark(&kubectl, "kafka", "demo");
     let load = Load::start(&kubectl, "scale", RATE);
+    let kills = if load::soaks() { 10 } else { 2 };
 
     let start = Instant::now();
     set_extra(&kubectl, "kafka", "demo", Some(3));
-    load::kill_operators(2, Duration::from_secs(12));
+    load::kill_operators(kills, Duration::from_secs(12));
     shell::wait_for("six brokers that hold like shares", LIMIT, || {
         let (held, led) = match shares(&kubectl) {
             Ok(shares) => shares,
@@ -123,7 +124,7 @@ fn brokers_join_and_leave_under_load_while_operators_die() {
     let replaced = replace(&kubectl, "300");
     let start = Instant::now();
     set_extra(&kubectl, "kafka", "demo", Some(0));
-    load::kill_operators(2, Duration::from_secs(12));
+    load::kill_operators(kills, Duration::from_secs(12));
     shell::wait_for("three brokers that hold everything", LIMIT, || {
         let held = match shares(&kubectl) {
             Ok((held, _)) => held,
@@ -149,9 +150,10 @@ fn brokers_join_and_leave_under_load_while_operators_die() {
     }
     let done = load.finish(&kubectl);
     println!(
-        "scaling: three brokers to six in {:.1} s and back in {:.1} s with four operators killed, a broker replaced in {replaced:.1} s; {done}; {} states replayed, {} partitions",
+        "scaling: three brokers to six in {:.1} s and back in {:.1} s with {} operators killed, a broker replaced in {replaced:.1} s; {done}; {} states replayed, {} partitions",
         out.as_secs_f64(),
         back.as_secs_f64(),
+        2 * kills,
         seen.states,
         seen.partitions
     );

@@ -1,14 +1,18 @@
-//! A cluster of the older version is upgraded, taken back while that is possible, upgraded for good, put to sleep and
-//! woken: with the same records all the time.
+//! A cluster of the older version is upgraded under load, taken back while that is possible, upgraded for good, put to sleep
+//! and woken: with the same records all the time.
 
+use crate::load::{self, Load};
+use crate::oracle;
 use crate::world::{LONG, client, delete_topic, kubectl, small_cluster, topic, user};
 use ground::flow;
 use ground::kubectl::Kubectl;
 use ground::shell;
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-const LIMIT: Duration = Duration::from_secs(400);
+const LIMIT: Duration = Duration::from_secs(600);
+/// Records a second.
+const RATE: i64 = 100;
 
 fn patch(kubectl: &Kubectl, spec: &Value) {
     kubectl.merge("kafkacluster", "kafka", "aging", &json!({"spec": spec})).unwrap();
@@ -28,17 +32,19 @@ fn runs(kubectl: &Kubectl, version: &str) {
 #[ignore = "needs the ground: cargo xtask test"]
 fn a_cluster_is_upgraded_and_taken_back_until_its_metadata_is_the_new_one_s() {
     let kubectl = kubectl();
-    let more = "  deletionPolicy: Delete\n  rollout: {allowUnavailable: true}\n  upgrade: {features: Hold}\n";
-    kubectl.apply(&small_cluster("aging", "kafka", "4.2.1", more)).unwrap();
-    kubectl.apply(&topic("aged", "aging", "  partitions: 2\n")).unwrap();
+    let one = small_cluster("aging", "kafka", "4.2.1", "  deletionPolicy: Delete\n  upgrade: {features: Hold}\n");
+    let three = one.replace("replicas: 1, zones: [zone-a]", "replicas: 3, zones: [zone-a, zone-b, zone-c]");
+    kubectl.apply(&three).unwrap();
+    kubectl.apply(&topic("aged", "aging", "  partitions: 6\n")).unwrap();
     let rights = "  authentication: {type: ScramSha512}\n  grants:\n  - {produce: {topics: [aged]}}\n  - {consume: {topics: [aged], groups: [\"shop-*\"]}}\n";
     kubectl.apply(&user("aged", "aging", rights)).unwrap();
     for (kind, namespace, name) in [("kafkacluster", "kafka", "aging"), ("topic", "shop", "aged"), ("user", "shop", "aged")] {
         kubectl.wait_ready(kind, namespace, name, LONG).unwrap();
     }
     let client = client(&kubectl, "aged", "aged");
-    flow::prove(&kubectl, &client, "aged", 200, flow::Before::Nothing, LONG).unwrap();
     let old = status(&kubectl)["metadataVersion"].as_i64().unwrap();
+    let mark = oracle::mark(&kubectl, "kafka", "aging");
+    let (load, start) = (Load::of(&kubectl, client.clone(), "aged", RATE), Instant::now());
 
     // Forward, and back: the metadata is still the older version's.
     patch(&kubectl, &json!({"version": "4.3.1"}));
@@ -61,6 +67,11 @@ fn a_cluster_is_upgraded_and_taken_back_until_its_metadata_is_the_new_one_s() {
     assert!(message.contains("spec.version") && message.contains("metadata.version") && message.contains("set 4.3.1"), "{message}");
     patch(&kubectl, &json!({"version": "4.3.1"}));
     runs(&kubectl, "4.3.1");
+    let took = start.elapsed().as_secs_f64();
+    let done = load.finish(&kubectl);
+    let seen = oracle::replay(&kubectl, "kafka", "aging", mark);
+    assert!(seen.violations.is_empty(), "{:#?}", seen.violations);
+    println!("upgrade: forward, back and forward for good in {took:.0} s, {done}; {} states replayed", seen.states);
 
     // Asleep: no pods. Awake: everything is there.
     patch(&kubectl, &json!({"state": "Hibernated"}));
@@ -78,11 +89,11 @@ fn a_cluster_is_upgraded_and_taken_back_until_its_metadata_is_the_new_one_s() {
     patch(&kubectl, &json!({"state": "Running"}));
     shell::wait_for("the cluster to wake", LIMIT, || {
         let found = status(&kubectl);
-        Ok((found["brokers"] != "1/1" || found["reason"].is_string()).then(|| found["reason"].to_string()))
+        Ok((found["brokers"] != "3/3" || found["reason"].is_string()).then(|| found["reason"].to_string()))
     })
     .unwrap();
-    let read = flow::consume(&kubectl, &client, "aged-again", &format!("shop-aged-{}", crate::load::id()), 200, LONG).unwrap();
-    assert_eq!(read.len(), 200, "every record is there");
+    let read = flow::consume(&kubectl, &client, "aged-again", &format!("shop-aged-{}", load::id()), done.records, LONG).unwrap();
+    flow::check(&done.acknowledged, &read).unwrap();
     delete_topic(&kubectl, "shop", "aged");
     kubectl.delete("user", "shop", "aged", LONG).unwrap();
     kubectl.delete("kafkacluster", "kafka", "aging", LONG).unwrap();
