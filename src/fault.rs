@@ -1,19 +1,66 @@
-//! Fault injection for tests: the process ends after its n-th write to the API server or to Kafka, as if killed there.
-//!
-//! Off unless the environment says `FREEHOLD_FAULT_EXIT_AFTER_WRITES=n`. Leases and events do not count: nothing
-//! is decided by them.
+//! Fault injection for tests, off unless the environment says otherwise:
+//! - `FREEHOLD_FAULT_EXIT_AFTER_WRITES=n`: the process ends after its n-th write to the API server or to Kafka, as if
+//!   killed there. Leases and events do not count: nothing is decided by them.
+//! - `FREEHOLD_FAULT_LISTS_AT=<resourceVersion>`: the first answer to each list is the one of then, as from an API server
+//!   that is behind.
+//! - `FREEHOLD_FAULT_DEAF_SECONDS=n`: a watch hears n seconds long, and nothing for the next n; then its version is too old
+//!   (410), and the events in between are never told.
 
-use http::{Method, Request};
+use http::{Method, Request, Uri};
 use kafka_protocol::messages::ApiKey;
-use std::sync::LazyLock;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::Duration;
 use tower::{Layer, Service};
 
-pub const VARIABLE: &str = "FREEHOLD_FAULT_EXIT_AFTER_WRITES";
+const EXIT_AFTER_WRITES: &str = "FREEHOLD_FAULT_EXIT_AFTER_WRITES";
+const LISTS_AT: &str = "FREEHOLD_FAULT_LISTS_AT";
+const DEAF_SECONDS: &str = "FREEHOLD_FAULT_DEAF_SECONDS";
 /// As a kill would leave it (128 + SIGKILL).
 const EXIT_CODE: i32 = 137;
 /// Writes that are left; `None`: as many as there are.
-static LEFT: LazyLock<Option<AtomicU32>> = LazyLock::new(|| std::env::var(VARIABLE).ok()?.parse().ok().map(AtomicU32::new));
+static LEFT: LazyLock<Option<AtomicU32>> = LazyLock::new(|| set::<u32>(EXIT_AFTER_WRITES).map(AtomicU32::new));
+
+static READS: LazyLock<Reads> =
+    LazyLock::new(|| Reads { lists_at: set(LISTS_AT), deaf: set(DEAF_SECONDS).map(Duration::from_secs), asked: Mutex::default() });
+
+fn set<T: std::str::FromStr>(variable: &str) -> Option<T> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+/// What befalls lists and watches.
+struct Reads {
+    /// A resourceVersion.
+    lists_at: Option<String>,
+    deaf: Option<Duration>,
+    /// How often each was asked for.
+    asked: Mutex<BTreeMap<String, u32>>,
+}
+
+impl Reads {
+    /// What is asked instead, and how much later it is answered; `None`: this one is left alone. Only lists and watches have
+    /// a query.
+    fn disturb(&self, uri: &Uri) -> Option<(String, Duration)> {
+        let pairs = || uri.query().into_iter().flat_map(|query| query.split('&')).filter(|pair| !pair.is_empty());
+        if uri.query().is_none() || pairs().any(|pair| pair.starts_with("continue=")) {
+            return None;
+        }
+        let kept: Vec<_> = pairs().filter(|pair| !pair.starts_with("resourceVersion") && !pair.starts_with("timeoutSeconds=")).collect();
+        let (watch, kept) = (kept.contains(&"watch=true"), format!("{}?{}", uri.path(), kept.join("&")));
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = asked.entry(kept.clone()).and_modify(|times| *times += 1).or_insert(1);
+        match (watch, *times, &self.lists_at, self.deaf) {
+            (false, 1, Some(version), _) => Some((format!("{kept}&resourceVersion={version}&resourceVersionMatch=Exact"), Duration::ZERO)),
+            (true, times, _, Some(deaf)) if times % 2 == 1 => {
+                let version = pairs().find(|pair| pair.starts_with("resourceVersion=")).unwrap_or_default();
+                Some((format!("{kept}&{version}&timeoutSeconds={}", deaf.as_secs()), Duration::ZERO))
+            }
+            (true, _, _, Some(deaf)) => Some((format!("{kept}&resourceVersion=1"), deaf)),
+            _ => None,
+        }
+    }
+}
 
 /// One write was answered.
 fn wrote() {
@@ -53,7 +100,7 @@ fn changes(key: ApiKey) -> bool {
     )
 }
 
-/// Counts writes to the API server.
+/// Counts writes to the API server, and disturbs what is read from it.
 #[derive(Clone, Copy)]
 pub struct FaultLayer;
 
@@ -88,10 +135,17 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let counts = counts(request.method(), request.uri().path());
+        let mut later = Duration::ZERO;
+        if let Some((instead, pause)) = (*request.method() == Method::GET).then(|| READS.disturb(request.uri())).flatten()
+            && let Ok(instead) = instead.parse()
+        {
+            (*request.uri_mut(), later) = (instead, pause);
+        }
         let answer = self.inner.call(request);
         Box::pin(async move {
+            tokio::time::sleep(later).await;
             let answer = answer.await;
             if counts {
                 wrote();
@@ -111,5 +165,34 @@ mod tests {
         assert!(!counts(&Method::GET, "/api/v1/pods"));
         assert!(!counts(&Method::PATCH, "/apis/coordination.k8s.io/v1/namespaces/a/leases/b"));
         assert!(changes(ApiKey::AlterPartitionReassignments) && !changes(ApiKey::DescribeQuorum) && !changes(ApiKey::Fetch));
+    }
+
+    fn reads(lists_at: Option<&str>, deaf: Option<u64>) -> impl FnMut(&str) -> Option<(String, u64)> {
+        let reads = Reads { lists_at: lists_at.map(str::to_owned), deaf: deaf.map(Duration::from_secs), asked: Mutex::default() };
+        move |uri| reads.disturb(&uri.parse().unwrap()).map(|(instead, later)| (instead, later.as_secs()))
+    }
+
+    #[test]
+    fn the_first_of_each_list_is_old() {
+        let mut ask = reads(Some("7"), None);
+        let old = |uri: &str| Some((format!("{uri}&resourceVersion=7&resourceVersionMatch=Exact"), 0));
+        assert_eq!(ask("/api/v1/pods?&limit=500"), old("/api/v1/pods?limit=500"));
+        assert_eq!(ask("/api/v1/pods?&limit=500&continue=x"), None);
+        assert_eq!(ask("/api/v1/pods?&limit=500"), None);
+        assert_eq!(ask("/api/v1/pods?&labelSelector=a"), old("/api/v1/pods?labelSelector=a"));
+        assert_eq!(ask("/api/v1/namespaces/a/pods/b"), None);
+        assert_eq!(ask("/api/v1/pods?&watch=true&resourceVersion=9"), None);
+        assert_eq!(reads(None, None)("/api/v1/pods?&limit=500"), None);
+    }
+
+    #[test]
+    fn a_watch_hears_for_a_while_and_then_misses_what_happens() {
+        let mut ask = reads(None, Some(2));
+        let watch = "/api/v1/pods?&watch=true&timeoutSeconds=290&resourceVersion=9";
+        for _ in 0..2 {
+            assert_eq!(ask(watch), Some(("/api/v1/pods?watch=true&resourceVersion=9&timeoutSeconds=2".into(), 0)));
+            assert_eq!(ask(watch), Some(("/api/v1/pods?watch=true&resourceVersion=1".into(), 2)));
+        }
+        assert_eq!(ask("/api/v1/pods?&limit=500"), None);
     }
 }

@@ -1,5 +1,5 @@
-//! Chaos: Topics and Users come, change and go at random while the operator is killed every few seconds and somebody
-//! else changes things in Kafka behind its back. At the end Kafka equals the objects exactly, and what is nobody's is as
+//! Chaos: Topics and Users come, change and go at random while the operator is killed every few seconds, begins with lists
+//! that are old and misses events, and somebody else changes things in Kafka behind its back. At the end Kafka equals the objects exactly, and what is nobody's is as
 //! it was.
 //!
 //! A second operator, a process on this machine with a namespace and a cluster of its own, is the one that dies.
@@ -64,7 +64,7 @@ fn chaos_ends_with_kafka_equal_to_the_objects_and_with_what_is_nobodys_untouched
                 let (changes, meddled, ()) = tokio::join!(churn, meddle, clock);
                 println!("chaos: {changes} changes of objects, {meddled} behind the operator's back");
             },
-            kill_again_and_again(operator, &image, StdRng::seed_from_u64(seed + 2), &over)
+            kill_again_and_again(&client, operator, &image, StdRng::seed_from_u64(seed + 2), &over)
         );
         let () = operator;
         let (_operator, deaths) = deaths;
@@ -242,14 +242,19 @@ async fn meddle(admin: &Bare, mut random: StdRng, over: &AtomicBool) -> u32 {
     changes
 }
 
-/// Kills the operator every few seconds and starts it again; gives the last one and how often.
-async fn kill_again_and_again(first: Operator, image: &str, mut random: StdRng, over: &AtomicBool) -> (Operator, u32) {
+/// Kills the operator every few seconds and starts it again: with lists of before the last life, or deaf again and again, or
+/// both, or neither. Gives the last one and how often.
+async fn kill_again_and_again(client: &Client, first: Operator, image: &str, mut random: StdRng, over: &AtomicBool) -> (Operator, u32) {
     let (mut operator, mut deaths) = (first, 0);
+    let topics = Api::<Topic>::namespaced(client.clone(), NAMESPACE);
     while !over.load(Ordering::Relaxed) {
+        let old = topics.list_metadata(&ListParams::default().limit(1)).await.unwrap().metadata.resource_version.unwrap();
+        let faults = [("FREEHOLD_FAULT_LISTS_AT", old.as_str()), ("FREEHOLD_FAULT_DEAF_SECONDS", "1")];
+        let faults: Vec<_> = faults.into_iter().filter(|_| random.random_bool(0.5)).collect();
         tokio::time::sleep(Duration::from_millis(random.random_range(1500..7000))).await;
         drop(operator);
         deaths += 1;
-        operator = Operator::start(NAMESPACE, "chaos", image, &[]);
+        operator = Operator::start(NAMESPACE, "chaos", image, &faults);
     }
     (operator, deaths)
 }

@@ -50,10 +50,11 @@ spec:
   partitions: 6
 ";
 
-fn operator(image: &str, die_after_writes: Option<u32>) -> Operator {
-    let writes = die_after_writes.map(|writes| writes.to_string());
-    let fault: Vec<_> = writes.iter().map(|writes| ("FREEHOLD_FAULT_EXIT_AFTER_WRITES", writes.as_str())).collect();
-    Operator::start(NAMESPACE, "crash", image, &fault)
+/// The version of all objects now.
+fn version(kubectl: &Kubectl) -> String {
+    let list = kubectl.run(&["get", "--raw", "/api/v1/namespaces/crash/configmaps?limit=1"]).unwrap();
+    let list: Value = serde_json::from_str(&list).unwrap();
+    list["metadata"]["resourceVersion"].as_str().unwrap().to_owned()
 }
 
 /// The specs of everything that the cluster is made of, less what is drawn or counted.
@@ -84,11 +85,15 @@ fn end_state(kubectl: &Kubectl) -> BTreeMap<String, Value> {
     state
 }
 
-/// Lives of an operator that dies after every write, until nothing is left to write and `done` holds; how many ended.
+/// Lives of an operator that dies after every write, until nothing is left to write and `done` holds; how many ended. Every
+/// third of them first sees the world from before the life before.
 fn live_and_die(kubectl: &Kubectl, image: &str, done: impl Fn() -> bool) -> u32 {
-    let mut deaths = 0;
+    let (mut deaths, mut before) = (0, version(kubectl));
     loop {
-        let mut life = operator(image, Some(1));
+        let now = version(kubectl);
+        let faults = [("FREEHOLD_FAULT_EXIT_AFTER_WRITES", "1"), ("FREEHOLD_FAULT_LISTS_AT", before.as_str())];
+        let mut life = Operator::start(NAMESPACE, "crash", image, if deaths % 3 == 2 { &faults } else { &faults[..1] });
+        before = now;
         match wait_for_death_or_rest(kubectl, &mut life.0, &done) {
             Some(code) => {
                 assert_eq!(code, 137, "the operator ended otherwise than by the fault: see operator-crash.log");
@@ -198,7 +203,7 @@ fn dying_after_every_write_ends_the_same_and_an_idle_operator_writes_nothing() {
     kubectl.run(&["annotate", "topic", "crash", "--namespace", NAMESPACE, "freehold.dev/confirm-delete=crash"]).unwrap();
     kubectl.run(&["delete", "topic", "crash", "--namespace", NAMESPACE, "--wait=false"]).unwrap();
     {
-        let _operator = operator(&image, None);
+        let _operator = Operator::start(NAMESPACE, "crash", &image, &[]);
         kubectl.delete("topic", NAMESPACE, "crash", LONG).unwrap();
         gone(&kubectl);
         kubectl.apply(CLUSTER).unwrap();
