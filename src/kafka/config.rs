@@ -50,6 +50,9 @@ pub struct Definition {
     /// `read-only`, `per-broker` or `cluster-wide` (KIP-226).
     #[serde(default)]
     pub update: String,
+    /// In Kafka's words, why it should be used no longer; empty: it may.
+    #[serde(default)]
+    pub deprecated: String,
 }
 
 /// The configs of one version.

@@ -2,15 +2,20 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import org.apache.kafka.common.config.ConfigDef;
 import org.apache.kafka.server.common.Feature;
 import org.apache.kafka.server.common.MetadataVersion;
 
 /**
  * Prints the lists of broker and topic configs of the Kafka on the class path as JSON: name -> type, default, valid
- * values as Kafka's validator describes them, update mode (brokers; KIP-226). Source: Kafka's own ConfigDefs.
+ * values as Kafka's validator describes them, update mode (brokers; KIP-226), why it is deprecated. Source: Kafka's own ConfigDefs.
  */
 public final class ConfigLists {
+    /** What a documentation says of its own config, not of another one. */
+    private static final Pattern DEPRECATED = Pattern.compile("This config(uration)? (is|has been) deprecated.*?\\.(?= |$)");
+
     public static void main(String[] args) throws Exception {
         ConfigDef broker = (ConfigDef) Class.forName("kafka.server.KafkaConfig").getMethod("configDef").invoke(null);
         Object topic = Class.forName("org.apache.kafka.storage.internals.log.LogConfig").getMethod("configDefCopy").invoke(null);
@@ -58,6 +63,10 @@ public final class ConfigLists {
             }
             if (modes.get(key.name) != null) {
                 fields.add("\"update\": " + quote(modes.get(key.name).toString()));
+            }
+            Matcher deprecated = DEPRECATED.matcher(key.documentation == null ? "" : key.documentation.replaceAll("<[^>]*>", ""));
+            if (deprecated.find()) {
+                fields.add("\"deprecated\": " + quote(deprecated.group()));
             }
             lines.add(quote(key.name) + ": {" + String.join(", ", fields) + "}");
         }

@@ -110,7 +110,7 @@ pub fn check(spec: &KafkaClusterSpec, image: Option<&String>) -> (Vec<Invalid>, 
     match (config::definitions(&spec.version), image) {
         (None, _) => invalid("spec.version", format!("{:?} is not known; use one of {}", spec.version, config::VERSIONS.join(", "))),
         (Some(_), None) => invalid("spec.version", format!("no image is configured for {}; set images.kafka in the chart", spec.version)),
-        (Some(definitions), Some(_)) => check_configs(spec, definitions, &mut invalid),
+        (Some(definitions), Some(_)) => check_configs(spec, definitions, &mut invalid, &mut warnings),
     }
     check_replication(spec, &mut invalid);
     check_storage(spec, &mut invalid);
@@ -272,13 +272,15 @@ fn check_version(object: &KafkaCluster, observed: &Observed, invalid: &mut impl 
     }
 }
 
-fn check_configs(spec: &KafkaClusterSpec, definitions: &Definitions, invalid: &mut impl FnMut(&str, String)) {
+fn check_configs(spec: &KafkaClusterSpec, definitions: &Definitions, invalid: &mut impl FnMut(&str, String), warnings: &mut Vec<String>) {
     let pools = spec.node_pools.iter().map(|pool| (format!("spec.nodePools[{}].config", pool.name), &pool.config));
     for (field, values) in std::iter::once(("spec.config".to_owned(), &spec.config)).chain(pools) {
         for (key, value) in values {
             if let Some(why) = config::refuse_broker_config(definitions, key, value) {
                 invalid(&format!("{field}[{key}]"), why);
             }
+            let deprecated = definitions.broker.get(key).map(|definition| &definition.deprecated).filter(|words| !words.is_empty());
+            warnings.extend(deprecated.map(|words| format!("{field}[{key}]: {words}")));
         }
     }
 }

@@ -127,14 +127,17 @@ fn clusters_whose_secrets_cannot_serve_are_stalled_and_touch_nothing() {
 
 #[test]
 #[ignore = "needs the ground: cargo xtask test"]
-fn an_even_number_of_controllers_is_allowed_with_a_warning() {
+fn what_is_unwise_is_allowed_with_a_warning() {
     let kubectl = kubectl();
-    let two = small_cluster("even", "kafka", "4.3.1", "  state: Paused\n  deletionPolicy: Delete\n").replace("replicas: 1", "replicas: 2");
+    let more = "  state: Paused\n  deletionPolicy: Delete\n  config: {log.cleaner.enable: \"true\"}\n";
+    let two = small_cluster("even", "kafka", "4.3.1", more).replace("replicas: 1", "replicas: 2");
     kubectl.apply(&two).unwrap();
-    ground::shell::wait_for("the warning", LONG, || {
+    let wanted =
+        ["2 controllers tolerate no more failures than 1", "spec.config[log.cleaner.enable]: This configuration has been deprecated"];
+    ground::shell::wait_for("the warnings", LONG, || {
         let cluster = kubectl.get("kafkacluster", "kafka", "even")?.unwrap_or_default();
         let warnings = cluster["status"]["warnings"].to_string();
-        Ok((!warnings.contains("2 controllers tolerate no more failures than 1")).then_some(warnings))
+        Ok((!wanted.iter().all(|words| warnings.contains(words))).then_some(warnings))
     })
     .unwrap();
     let made = kubectl
