@@ -7,6 +7,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+// What holds for each volume.
+const NEVER_SHRINKS: &str = "self.size == oldSelf.size || quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0";
+const KEEPS_ATTRIBUTES: &str = "!has(oldSelf.volumeAttributesClassName) || has(self.volumeAttributesClassName)";
+const KEEPS_ATTRIBUTES_WHY: &str = "volumeAttributesClassName: volumes keep the last one; name another instead of none";
+const KEEPS_CLASS: &str = "has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)";
+
 /// A group of equal nodes, spread over zones.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -15,12 +21,6 @@ use std::collections::BTreeMap;
         .message("replicas: not divisible by the number of zones, so that zones would be of unequal size; take a multiple of it"),
     validation = Rule::new("self.roles == oldSelf.roles")
         .message("roles: immutable; make another pool with the roles that you want"),
-    validation = Rule::new("self.storage.size == oldSelf.storage.size || quantity(self.storage.size).compareTo(quantity(oldSelf.storage.size)) >= 0")
-        .message("storage.size: a volume cannot shrink; put the old size back"),
-    validation = Rule::new("!has(oldSelf.storage.volumeAttributesClassName) || has(self.storage.volumeAttributesClassName)")
-        .message("storage.volumeAttributesClassName: volumes keep the last one; name another instead of none"),
-    validation = Rule::new("has(self.storage.storageClassName) == has(oldSelf.storage.storageClassName) && (!has(self.storage.storageClassName) || self.storage.storageClassName == oldSelf.storage.storageClassName)")
-        .message("storage.storageClassName: immutable, volumes cannot change their class; make another pool"),
     validation = Rule::new("!has(self.storage.volumes) || size(self.storage.volumes) == 0 || 'broker' in self.roles")
         .message("storage.volumes: controllers keep the metadata on one volume; further ones are for brokers"),
     validation = Rule::new("!has(self.autoscaling) || !('controller' in self.roles)")
@@ -118,6 +118,11 @@ pub enum Role {
 /// A node's volumes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new(NEVER_SHRINKS).message("size: a volume cannot shrink; put the old size back"),
+    validation = Rule::new(KEEPS_ATTRIBUTES).message(KEEPS_ATTRIBUTES_WHY),
+    validation = Rule::new(KEEPS_CLASS).message("storageClassName: immutable, volumes cannot change their class; make another pool"),
+)]
 pub struct Storage {
     /// Size of the volume, for example 500Gi. A larger one: volumes grow while they are used.
     #[schemars(with = "String", regex(pattern = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"), length(max = 20))]
@@ -165,11 +170,10 @@ impl Storage {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
-    validation = Rule::new("self.size == oldSelf.size || quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0")
+    validation = Rule::new(NEVER_SHRINKS)
         .message("size: a volume cannot shrink; put the old size back, or take this volume away and add one of another name"),
-    validation = Rule::new("!has(oldSelf.volumeAttributesClassName) || has(self.volumeAttributesClassName)")
-        .message("volumeAttributesClassName: volumes keep the last one; name another instead of none"),
-    validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
+    validation = Rule::new(KEEPS_ATTRIBUTES).message(KEEPS_ATTRIBUTES_WHY),
+    validation = Rule::new(KEEPS_CLASS)
         .message("storageClassName: immutable, volumes cannot change their class; take this volume away and add one of another name"),
 )]
 pub struct DataVolume {
