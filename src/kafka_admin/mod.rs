@@ -152,6 +152,8 @@ pub struct Election {
     pub partition: i32,
     /// That replica.
     pub leader: i32,
+    /// The replicas with that one first, where another is.
+    pub order: Option<Vec<i32>>,
 }
 
 /// A change of a user's SCRAM-SHA-512 credential. No `Debug`: a salted password is as good as one.

@@ -5,6 +5,7 @@
 //! one goes on with it, or lets it go.
 
 use super::api::{DisruptionKind, DisruptionStatus, KafkaCluster, OperatorUpgrade, Role};
+use super::leaders;
 use super::observe::{KafkaFacts, Observed, PodFacts, Revision};
 use super::plan::{InSync, Plan, Step, WaitingOn};
 use super::quorum;
@@ -12,13 +13,16 @@ use super::validate::{NodeGroup, ValidCluster};
 use super::volumes;
 use super::windows;
 use crate::kafka::in_sync;
-use crate::kafka::restart::{self, Blocked, TopicView, View};
-use crate::kafka_admin::Election;
+use crate::kafka::restart::{self, Blocked, View};
 use crate::kube_io::Object;
 use crate::names;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::SignedDuration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+
+/// What a broker still leads after this time is left to its own shutdown.
+const HAND_OVER_LIMIT: SignedDuration = SignedDuration::from_mins(1);
 
 /// Why a node must restart.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,13 +132,13 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, desired: &[Object], o
     }
     let free: BTreeMap<i32, &Outdated<'_>> = free.into_iter().map(|one| (one.pod.node_id, one)).collect();
     plan.lease = match lease {
-        // Replicas move, or the quorum changes: nothing restarts, but for what cannot start as it is.
-        Some(lease) if lease.kind != DisruptionKind::Restart => {
-            let stuck = free.values().filter(|one| one.pod.trouble.is_some() && !one.pod.containers_ready && !one.pod.deleting);
-            plan.steps.extend(stuck.map(|one| restart_step(one)));
-            Some(lease)
+        // Whatever else is under way, what cannot start as it is is repaired.
+        Some(lease) => {
+            let restarts = lease.kind == DisruptionKind::Restart;
+            let others = free.iter().filter(|(id, _)| !restarts || !lease.node_ids.contains(id));
+            plan.steps.extend(others.filter(|(_, one)| is_stuck(one.pod)).map(|(_, one)| restart_step(one)));
+            if restarts { go_on(&lease, &free, cluster, observed, plan) } else { Some(lease) }
         }
-        Some(lease) => go_on(&lease, &free, cluster, observed, plan),
         None => begin(&free, cluster, observed, plan),
     };
     // Between two batches, and while something else is under way, the cluster is not as its spec says.
@@ -178,10 +182,17 @@ fn go_on(
         }
         let up: BTreeSet<i32> = left.iter().filter(|one| one.pod.containers_ready).map(|one| one.pod.node_id).collect();
         // Members that are down already are no obstacle to each other: the rule counts them as down.
+        let topics = if let KafkaFacts::Answered { topics, .. } = &observed.kafka { topics.as_slice() } else { &[] };
+        let patient = observed.now.duration_since(lease.since.0) < HAND_OVER_LIMIT;
         match allowed(&up, cluster, observed) {
+            Ok(()) if patient && !leaders::elect(leaders::hand_over(lease, topics), topics, plan) => {}
             Ok(()) => plan.steps.extend(left.iter().filter(|one| ready_or_stuck(one.pod)).map(|one| restart_step(one))),
-            // Nothing was done yet: who is next is decided anew.
-            Err(_) if left.len() == members.len() => return None,
+            // Nobody has restarted yet: who is next is decided anew, once leaders are back.
+            Err(_) if left.len() == members.len() && (lease.handed_over.is_empty() || !topics.is_empty()) => {
+                if leaders::elect(leaders::give_back(lease, topics), topics, plan) {
+                    return None;
+                }
+            }
             Err(blocked) => plan.waiting_on.push(WaitingOn::Restart { why: blocked }),
         }
         return Some(lease.clone());
@@ -193,7 +204,9 @@ fn go_on(
     }
     // Back in sync; before the next batch it leads again what it led.
     let KafkaFacts::Answered { topics, .. } = &observed.kafka else { return Some(lease.clone()) };
-    if lead_again(topics, |id| members.contains(&id), plan) {
+    let mut elections = leaders::give_back(lease, topics);
+    elections.extend(leaders::preferred(topics, |id| members.contains(&id)));
+    if leaders::elect(elections, topics, plan) {
         plan.look_soon = true;
         return None;
     }
@@ -202,6 +215,10 @@ fn go_on(
 
 fn restart_step(one: &Outdated<'_>) -> Step {
     Step::RestartPod { pod: Box::new(one.pod.clone()), reasons: one.reasons.clone() }
+}
+
+fn is_stuck(pod: &PodFacts) -> bool {
+    pod.trouble.is_some() && !pod.containers_ready && !pod.deleting
 }
 
 /// A pod that starts is waited for, unless Kubernetes says that it will not: a log that is being recovered must not begin anew.
@@ -220,7 +237,7 @@ fn begin(
         return None;
     }
     // One that cannot start as it is takes nothing with it: its repair waits for nobody.
-    if let Some(stuck) = outdated.values().find(|one| one.pod.trouble.is_some() && !one.pod.containers_ready && !one.pod.deleting) {
+    if let Some(stuck) = outdated.values().find(|one| is_stuck(one.pod)) {
         return Some(lease(&[stuck], observed));
     }
     if !windows::is_open(cluster, observed, plan) {
@@ -235,7 +252,8 @@ fn begin(
     match with_view(cluster, observed, |view| next_batch(&next, leader, view))? {
         Ok(batch) => {
             let members: Vec<_> = batch.iter().filter_map(|id| outdated.get(id).copied()).collect();
-            Some(lease(&members, observed))
+            let KafkaFacts::Answered { topics, .. } = &observed.kafka else { return None };
+            Some(DisruptionStatus { handed_over: leaders::to_hand_over(&batch, topics), ..lease(&members, observed) })
         }
         Err(why) => {
             plan.waiting_on.push(WaitingOn::Restart { why });
@@ -284,6 +302,7 @@ fn lease(members: &[&Outdated<'_>], observed: &Observed) -> DisruptionStatus {
         why: reasons_words(members.iter().copied()),
         since: Time(observed.now),
         total: None,
+        handed_over: Vec::new(),
     }
 }
 
@@ -323,24 +342,4 @@ fn with_view<T>(cluster: &ValidCluster, observed: &Observed, decide: impl FnOnce
     let caught_up = in_sync::voters(quorum);
     let consent = cluster.spec.rollout.allow_unavailable;
     Some(decide(&View { topics, voters: &voters, caught_up: &caught_up, down: &down, consent }))
-}
-
-/// Lets these nodes lead what they should, by preference, and can: they are in sync. True when there is nothing left to elect.
-pub fn lead_again(topics: &[TopicView], preferred: impl Fn(i32) -> bool, plan: &mut Plan) -> bool {
-    let mut elections = Vec::new();
-    for topic in topics {
-        for (index, partition) in topic.partitions.iter().enumerate() {
-            let Some(first) = partition.replicas.first() else { continue };
-            if preferred(*first) && partition.leader != *first && partition.in_sync().contains(first) {
-                let partition = i32::try_from(index).unwrap_or(i32::MAX);
-                elections.push(Election { topic: topic.name.to_string(), partition, leader: *first });
-            }
-        }
-    }
-    if elections.is_empty() {
-        return true;
-    }
-    plan.waiting_on.push(WaitingOn::Leaders { partitions: elections.len() });
-    plan.steps.push(Step::ElectLeaders(elections));
-    false
 }

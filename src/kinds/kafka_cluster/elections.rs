@@ -1,10 +1,10 @@
-//! Lets preferred replicas lead again, few partitions at a time.
+//! Lets other replicas lead, few partitions at a time.
 //!
 //! A broker that has just started does everything for the first time, and slowly: what it is elected for has no leader
 //! until it has worked through all of that election. So the next election waits until the one before is over by the
 //! word of those who were elected, and is as large as that took them.
 
-use crate::kafka_admin::{Admin, Election};
+use crate::kafka_admin::{Admin, Election, Reassignment};
 use std::time::{Duration, Instant};
 
 /// Partitions of the first election.
@@ -25,6 +25,12 @@ pub async fn elect(admin: &impl Admin, elections: &[Election], limit: Duration) 
     while !left.is_empty() && start.elapsed() < LOOK_LIMIT {
         let (now, later) = left.split_at(size.min(left.len()));
         let begun = Instant::now();
+        let orders: Vec<_> = now.iter().filter_map(order).collect();
+        if !orders.is_empty() {
+            for error in admin.reassign(&orders).await.into_iter().filter_map(Result::err) {
+                tracing::debug!(%error, "another replica is first");
+            }
+        }
         let answers = admin.elect_preferred_leaders(now).await;
         let mut elected = Vec::new();
         for (one, answer) in now.iter().zip(answers) {
@@ -45,6 +51,11 @@ pub async fn elect(admin: &impl Admin, elections: &[Election], limit: Duration) 
     }
 }
 
+fn order(election: &Election) -> Option<Reassignment> {
+    let replicas = election.order.clone()?;
+    Some(Reassignment { topic: election.topic.clone(), partition: election.partition, replicas: Some(replicas) })
+}
+
 fn next_size(size: usize, took: Duration) -> usize {
     if took < AIM { (2 * size).min(MAX) } else { (size / 2).max(1) }
 }
@@ -55,7 +66,7 @@ mod tests {
     use crate::kafka_admin::fake::FakeCluster;
 
     fn elections(count: i32) -> Vec<Election> {
-        (0..count).map(|partition| Election { topic: "orders".into(), partition, leader: 1 }).collect()
+        (0..count).map(|partition| Election { topic: "orders".into(), partition, leader: 1, order: None }).collect()
     }
 
     #[tokio::test]

@@ -67,6 +67,7 @@ fn begin(work: &BTreeMap<i32, Moves>, cluster: &ValidCluster, observed: &Observe
         node_ids: brokers,
         since: Time(observed.now),
         total: Some(u32::try_from(replicas).unwrap_or(u32::MAX)),
+        handed_over: Vec::new(),
     })
 }
 

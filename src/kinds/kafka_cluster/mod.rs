@@ -12,6 +12,7 @@ mod elections;
 pub mod facts;
 pub mod folders;
 pub mod identity;
+mod leaders;
 pub mod moves;
 pub mod observe;
 pub mod plan;

@@ -4,7 +4,8 @@
 
 use super::api::{DisruptionKind, DisruptionStatus, KafkaCluster, RebalanceMode, RebalanceStatus, Role, ThrottleStatus};
 use super::desired::volumes::claim_name;
-use super::disruption::{self, RestartReason};
+use super::disruption::RestartReason;
+use super::leaders;
 use super::observe::{KafkaFacts, Observed};
 use super::plan::{Plan, Step, WaitingOn};
 use super::status;
@@ -257,6 +258,7 @@ fn begin(
         why: format!("{why}: {summary}"),
         since: Time(observed.now),
         total: Some(u32::try_from(work.plan.moves).unwrap_or(u32::MAX)),
+        handed_over: Vec::new(),
     })
 }
 
@@ -312,7 +314,7 @@ fn go_on(
         return Some(lease.clone());
     }
     // Whoever is first now leads.
-    if disruption::lead_again(topics, |_| true, plan) {
+    if leaders::elect(leaders::preferred(topics, |_| true), topics, plan) {
         plan.look_soon = true;
         return None;
     }

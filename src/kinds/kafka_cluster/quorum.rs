@@ -63,6 +63,7 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, 
             why: change.why(),
             since: Time(observed.now),
             total: None,
+            handed_over: Vec::new(),
         }),
     };
 }

@@ -85,6 +85,19 @@ pub struct DisruptionStatus {
     /// Replicas that it moves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total: Option<u32>,
+    /// What others lead until its nodes have restarted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub handed_over: Vec<HandedOver>,
+}
+
+/// Partitions that others lead in a node's place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HandedOver {
+    /// Who leads them by preference.
+    pub node_id: i32,
+    /// By topic, for example `orders:0,3`.
+    pub partitions: Vec<String>,
 }
 
 /// Kinds of disruptions.
