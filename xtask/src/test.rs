@@ -74,10 +74,11 @@ fn on_the_ground(layout: &Layout, names: &[&str], environment: &[(&str, &str)]) 
 }
 
 /// What disturbs a running cluster, and in how many turns of a soak.
-const SOAK: [(u32, &[&str]); 3] = [
+const SOAK: [(u32, &[&str]); 4] = [
     (10, &["rolls::a_roll"]),
-    (5, &["rolls::certificates", "scaling::", "authorization::"]),
-    (1, &["upgrade::", "storage::", "jbod::", "quorum::", "outages::", "crash::"]),
+    (5, &["rolls::certificates", "scaling::brokers"]),
+    (2, &["authorization::"]),
+    (1, &["scaling::", "upgrade::", "storage::", "jbod::", "quorum::", "outages::", "crash::"]),
 ];
 
 #[derive(clap::Args)]
@@ -88,7 +89,7 @@ pub struct SoakOptions {
 }
 
 /// What disturbs a running cluster, again and again, and for longer: ten rolls, five times brokers that join, leave and are
-/// replaced while twenty operators die, and certificates and CAs that are replaced; an upgrade, volumes that grow, come and
+/// replaced while twenty operators die, and new certificates; CAs that are replaced, an upgrade, volumes that grow, come and
 /// go, controllers, drains, a zone that is away for a minute, an API server for ten, an operator that dies after every write.
 pub fn soak(layout: &Layout, options: &SoakOptions) -> Result<()> {
     up::up(layout, &up::Options::default())?;
