@@ -97,7 +97,7 @@ async fn run(options: Options) -> Result<(), MainError> {
     let mut elector = lease::Elector::new(client, &options.namespace, "freehold", options.identity);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "waiting for the lease");
     tokio::select! {
-        () = elector.acquire() => {}
+        version = elector.acquire() => context.listed_until(version),
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     }

@@ -2,11 +2,11 @@
 
 use super::access;
 use super::drift;
-use super::kafka_cluster::api::AccessFrom;
+use super::kafka_cluster::api::{AccessFrom, KafkaCluster};
 use super::look::{LOOK_AGAIN, Look};
 use super::reference::ClusterKey;
 use crate::conditions::{Reason, State};
-use crate::kube_io::KubeResult;
+use crate::kube_io::{self, KubeResult};
 use crate::runtime::clusters::Cluster;
 use crate::runtime::context::Context;
 use crate::runtime::kind::{Kind, Requeue};
@@ -33,6 +33,21 @@ impl Dependence {
         let requeue = if stays && context.kafka_clusters.are_ready() { Requeue::Woken } else { Requeue::After(LOOK_AGAIN) };
         let state = if stays { State::Ready } else { self.state() };
         Look { learned: L::default(), state, notices: Vec::new(), requeue }
+    }
+
+    /// Whether an object that goes may leave what it has in Kafka: its cluster is gone, or never let it in. A list may be old,
+    /// so that the API server is asked.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn strands_nothing(&self, context: &Context) -> KubeResult<bool> {
+        match self {
+            Self::NotReady(_) => Ok(false),
+            Self::Missing(key) if context.settings.watches(&key.namespace) => {
+                Ok(kube_io::get(&context.client, &key.namespace, &kube_io::resource::<KafkaCluster>(), &key.name).await?.is_none())
+            }
+            Self::Missing(_) | Self::Forbidden { .. } => Ok(true),
+        }
     }
 
     pub fn state(&self) -> State {

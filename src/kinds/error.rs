@@ -41,6 +41,9 @@ pub enum Error {
     Certificate(#[from] CertificateError),
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Invalid(Vec<Invalid>),
+    /// Nothing was done: the object is another by now ([`crate::runtime::context::Context::ensure_current`]).
+    #[error("it was known from a list that is old")]
+    Old,
 }
 
 impl Failure for Error {
@@ -52,6 +55,7 @@ impl Failure for Error {
             Self::Admin(AdminError::Unavailable(_) | AdminError::Deadline(_)) => Reason::KafkaUnavailable,
             Self::Admin(_) => Reason::KafkaRefused,
             Self::Certificate(_) => Reason::InternalError,
+            Self::Old => Reason::Applying,
             Self::Invalid(all) => {
                 all.iter().map(|invalid| invalid.reason).find(|reason| *reason != Reason::InvalidSpec).unwrap_or(Reason::InvalidSpec)
             }
@@ -61,6 +65,7 @@ impl Failure for Error {
         match self {
             Self::Kube(error) => error.is_transient(),
             Self::Admin(error) => error.is_transient(),
+            Self::Old => true,
             Self::Certificate(_) | Self::Invalid(_) => false,
         }
     }

@@ -26,6 +26,7 @@ pub fn outcome<L: Default, S>(result: Result<Option<Look<L>>, Error>, status: im
     match result {
         Ok(None) => Outcome { status: None, state: State::Ready, notices: Vec::new(), requeue: Requeue::Woken },
         Ok(Some(Look { learned, state, notices, requeue })) => Outcome { status: Some(status(&learned, &state)), state, notices, requeue },
+        Err(Error::Old) => Outcome { status: None, state: Error::Old.state(), notices: Vec::new(), requeue: Requeue::Anew },
         Err(error) => {
             let state = error.state();
             let requeue = if error.is_transient() { Requeue::Backoff } else { Requeue::After(LOOK_AGAIN) };

@@ -212,6 +212,19 @@ where
     }
 }
 
+/// The object as it is now; `None`: it is gone, another by that name, or has another spec than was seen.
+pub async fn current<K>(client: &Client, object: &K) -> KubeResult<Option<K>>
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let meta = object.meta();
+    let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let found = api.get_opt(name).await.map_err(KubeError::request("get", &K::kind(&()), name))?;
+    // A deletion that begins is a generation of its own.
+    Ok(found.filter(|found: &K| (&found.meta().uid, found.meta().generation) == (&meta.uid, meta.generation)))
+}
+
 /// A resourceVersion as the number that it is: those of one resource grow (KEP-5504). What is none counts as oldest.
 pub fn version(text: &str) -> u64 {
     text.parse().unwrap_or(0)

@@ -11,6 +11,8 @@ use std::sync::Arc;
 pub struct Cache<O: Resource<DynamicType = ()> + Clone + 'static> {
     writer: Writer<O>,
     listed: bool,
+    /// What a list has told so far and was not known, as it was before.
+    new: Vec<(Option<Arc<O>>, ObjectRef<O>)>,
 }
 
 /// An object as it was and as it is; `None`: it was not there, it is gone.
@@ -22,7 +24,7 @@ pub struct Change<O> {
 
 impl<O: Resource<DynamicType = ()> + Clone + 'static> Default for Cache<O> {
     fn default() -> Self {
-        Self { writer: Writer::default(), listed: false }
+        Self { writer: Writer::default(), listed: false, new: Vec::new() }
     }
 }
 
@@ -36,7 +38,8 @@ impl<O: Resource<DynamicType = ()> + Clone + 'static> Cache<O> {
         self.listed
     }
 
-    /// Takes an event in. A list also changes what it no longer has: it went while nobody watched.
+    /// Takes an event in. A list also changes what it no longer has: it went while nobody watched. Until it is whole the
+    /// reader has what was before; the changes are told again then.
     pub fn take(&mut self, event: Event<O>) -> Vec<Change<O>> {
         let reader = self.reader();
         let former = matches!(event, Event::InitDone).then(|| reader.state());
@@ -48,12 +51,25 @@ impl<O: Resource<DynamicType = ()> + Clone + 'static> Cache<O> {
         self.writer.apply_watcher_event(&event);
         self.listed |= matches!(event, Event::InitDone);
         match event {
-            Event::Apply(object) | Event::InitApply(object) => vec![Change { before, now: Some(object) }],
+            Event::Apply(object) => vec![Change { before, now: Some(object) }],
+            Event::InitApply(object) => {
+                let reference = ObjectRef::from_obj(&object);
+                let change = Change { before: before.clone(), now: Some(object) };
+                if self.listed && change.matters() {
+                    self.new.push((before, reference));
+                }
+                vec![change]
+            }
             Event::Delete(object) => vec![Change { before: before.or(Some(Arc::new(object))), now: None }],
-            Event::Init => Vec::new(),
+            Event::Init => {
+                self.new.clear();
+                Vec::new()
+            }
             Event::InitDone => {
                 let gone = former.into_iter().flatten().filter(|object| known(object).is_none());
-                gone.map(|object| Change { before: Some(object), now: None }).collect()
+                let gone = gone.map(|object| Change { before: Some(object), now: None });
+                let new = std::mem::take(&mut self.new).into_iter();
+                new.map(|(before, one)| Change { before, now: reader.get(&one).map(Arc::unwrap_or_clone) }).chain(gone).collect()
             }
         }
     }
@@ -115,10 +131,24 @@ mod tests {
         cache.take(Event::Init);
         assert!(!cache.take(Event::InitApply(plain("b")))[0].matters());
         let gone = cache.take(Event::InitDone);
-        assert_eq!(gone.len(), 1);
+        assert_eq!(gone.len(), 1, "the other is as it was");
         assert!(gone[0].now.is_none());
         assert_eq!(gone[0].before.as_deref(), Some(&plain("a")));
         assert_eq!(cache.reader().len(), 1);
+    }
+
+    #[test]
+    fn what_a_later_list_changes_is_told_when_the_reader_has_it() {
+        let mut cache = listed(&["a", "b"]);
+        cache.take(Event::Init);
+        let newer = object("a", &json!({"generation": 2}));
+        for one in [newer.clone(), plain("b"), plain("c")] {
+            cache.take(Event::InitApply(one));
+        }
+        assert_eq!(cache.reader().get(&ObjectRef::from_obj(&newer)).as_deref(), Some(&plain("a")), "the list is not whole");
+        let told = cache.take(Event::InitDone);
+        let told: Vec<_> = told.iter().map(|change| (change.before.as_deref(), change.now.as_ref())).collect();
+        assert_eq!(told, [(Some(&plain("a")), Some(&newer)), (None, Some(&plain("c")))]);
     }
 
     #[test]

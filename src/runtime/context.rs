@@ -4,13 +4,19 @@ use super::claims::Claims;
 use super::clusters::Clusters;
 use super::metrics::Metrics;
 use super::namespaces::Namespaces;
+use crate::kinds::error::Error;
 use crate::kinds::kafka_cluster::api::KafkaCluster;
 use crate::kinds::kafka_cluster::clients::ClientCache;
 use crate::kinds::user::secrets::UserSecrets;
+use crate::kube_io;
 use futures::FutureExt;
+use k8s_openapi::NamespaceResourceScope;
 use kube::Client;
 use kube::runtime::reflector::{ObjectRef, Store};
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// What the operator was started with.
@@ -43,6 +49,8 @@ pub struct Context {
     pub topics: Claims,
     pub users: Claims,
     pub user_secrets: UserSecrets,
+    /// See [`Context::ensure_current`].
+    listed_until: AtomicU64,
 }
 
 /// The caches of a kind, one for each watched namespace.
@@ -84,6 +92,36 @@ impl Context {
             topics: Claims::default(),
             users: Claims::default(),
             user_secrets: UserSecrets::default(),
+            listed_until: AtomicU64::default(),
         }
+    }
+
+    /// Objects up to this version are known from a list, or were there before this process led.
+    pub fn listed_until(&self, version: u64) {
+        self.listed_until.fetch_max(version, Ordering::Relaxed);
+    }
+
+    /// Whether it was written before this process led, or is known from a list.
+    pub fn is_from_list<K: kube::Resource>(&self, object: &K) -> bool {
+        let version = kube_io::version(object.meta().resource_version.as_deref().unwrap_or_default());
+        version <= self.listed_until.load(Ordering::Relaxed)
+    }
+
+    /// Before something is changed for an object: it is still as it is seen here. A list may be that of an API server that is behind: who
+    /// follows it makes anew what the operator before it has deleted, or deletes what belongs to another object of that
+    /// name. So the API server is asked, by a read that is never old, of an object that has not been written since.
+    ///
+    /// # Errors
+    /// [`Error::Old`] where it is another by now; what the API server says.
+    pub async fn ensure_current<K>(&self, object: &K) -> Result<(), Error>
+    where
+        K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+    {
+        if !self.is_from_list(object) {
+            return Ok(());
+        }
+        let found = kube_io::current(&self.client, object).await?;
+        let same = found.is_some_and(|found| found.meta().resource_version == object.meta().resource_version);
+        if same { Ok(()) } else { Err(Error::Old) }
     }
 }

@@ -22,7 +22,7 @@ use serde_json::json;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// A watch is renewed at least so often: a dead connection is noticed by then (the default is 290 s).
@@ -100,13 +100,18 @@ pub async fn run<K: Kind>(context: Arc<Context>, namespace: Option<String>, heal
         .inspect(beat(health.clone(), format!("{kind} in {namespace:?}")))
         .map_ok(move |event| {
             let was_listed = cache.is_listed();
+            let (listed, listing) = (matches!(event, watcher::Event::InitDone), matches!(event, watcher::Event::InitApply(_)));
             let mut changes = cache.take(event);
+            if listed {
+                let versions = cache.reader().state().into_iter().map(|object| Written::version(&*object));
+                noting.context.listed_until(versions.max().unwrap_or_default());
+            }
             changes.iter().for_each(|change| note::<K>(&noting, change));
-            if !was_listed {
+            if !was_listed || listing {
                 changes.clear();
-                if cache.is_listed() {
-                    noting.sweeps.order(None);
-                }
+            }
+            if !was_listed && cache.is_listed() {
+                noting.sweeps.order(None);
             }
             futures::stream::iter(changes.into_iter().filter(Change::matters).filter_map(|change| change.now).map(Ok))
         })
@@ -237,9 +242,26 @@ async fn reconcile<K: Kind>(object: Arc<K::Object>, driver: Arc<Driver<K>>) -> R
     let (reason, message) = state.words();
     tracing::debug!(%kind, name, %reason, why = message, took = ?start.elapsed(), "reconciled");
     let mut written = true;
-    if let Some(status) = status
-        && K::status(&object) != Some(&status)
-    {
+    let status = status.filter(|status| K::status(&object) != Some(status));
+    // A status that was made of an old object would put its old facts in the place of those that are there.
+    let (anew, from_list) = (requeue == Requeue::Anew, status.is_some() && context.is_from_list(&*object));
+    if anew || from_list {
+        match kube_io::current(&context.client, &*object).await {
+            Ok(Some(current)) if !anew && K::status(&current) == K::status(&object) => {}
+            Ok(Some(mut current)) => {
+                forget_what_nothing_depends_on(&mut current);
+                driver.written.put(current);
+                return Ok(driver.action(&name, Requeue::Anew));
+            }
+            // It is another by now, and the watch will tell.
+            Ok(None) => return Ok(driver.action(&name, Requeue::Woken)),
+            Err(error) => {
+                tracing::warn!(%kind, name, %error, "cannot see whether it is still there");
+                return Ok(driver.action(&name, Requeue::Backoff));
+            }
+        }
+    }
+    if let Some(status) = status {
         written = write_status::<K>(&driver, &object, &status).await;
         let before = K::status(&object).map(K::conditions).unwrap_or_default();
         if written && announces(before, &state) {
@@ -298,6 +320,7 @@ impl<K: Kind> Driver<K> {
                 *count = count.saturating_add(1);
                 Action::requeue(backoff::delay(*count, rand::random()))
             }
+            Requeue::Anew => Action::requeue(Duration::ZERO),
             Requeue::After(delay) => {
                 failures.remove(name);
                 Action::requeue(delay)

@@ -25,6 +25,8 @@ pub enum Requeue {
     After(Duration),
     /// It failed in a way that may pass: with backoff.
     Backoff,
+    /// At once, as the API server has the object.
+    Anew,
 }
 
 /// Something that a person should hear of although the state stays as it is.

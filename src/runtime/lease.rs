@@ -4,6 +4,7 @@
 //! expired when it has not changed for its duration by *our* clock since we first saw it so: clocks of other
 //! machines are not trusted. A holder that cannot renew in time stops being one before another can take over.
 
+use crate::kube_io;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
@@ -30,12 +31,12 @@ impl Elector {
         Self { api: Api::namespaced(client, namespace), name: name.to_owned(), identity, seen: None }
     }
 
-    /// Returns once this process holds the lease.
-    pub async fn acquire(&mut self) {
+    /// Returns once this process holds the lease: the version that it was written with.
+    pub async fn acquire(&mut self) -> u64 {
         loop {
             match self.attempt().await {
-                Ok(true) => return,
-                Ok(false) => {}
+                Ok(Some(lease)) => return kube_io::version(&lease.resource_version().unwrap_or_default()),
+                Ok(None) => {}
                 Err(error) => tracing::warn!(%error, "cannot read or take the lease"),
             }
             tokio::time::sleep(RETRY).await;
@@ -48,8 +49,8 @@ impl Elector {
         while renewed.elapsed() < DURATION - MARGIN {
             tokio::time::sleep(RETRY).await;
             match tokio::time::timeout(RETRY, self.attempt()).await {
-                Ok(Ok(true)) => renewed = Instant::now(),
-                Ok(Ok(false)) => return,
+                Ok(Ok(Some(_))) => renewed = Instant::now(),
+                Ok(Ok(None)) => return,
                 Ok(Err(error)) => tracing::warn!(%error, "cannot renew the lease"),
                 Err(_) => tracing::warn!("no answer while renewing the lease"),
             }
@@ -66,8 +67,8 @@ impl Elector {
         Ok(())
     }
 
-    /// True when this process holds the lease afterwards.
-    async fn attempt(&mut self) -> kube::Result<bool> {
+    /// The lease, when this process holds it afterwards.
+    async fn attempt(&mut self) -> kube::Result<Option<Lease>> {
         let Some(mut lease) = self.api.get_opt(&self.name).await? else {
             let lease = Lease { metadata: ObjectMeta { name: Some(self.name.clone()), ..Default::default() }, spec: Some(self.spec(0)) };
             return won(self.api.create(&PostParams::default(), &lease).await);
@@ -78,10 +79,10 @@ impl Elector {
             let mark = format!("{holder} {:?}", lease.resource_version());
             match &self.seen {
                 Some((seen, since)) if *seen == mark && since.elapsed() > DURATION => {}
-                Some((seen, _)) if *seen == mark => return Ok(false),
+                Some((seen, _)) if *seen == mark => return Ok(None),
                 _ => {
                     self.seen = Some((mark, Instant::now()));
-                    return Ok(false);
+                    return Ok(None);
                 }
             }
         }
@@ -106,10 +107,10 @@ impl Elector {
 }
 
 /// A conflict means that another was faster.
-fn won(result: kube::Result<Lease>) -> kube::Result<bool> {
+fn won(result: kube::Result<Lease>) -> kube::Result<Option<Lease>> {
     match result {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        Ok(lease) => Ok(Some(lease)),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
         Err(error) => Err(error),
     }
 }

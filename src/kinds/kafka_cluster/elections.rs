@@ -7,7 +7,7 @@
 use crate::kafka_admin::{Admin, Election, Reassignment};
 use std::time::{Duration, Instant};
 
-/// Partitions of the first election.
+/// Partitions of the first election, and of the smallest.
 const FIRST: usize = 4;
 /// Partitions of any.
 const MAX: usize = 2000;
@@ -57,7 +57,7 @@ fn order(election: &Election) -> Option<Reassignment> {
 }
 
 fn next_size(size: usize, took: Duration) -> usize {
-    if took < AIM { (2 * size).min(MAX) } else { (size / 2).max(1) }
+    if took < AIM { (2 * size).min(MAX) } else { (size / 2).max(FIRST) }
 }
 
 #[cfg(test)]
@@ -77,7 +77,7 @@ mod tests {
         elect(&cluster, &[], LIMIT).await;
         assert_eq!(cluster.state().elected.len(), 4, "nothing to elect asks nobody");
         assert_eq!(next_size(64, AIM), 32);
-        assert_eq!((next_size(1, AIM), next_size(MAX, Duration::ZERO)), (1, MAX));
+        assert_eq!((next_size(FIRST, AIM), next_size(MAX, Duration::ZERO)), (FIRST, MAX));
     }
 
     #[tokio::test]

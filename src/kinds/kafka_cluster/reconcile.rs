@@ -66,6 +66,10 @@ impl Kind for KafkaClusterKind {
 
     async fn reconcile(object: Arc<KafkaCluster>, context: Arc<Context>) -> Outcome<KafkaClusterStatus> {
         let now = Time(Timestamp::now());
+        // What is under way is in its status: none of it may be old.
+        if let Err(error) = context.ensure_current(&*object).await {
+            return failed(&object, &error, &now);
+        }
         if object.metadata.deletion_timestamp.is_some() {
             return end(&object, &context, &now).await;
         }
@@ -83,14 +87,19 @@ impl Kind for KafkaClusterKind {
                 };
                 Outcome { status: Some(status), state, notices, requeue: Requeue::After(after) }
             }
-            Err(error) => {
-                let (status, state) = status::failed(&object, &error);
-                let status = Some(status::with_conditions(status, &object, &state, &now));
-                // A spec that is wrong may become right by what it refers to: a Secret that is created, for example.
-                let requeue = if error.is_transient() { Requeue::Backoff } else { Requeue::After(LOOK_AGAIN) };
-                Outcome { status, state, notices: Vec::new(), requeue }
-            }
+            Err(error) => failed(&object, &error, &now),
         }
+    }
+}
+
+fn failed(object: &KafkaCluster, error: &Error, now: &Time) -> Outcome<KafkaClusterStatus> {
+    let (status, state) = status::failed(object, error);
+    let status = Some(status::with_conditions(status, object, &state, now));
+    match error {
+        Error::Old => Outcome { status: None, state, notices: Vec::new(), requeue: Requeue::Anew },
+        error if error.is_transient() => Outcome { status, state, notices: Vec::new(), requeue: Requeue::Backoff },
+        // A spec that is wrong may become right by what it refers to: a Secret that is created, for example.
+        _ => Outcome { status, state, notices: Vec::new(), requeue: Requeue::After(LOOK_AGAIN) },
     }
 }
 

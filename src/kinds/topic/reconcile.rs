@@ -8,7 +8,6 @@ use crate::conditions::{Condition, Reason, State};
 use crate::kafka::metadata_image::{Concerned, MetadataImage};
 use crate::kafka::topic_plan::{self, TopicChange};
 use crate::kafka_admin::figures::Figure;
-use crate::kinds::dependence::Dependence;
 use crate::kinds::drift;
 use crate::kinds::error::Error;
 use crate::kinds::look::{self, LOOK_AGAIN, LOOK_SOON, Look, ROUNDS_MAX, SEEN_LIMIT};
@@ -92,6 +91,7 @@ async fn look(object: &Arc<Topic>, context: &Context) -> Result<Look<Learned>, E
             let learned = Learned { topic: observed.topic, figure, progress, drift };
             return Ok(Look { learned, state, notices, requeue: Requeue::Woken });
         }
+        context.ensure_current(&*object).await?;
         created |= plan.steps.iter().any(|step| matches!(step, Step::Change(TopicChange::Create(_))));
         for step in &plan.steps {
             tracing::debug!(topic = topic.name, %step, "step");
@@ -117,9 +117,9 @@ async fn end(object: &Topic, context: &Context) -> Result<Option<Look<Learned>>,
     if !kube_io::has_finalizer(object) {
         return Ok(None);
     }
+    context.ensure_current(object).await?;
     match observe::observe(context, object).await? {
-        // What is gone, or never let us in, cannot strand its Topics.
-        Err(Dependence::Missing(_) | Dependence::Forbidden { .. }) => {}
+        Err(dependence) if dependence.strands_nothing(context).await? => {}
         Err(waiting) => {
             return Ok(Some(Look {
                 learned: Learned::default(),

@@ -10,7 +10,6 @@ use crate::conditions::{Condition, Reason, State};
 use crate::kafka::acl;
 use crate::kafka::metadata_image::{Concerned, MetadataImage};
 use crate::kafka_admin::{QuotaChange, ScramChange};
-use crate::kinds::dependence::Dependence;
 use crate::kinds::drift;
 use crate::kinds::error::Error;
 use crate::kinds::look::{self, LOOK_SOON, Look, ROUNDS_MAX, SEEN_LIMIT};
@@ -102,6 +101,7 @@ async fn look(object: &Arc<User>, context: &Context) -> Result<Look<Learned>, Er
             let learned = Learned { acls, credential, would_be_refused: Some(would_be_refused), drift: found };
             return Ok(Look { learned, state: State::Ready, notices, requeue });
         }
+        context.ensure_current(&*object).await?;
         let writes = steps.iter().any(|step| matches!(step, Step::WriteCredential(_)));
         let given = if writes { observe::given_password(context, &object).await? } else { None };
         if let (true, Some(reference)) = (writes, &object.spec.authentication.password_secret_ref) {
@@ -188,9 +188,9 @@ async fn end(object: &User, context: &Context) -> Result<Option<Look<Learned>>, 
     if !kube_io::has_finalizer(object) {
         return Ok(None);
     }
+    context.ensure_current(object).await?;
     match observe::observe(context, object).await? {
-        // What is gone, or never let us in, cannot strand its Users.
-        Err(Dependence::Missing(_) | Dependence::Forbidden { .. }) => {}
+        Err(dependence) if dependence.strands_nothing(context).await? => {}
         Err(dependence) => return Ok(Some(waiting(dependence.state()))),
         // The name is another User's: its rights stay.
         Ok((observed, _)) if observed.older.is_some() => {}
