@@ -125,3 +125,44 @@ impl Context {
         if same { Ok(()) } else { Err(Error::Old) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::topic::api::Topic;
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::json;
+    use std::convert::Infallible;
+    use std::sync::atomic::AtomicU32;
+
+    fn topic(uid: &str, generation: i64, version: u64) -> Topic {
+        serde_json::from_value(json!({
+            "apiVersion": "freehold.dev/v1alpha1", "kind": "Topic", "spec": {"clusterRef": {"name": "c"}, "partitions": 1},
+            "metadata": {"name": "t", "namespace": "n", "uid": uid, "generation": generation, "resourceVersion": version.to_string()}
+        }))
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_api_server_is_asked_of_what_a_list_told() {
+        let reads = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&reads);
+        let live = serde_json::to_vec(&topic("u", 2, 7)).unwrap();
+        let answer = move |_: Request<Body>| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let answer = Response::new(Body::from(live.clone()));
+            async { Ok::<_, Infallible>(answer) }
+        };
+        let context = Context::new(Client::new(tower::service_fn(answer), "n"), Settings::default());
+        context.listed_until(7);
+        context.listed_until(3);
+        assert!(context.ensure_current(&topic("u", 2, 7)).await.is_ok());
+        for other in [topic("u", 2, 6), topic("u", 1, 7), topic("another", 2, 7)] {
+            assert!(matches!(context.ensure_current(&other).await, Err(Error::Old)));
+        }
+        assert_eq!(reads.load(Ordering::Relaxed), 4);
+        assert!(context.ensure_current(&topic("u", 3, 8)).await.is_ok(), "written since");
+        assert_eq!(reads.load(Ordering::Relaxed), 4, "and not asked for");
+    }
+}
