@@ -22,8 +22,11 @@ const EXIT_CODE: i32 = 137;
 /// Writes that are left; `None`: as many as there are.
 static LEFT: LazyLock<Option<AtomicU32>> = LazyLock::new(|| set::<u32>(EXIT_AFTER_WRITES).map(AtomicU32::new));
 
-static READS: LazyLock<Reads> =
-    LazyLock::new(|| Reads { lists_at: set(LISTS_AT), deaf: set(DEAF_SECONDS).map(Duration::from_secs), asked: Mutex::default() });
+/// `None`: what is read is left alone, and nothing is kept of it.
+static READS: LazyLock<Option<Reads>> = LazyLock::new(|| {
+    let (lists_at, deaf) = (set(LISTS_AT), set(DEAF_SECONDS).map(Duration::from_secs));
+    (lists_at.is_some() || deaf.is_some()).then(|| Reads { lists_at, deaf, asked: Mutex::default() })
+});
 
 fn set<T: std::str::FromStr>(variable: &str) -> Option<T> {
     std::env::var(variable).ok()?.parse().ok()
@@ -138,7 +141,8 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let counts = counts(request.method(), request.uri().path());
         let mut later = Duration::ZERO;
-        if let Some((instead, pause)) = (*request.method() == Method::GET).then(|| READS.disturb(request.uri())).flatten()
+        if let Some(reads) = READS.as_ref().filter(|_| *request.method() == Method::GET)
+            && let Some((instead, pause)) = reads.disturb(request.uri())
             && let Ok(instead) = instead.parse()
         {
             (*request.uri_mut(), later) = (instead, pause);

@@ -190,21 +190,28 @@ async fn delete_with(client: &Client, namespace: &str, live: &Live, params: Dele
     }
 }
 
+/// The objects beside this one, and its name among them.
+fn place<'a, K>(client: &Client, object: &'a K) -> (Api<K>, &'a str)
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+{
+    let meta = object.meta();
+    (Api::namespaced(client.clone(), meta.namespace.as_deref().unwrap_or_default()), meta.name.as_deref().unwrap_or_default())
+}
+
 /// Adds or removes Freehold's finalizer, only on the object that was seen. Gives the object as it is then; `None` where
 /// it is gone.
 pub async fn set_finalizer<K>(client: &Client, object: &K, present: bool) -> KubeResult<Option<K>>
 where
     K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
-    let meta = object.meta();
-    let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+    let (meta, (api, name)) = (object.meta(), place(client, object));
     let mut finalizers = meta.finalizers.clone().unwrap_or_default();
     finalizers.retain(|finalizer| finalizer != labels::FINALIZER);
     if present {
         finalizers.push(labels::FINALIZER.into());
     }
     let patch = json!({"metadata": {"finalizers": finalizers, "uid": meta.uid, "resourceVersion": meta.resource_version}});
-    let api: Api<K> = Api::namespaced(client.clone(), namespace);
     match api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
         Ok(changed) => Ok(Some(changed)),
         Err(kube::Error::Api(status)) if status.code == 404 && !present => Ok(None),
@@ -217,9 +224,7 @@ pub async fn current<K>(client: &Client, object: &K) -> KubeResult<Option<K>>
 where
     K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
-    let meta = object.meta();
-    let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
-    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let (meta, (api, name)) = (object.meta(), place(client, object));
     let found = api.get_opt(name).await.map_err(KubeError::request("get", &K::kind(&()), name))?;
     // A deletion that begins is a generation of its own.
     Ok(found.filter(|found: &K| (&found.meta().uid, found.meta().generation) == (&meta.uid, meta.generation)))

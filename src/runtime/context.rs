@@ -107,9 +107,10 @@ impl Context {
         version <= self.listed_until.load(Ordering::Relaxed)
     }
 
-    /// Before something is changed for an object: it is still as it is seen here. A list may be that of an API server that is behind: who
-    /// follows it makes anew what the operator before it has deleted, or deletes what belongs to another object of that
-    /// name. So the API server is asked, by a read that is never old, of an object that has not been written since.
+    /// Before something is changed for an object: it is still as it is seen here. A list may be that of an API server that
+    /// is behind: who follows it makes anew what the operator before it has deleted, or deletes what belongs to another
+    /// object of that name. So the API server is asked, by a read that is never old, of an object that has not been
+    /// written since.
     ///
     /// # Errors
     /// [`Error::Old`] where it is another by now; what the API server says.
