@@ -30,6 +30,8 @@ pub struct Seen {
     pub states: usize,
     /// Changes of a partition's leader.
     pub leader_moves: usize,
+    /// Partitions whose leader changed more than twice, and who led them in turn, in words.
+    pub restless: Vec<String>,
     /// Partitions that there were at some time, those of topics that are gone by now as well.
     pub partitions: usize,
     /// States under min.insync.replicas, or without a leader, in words.
@@ -41,6 +43,7 @@ pub fn replay(kubectl: &Kubectl, namespace: &str, cluster: &str, mark: i64) -> S
     let mut image = MetadataImage::default();
     let (mut seen, mut leaders): (Seen, BTreeMap<(String, usize), i32>) = Default::default();
     let mut there: Option<BTreeSet<(String, usize)>> = None;
+    let mut moves: BTreeMap<(String, usize), Vec<i32>> = BTreeMap::new();
     for (offset, record) in history(kubectl, namespace, cluster) {
         if offset >= mark {
             there.get_or_insert_with(|| partitions(&image).collect());
@@ -58,7 +61,10 @@ pub fn replay(kubectl: &Kubectl, namespace: &str, cluster: &str, mark: i64) -> S
         }
         seen.states += 1;
         there.get_or_insert_default().insert((name.to_string(), index));
-        seen.leader_moves += usize::from(moved);
+        if moved {
+            seen.leader_moves += 1;
+            moves.entry((name.to_string(), index)).or_default().push(partition.leader);
+        }
         let set = found.config.get("min.insync.replicas").or_else(|| image.brokers_config("min.insync.replicas"));
         let min: usize = set.and_then(|value| value.parse().ok()).unwrap_or(1);
         if partition.in_sync().len() < min || partition.leader < 0 {
@@ -66,6 +72,7 @@ pub fn replay(kubectl: &Kubectl, namespace: &str, cluster: &str, mark: i64) -> S
             seen.violations.push(format!("offset {offset}: {name}-{index} has {in_sync:?} in sync, min {min}, leader {leader}"));
         }
     }
+    seen.restless = moves.iter().filter(|(_, led)| led.len() > 2).map(|((name, index), led)| format!("{name}-{index} {led:?}")).collect();
     seen.partitions = there.unwrap_or_else(|| partitions(&image).collect()).len();
     seen
 }

@@ -80,12 +80,13 @@ fn a_roll_under_load_loses_nothing_and_restarts_each_node_once() {
     let leaders = seen.partitions;
     println!(
         "roll: {:.1} s for {} nodes ({:.1} s each), {done}; {copied}; \
-         {} states of partitions replayed, {} leader moves of {leaders} partitions",
+         {} states of partitions replayed, {} leader moves of {leaders} partitions, more than twice: {:?}",
         took.as_secs_f64(),
         before.len(),
         took.as_secs_f64() / before.len() as f64,
         seen.states,
         seen.leader_moves,
+        seen.restless,
     );
 }
 
