@@ -38,12 +38,16 @@ pub struct Seen {
     pub violations: Vec<String>,
 }
 
+/// A partition: its topic's id, for one that is made anew under its name is another, and its index.
+type Id = (u128, usize);
+
 /// Replays the log: since `mark` no partition may have been under its `min.insync.replicas`, or led by nobody.
 pub fn replay(kubectl: &Kubectl, namespace: &str, cluster: &str, mark: i64) -> Seen {
     let mut image = MetadataImage::default();
-    let (mut seen, mut leaders): (Seen, BTreeMap<(String, usize), i32>) = Default::default();
-    let mut there: Option<BTreeSet<(String, usize)>> = None;
-    let mut moves: BTreeMap<(String, usize), Vec<i32>> = BTreeMap::new();
+    let mut seen = Seen::default();
+    let mut leaders: BTreeMap<Id, i32> = BTreeMap::new();
+    let mut moves: BTreeMap<Id, (String, Vec<i32>)> = BTreeMap::new();
+    let mut there: Option<BTreeSet<Id>> = None;
     for (offset, record) in history(kubectl, namespace, cluster) {
         if offset >= mark {
             there.get_or_insert_with(|| partitions(&image).collect());
@@ -55,15 +59,17 @@ pub fn replay(kubectl: &Kubectl, namespace: &str, cluster: &str, mark: i64) -> S
         let index = usize::try_from(*index).unwrap();
         let Some((name, found)) = image.topics().find(|(_, found)| found.id == *topic) else { continue };
         let partition: &PartitionImage = &found.partitions[index];
-        let moved = leaders.insert((name.to_string(), index), partition.leader).is_some_and(|before| before != partition.leader);
+        let id = (topic.as_u128(), index);
+        let moved = leaders.insert(id, partition.leader).is_some_and(|before| before != partition.leader);
         if offset < mark {
             continue;
         }
         seen.states += 1;
-        there.get_or_insert_default().insert((name.to_string(), index));
+        there.get_or_insert_default().insert(id);
         if moved {
             seen.leader_moves += 1;
-            moves.entry((name.to_string(), index)).or_default().push(partition.leader);
+            let (_, led) = moves.entry(id).or_insert_with(|| (format!("{name}-{index}"), Vec::new()));
+            led.push(partition.leader);
         }
         let set = found.config.get("min.insync.replicas").or_else(|| image.brokers_config("min.insync.replicas"));
         let min: usize = set.and_then(|value| value.parse().ok()).unwrap_or(1);
@@ -72,12 +78,11 @@ pub fn replay(kubectl: &Kubectl, namespace: &str, cluster: &str, mark: i64) -> S
             seen.violations.push(format!("offset {offset}: {name}-{index} has {in_sync:?} in sync, min {min}, leader {leader}"));
         }
     }
-    seen.restless = moves.iter().filter(|(_, led)| led.len() > 2).map(|((name, index), led)| format!("{name}-{index} {led:?}")).collect();
+    seen.restless = moves.values().filter(|(_, led)| led.len() > 2).map(|(name, led)| format!("{name} {led:?}")).collect();
     seen.partitions = there.unwrap_or_else(|| partitions(&image).collect()).len();
     seen
 }
 
-/// Topic and index of each partition.
-fn partitions(image: &MetadataImage) -> impl Iterator<Item = (String, usize)> {
-    image.topics().flat_map(|(name, topic)| (0..topic.partitions.len()).map(|index| (name.to_string(), index)))
+fn partitions(image: &MetadataImage) -> impl Iterator<Item = Id> {
+    image.topics().flat_map(|(_, topic)| (0..topic.partitions.len()).map(|index| (topic.id.as_u128(), index)))
 }
