@@ -17,7 +17,8 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// Bounded, should nobody end it.
 const RECORDS_MAX: usize = 200_000;
 /// What `KafkaProducer.send` says of a record that it had not taken yet when it was closed.
-const CLOSED_WHILE_SENDING: &str = "Producer closed while send in progress";
+const CLOSED_WHILE_SENDING: [&str; 2] =
+    ["Producer closed while send in progress", "Cannot perform operation after producer has been closed"];
 
 /// Something that no earlier run had.
 pub fn id() -> String {
@@ -92,7 +93,8 @@ impl Load {
         assert!(refused.is_none(), "a node refused the producer's credential: {refused:?}");
         let mut events: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         // Told to end in the middle of a send: that record was never under way.
-        events.retain(|event| event["message"] != CLOSED_WHILE_SENDING || event["timestamp"].as_i64() < Some(ending));
+        let closed = |event: &Value| CLOSED_WHILE_SENDING.iter().any(|words| event["message"] == *words);
+        events.retain(|event| !closed(event) || event["timestamp"].as_i64() < Some(ending));
         assert!(events.iter().any(|event| event["name"] == "shutdown_complete"), "the producer came to its end: {:?}", events.last());
         read_back(kubectl, &self.client, &self.job, &events)
     }
