@@ -13,7 +13,9 @@ pub struct Load {
     pub cpu: f64,
     /// Share of the last ten seconds in which some of its work waited for a CPU.
     pub cpu_pressure: f64,
-    /// The same for a disk.
+    /// The same of the last two seconds.
+    pub cpu_pressure_now: f64,
+    /// Share of the last ten seconds in which some of its work waited for a disk.
     pub io_pressure: f64,
     /// Bytes per second from and to clients and other brokers, over a minute.
     pub bytes: f64,
@@ -31,6 +33,7 @@ impl Load {
         Self {
             cpu: of("cpu"),
             cpu_pressure: of("cpuPressure"),
+            cpu_pressure_now: of("cpuPressureNow"),
             io_pressure: of("ioPressure"),
             bytes: of("bytesIn") + of("bytesOut") + of("replicationIn") + of("replicationOut"),
         }

@@ -28,6 +28,8 @@ pub struct FakeState {
     pub elected: Vec<usize>,
     /// Who is elected does not know it yet.
     pub leads_late: bool,
+    /// How often a broker will say that it is busy.
+    pub busy_looks: usize,
     acls: Vec<(uuid::Uuid, AclBinding)>,
     created: u128,
     offset: i64,
@@ -178,7 +180,10 @@ impl Admin for FakeCluster {
         Ok(Vec::new())
     }
     async fn loads(&self) -> BTreeMap<i32, Load> {
-        BTreeMap::new()
+        let mut state = self.state();
+        let busy = state.busy_looks > 0;
+        state.busy_looks = state.busy_looks.saturating_sub(1);
+        BTreeMap::from([(1, Load { cpu_pressure_now: if busy { 0.9 } else { 0.1 }, ..Load::default() })])
     }
     async fn alter_scram(&self, changes: &[ScramChange]) -> Each<()> {
         let mut state = self.state();

@@ -82,7 +82,7 @@ mod tests {
             cpu: *cpu,
             cpu_pressure: *cpu_pressure,
             io_pressure: *io_pressure,
-            bytes: 0.0,
+            ..Load::default()
         };
         let loads: Vec<Load> = loads.iter().map(load).collect();
         next(rate * MIB, loads.iter(), behind) / MIB

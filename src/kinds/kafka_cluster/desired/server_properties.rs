@@ -75,6 +75,9 @@ pub fn defaults(brokers: u32) -> BTreeMap<String, String> {
         // A follower that hears of a new leader before that one does is refused, and would wait for a second, often twice, in
         // which nothing that all replicas must have is acknowledged.
         ("replica.fetch.backoff.ms", "50"),
+        // What a broker is elected for is asked for with its followers' next fetch, and one that asks a broker which led
+        // nothing busy until then waits for the answer to the last for half a second otherwise.
+        ("replica.fetch.wait.max.ms", "100"),
     ];
     all.extend(own.map(|(key, value)| (key.to_owned(), value.to_owned())));
     all

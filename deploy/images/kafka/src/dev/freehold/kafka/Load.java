@@ -16,6 +16,7 @@ import java.util.TreeMap;
  *   <li>{@code cpu}: share of the CPUs that this JVM may use, over a minute
  *   <li>{@code cpuPressure}, {@code ioPressure}: share of the last ten seconds in which some of its work waited for a CPU, or
  *       for a disk (the kernel's pressure stall information); absent where the kernel does not tell
+ *   <li>{@code cpuPressureNow}: the same for a CPU, of the last two seconds
  *   <li>{@code bytesIn}, {@code bytesOut}: bytes per second from and to clients
  *   <li>{@code replicationIn}, {@code replicationOut}: bytes per second from and to other brokers
  * </ul>
@@ -25,6 +26,7 @@ final class Load {
     private static final double MINUTE = Math.exp(-PERIOD_MILLIS / 60_000.0);
 
     private static volatile double cpu;
+    private static volatile Double cpuPressureNow;
 
     private Load() {}
 
@@ -34,9 +36,14 @@ final class Load {
         Thread watch = new Thread(() -> {
             try {
                 while (true) {
+                    Double before = pressure("cpu", "total");
+                    long start = System.nanoTime();
                     Thread.sleep(PERIOD_MILLIS);
                     double now = system.getProcessCpuLoad();
                     cpu = now < 0 ? cpu : MINUTE * cpu + (1 - MINUTE) * now;
+                    Double after = pressure("cpu", "total");
+                    long micros = (System.nanoTime() - start) / 1000;
+                    cpuPressureNow = before == null || after == null ? null : (after - before) / micros;
                 }
             } catch (InterruptedException e) {
                 Thread.currentThread().interrupt();
@@ -49,8 +56,10 @@ final class Load {
     static Map<String, Double> measures() {
         Map<String, Double> measures = new TreeMap<>(Map.of("cpu", cpu));
         for (String kind : List.of("cpu", "io")) {
-            put(measures, kind + "Pressure", pressure(kind));
+            Double percent = pressure(kind, "avg10");
+            put(measures, kind + "Pressure", percent == null ? null : percent / 100);
         }
+        put(measures, "cpuPressureNow", cpuPressureNow);
         put(measures, "bytesIn", rate("BytesInPerSec"));
         put(measures, "bytesOut", rate("BytesOutPerSec"));
         put(measures, "replicationIn", rate("ReplicationBytesInPerSec"));
@@ -64,13 +73,13 @@ final class Load {
         }
     }
 
-    /** The first line is {@code some avg10=1.23 …}, in percent; of the container, or else of the machine. */
-    private static Double pressure(String kind) {
+    /** The first line is {@code some avg10=1.23 … total=456}, percent and microseconds; of the container, or else of the machine. */
+    private static Double pressure(String kind, String key) {
         for (String file : List.of("/sys/fs/cgroup/" + kind + ".pressure", "/proc/pressure/" + kind)) {
             try {
                 String line = Files.readString(Path.of(file)).lines().findFirst().orElse("");
-                int start = line.indexOf("avg10=") + "avg10=".length();
-                return Double.parseDouble(line.substring(start, line.indexOf(' ', start))) / 100;
+                String value = line.substring(line.indexOf(" " + key + "=") + key.length() + 2);
+                return Double.parseDouble(value.split(" ")[0]);
             } catch (IOException | RuntimeException e) {
                 // The next one, or none.
             }
