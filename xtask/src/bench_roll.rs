@@ -13,7 +13,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// A second; ProducerPerformance holds it.
 const RATE: usize = 300;
 /// Long enough for a roll of three nodes on a slow machine.
-const SECONDS: usize = 110;
+const SECONDS: usize = 150;
 
 /// What a producer saw.
 struct Run {
