@@ -3,6 +3,8 @@
 use crate::conditions::State;
 use crate::kinds::error::Error;
 use crate::runtime::kind::{Failure, Notice, Outcome, Requeue};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
 use std::time::Duration;
 
 /// A change is in the metadata log within milliseconds of its answer; when it is not by then, it is looked at again.
@@ -10,6 +12,10 @@ pub const SEEN_LIMIT: Duration = Duration::from_secs(3);
 pub const LOOK_SOON: Duration = Duration::from_millis(500);
 /// A refusal may end by something that nothing tells of: a Topic that holds records may be emptied.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// What was asked of Kafka comes to pass by then, whoever asked and whether he lived to see it: requests say so
+/// (`timeout_ms`, `kafka_admin/client.rs`).
+const LATE: Duration = Duration::from_secs(10);
+pub const LATE_WORDS: &str = "waiting for what was asked of Kafka before, and may still be under way";
 /// Plans in one reconcile: a creation, a change of it, and the proof that nothing is left.
 pub const ROUNDS_MAX: u32 = 4;
 
@@ -19,6 +25,13 @@ pub struct Look<L> {
     pub state: State,
     pub notices: Vec<Notice>,
     pub requeue: Requeue,
+}
+
+/// How long something may still come to pass that was asked for before an object's end: an operator that dies, or gives up,
+/// leaves requests under way, and what they make would be nobody's.
+pub fn late(meta: &ObjectMeta, now: Timestamp) -> Option<Duration> {
+    let passed = now.duration_since(meta.deletion_timestamp.as_ref()?.0);
+    LATE.checked_sub(Duration::try_from(passed).unwrap_or_default()).filter(|left| !left.is_zero())
 }
 
 /// The outcome of a look. `None`: the object is gone.

@@ -8,8 +8,11 @@ use crate::kafka::metadata_image::{TopicImage, id_text};
 use crate::kafka::topic_plan::{self, RATE_START, THROTTLE_RATES, TopicChange, WantedTopic};
 use crate::kinds::drift;
 use crate::kinds::error::Invalid;
+use crate::kinds::look;
 use crate::{kube_io, labels};
+use k8s_openapi::jiff::Timestamp;
 use std::fmt;
+use std::time::Duration;
 
 /// One write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +38,9 @@ impl fmt::Display for Step {
 pub struct Plan {
     pub steps: Vec<Step>,
     pub drift: Vec<String>,
+    /// The topic is gone, and so is its id, in status before another one is made: that one would not count as this object's
+    /// where the operator, or the object, ends before its id is known.
+    pub forgets: bool,
 }
 
 /// The id of the topic that this object made or took over.
@@ -66,7 +72,10 @@ pub fn plan(object: &Topic, wanted: &WantedTopic, observed: &Observed) -> Result
             plan.drift.extend(differences);
         }
         (Some(_), Some(_)) if settled => plan.drift = differences,
-        (None, Some(id)) => plan.drift.push(format!("the topic was deleted (id {id}) with what it held")),
+        (None, Some(id)) => {
+            plan.drift.push(format!("the topic was deleted (id {id}) with what it held"));
+            return Ok(Plan { forgets: true, ..plan });
+        }
         _ => {}
     }
     let changes =
@@ -108,14 +117,19 @@ fn adopt(object: &Topic, topic: &TopicImage, differences: &[String]) -> Result<(
 pub enum End {
     /// The topic stays, or there is none.
     Release,
+    /// There is none, and one that was asked for may come yet.
+    Wait(Duration),
     Delete(uuid::Uuid),
     /// It holds records, and nobody confirmed.
     Refuse,
 }
 
 /// Decides the end.
-pub fn end(object: &Topic, observed: &Observed) -> End {
-    let Some(found) = &observed.topic else { return End::Release };
+pub fn end(object: &Topic, observed: &Observed, now: Timestamp) -> End {
+    let Some(found) = &observed.topic else {
+        let late = managed(object).is_none().then(|| look::late(&object.metadata, now)).flatten();
+        return late.map_or(End::Release, End::Wait);
+    };
     // Only the topic that this object manages is deleted: not one that somebody else made under its name.
     let ours = managed(object).is_none_or(|id| *id == id_text(found.id)) && observed.older.is_none();
     if !ours || object.spec.deletion_policy == TopicDeletionPolicy::Retain {
@@ -137,7 +151,7 @@ mod tests {
     use crate::kinds::kafka_cluster::api::KafkaCluster;
     use crate::runtime::clusters::ClusterFacts;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-    use k8s_openapi::jiff::Timestamp;
+    use k8s_openapi::jiff::SignedDuration;
     use serde_json::json;
     use std::sync::Arc;
 
@@ -207,8 +221,8 @@ mod tests {
             (vec!["set retention.ms to 1000".to_owned()], vec!["config retention.ms is 5, not 1000".to_owned()])
         );
         let gone = planned(&managed, &observed(None)).unwrap();
-        assert_eq!(words(&gone), ["create it with 2 partitions"]);
-        assert!(gone.drift[0].contains("was deleted"));
+        assert!(gone.forgets && gone.steps.is_empty() && gone.drift[0].contains("was deleted"), "{gone:?}");
+        assert_eq!(words(&planned(&topic("Never", true, None), &observed(None)).unwrap()), ["create it with 2 partitions"]);
         let again = planned(&managed, &observed(Some(found(2, "1000")))).unwrap();
         assert!(again.steps.is_empty() && again.drift[0].contains("made again"), "{again:?}");
         assert!(planned(&topic("Never", true, Some(1)), &observed(Some(found(2, "1000")))).is_err());
@@ -216,6 +230,7 @@ mod tests {
 
     #[test]
     fn only_the_topic_that_is_managed_is_deleted_and_records_only_after_a_confirmation() {
+        let end = |object: &Topic, observed: &Observed| end(object, observed, Timestamp::UNIX_EPOCH + SignedDuration::from_secs(1));
         let managed = topic("IfIdentical", true, Some(1));
         assert_eq!(end(&managed, &observed(Some(found(1, "1000")))), End::Delete(uuid::Uuid::from_u128(1)));
         assert_eq!(end(&managed, &observed(Some(found(2, "1000")))), End::Release);
@@ -225,5 +240,15 @@ mod tests {
         let mut confirmed = managed;
         confirmed.metadata.annotations = Some([(labels::CONFIRM_DELETE.to_owned(), "t".to_owned())].into());
         assert_eq!(end(&confirmed, &full), End::Delete(uuid::Uuid::from_u128(1)));
+    }
+
+    #[test]
+    fn a_topic_that_was_asked_for_may_come_after_the_end_has_begun() {
+        let mut asked = topic("IfIdentical", true, None);
+        asked.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+        let after = |seconds| Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds);
+        assert_eq!(end(&asked, &observed(None), after(2)), End::Wait(Duration::from_secs(8)));
+        assert_eq!(end(&asked, &observed(Some(found(7, "1000"))), after(2)), End::Delete(uuid::Uuid::from_u128(7)));
+        assert_eq!(end(&asked, &observed(None), after(10)), End::Release);
     }
 }

@@ -56,7 +56,7 @@ impl Kind for TopicKind {
     async fn reconcile(object: Arc<Topic>, context: Arc<Context>) -> Outcome<TopicStatus> {
         let now = Time(Timestamp::now());
         let deleting = object.metadata.deletion_timestamp.is_some();
-        let result = if deleting { end(&object, &context).await } else { look(&object, &context).await.map(Some) };
+        let result = if deleting { end(&object, &context, now.0).await } else { look(&object, &context).await.map(Some) };
         look::outcome(result, |learned, state| status::status(&object, learned, state, &now))
     }
 }
@@ -76,6 +76,11 @@ async fn look(object: &Arc<Topic>, context: &Context) -> Result<Look<Learned>, E
         if drift.is_empty() {
             drift = plan.drift;
         }
+        if plan.forgets {
+            let (state, notices) = (State::reconciling(Reason::Applying, "the topic is made anew"), drift::notices(&drift));
+            let learned = Learned { drift, forgets: true, ..Learned::default() };
+            return Ok(Look { learned, state, notices, requeue: Requeue::After(Duration::ZERO) });
+        }
         if plan.steps.is_empty() {
             let progress = observed.topic.as_ref().and_then(|topic| topic_plan::progress(&wanted, topic));
             let state = match progress {
@@ -88,7 +93,7 @@ async fn look(object: &Arc<Topic>, context: &Context) -> Result<Look<Learned>, E
             let notices = drift::notices(&drift);
             // What was just made is empty: not a write of its own a minute later.
             let figure = observed.figure.or(created.then(Figure::default));
-            let learned = Learned { topic: observed.topic, figure, progress, drift };
+            let learned = Learned { topic: observed.topic, figure, progress, drift, forgets: false };
             return Ok(Look { learned, state, notices, requeue: Requeue::Woken });
         }
         context.ensure_current(&*object).await?;
@@ -113,23 +118,18 @@ async fn look(object: &Arc<Topic>, context: &Context) -> Result<Look<Learned>, E
 }
 
 /// `None`: the finalizer is gone.
-async fn end(object: &Topic, context: &Context) -> Result<Option<Look<Learned>>, Error> {
+async fn end(object: &Topic, context: &Context, now: Timestamp) -> Result<Option<Look<Learned>>, Error> {
     if !kube_io::has_finalizer(object) {
         return Ok(None);
     }
     context.ensure_current(object).await?;
+    let waiting = |state, after| Look { learned: Learned::default(), state, notices: Vec::new(), requeue: Requeue::After(after) };
     match observe::observe(context, object).await? {
         Err(dependence) if dependence.strands_nothing(context).await? => {}
-        Err(waiting) => {
-            return Ok(Some(Look {
-                learned: Learned::default(),
-                state: waiting.state(),
-                notices: Vec::new(),
-                requeue: Requeue::After(LOOK_AGAIN),
-            }));
-        }
-        Ok((observed, cluster)) => match plan::end(object, &observed) {
+        Err(dependence) => return Ok(Some(waiting(dependence.state(), LOOK_AGAIN))),
+        Ok((observed, cluster)) => match plan::end(object, &observed, now) {
             End::Release => {}
+            End::Wait(left) => return Ok(Some(waiting(State::reconciling(Reason::Deleting, look::LATE_WORDS), left))),
             End::Delete(id) => {
                 let name = validate::topic_name(object);
                 tracing::debug!(topic = name, %id, "delete the topic");

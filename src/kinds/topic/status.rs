@@ -17,19 +17,21 @@ pub struct Learned {
     pub progress: Option<Progress>,
     /// What was put right.
     pub drift: Vec<String>,
+    /// The topic that it managed is gone.
+    pub forgets: bool,
 }
 
 /// The status with a state. What was not learned stays as it was.
 pub fn status(object: &Topic, learned: &Learned, state: &State, now: &Time) -> TopicStatus {
     let old = object.status.clone().unwrap_or_default();
-    let Learned { topic, figure, progress, drift } = learned;
+    let Learned { topic, figure, progress, drift, forgets } = learned;
     let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     TopicStatus {
         observed_generation: object.metadata.generation,
         conditions: conditions(state, object.metadata.generation, &old.conditions, now),
         reason: if *state == State::Ready { String::new() } else { state.words().0.to_string() },
         topic_name: Some(topic_name(object).to_owned()),
-        topic_id: topic.as_ref().map(|topic| id_text(topic.id)).or(old.topic_id),
+        topic_id: topic.as_ref().map(|topic| id_text(topic.id)).or(old.topic_id.filter(|_| !forgets)),
         partitions: topic.as_ref().map(|topic| count(topic.partitions.len())).or(old.partitions),
         replicas: topic.as_ref().and_then(|topic| topic.partitions.first()).map(|first| count(first.target().len())).or(old.replicas),
         under_replicated: figure.map(|figure| figure.under_replicated).or(old.under_replicated),

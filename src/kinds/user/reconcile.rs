@@ -65,7 +65,7 @@ impl Kind for UserKind {
     async fn reconcile(object: Arc<User>, context: Arc<Context>) -> Outcome<UserStatus> {
         let now = Time(Timestamp::now());
         let deleting = object.metadata.deletion_timestamp.is_some();
-        let result = if deleting { end(&object, &context).await } else { look(&object, &context).await.map(Some) };
+        let result = if deleting { end(&object, &context, now.0).await } else { look(&object, &context).await.map(Some) };
         look::outcome(result, |learned, state| status::status(&object, learned, state, &now))
     }
 }
@@ -184,7 +184,7 @@ fn rotation(step: &Step, authentication: UserAuthenticationType) -> Option<Notic
 }
 
 /// `None`: the finalizer is gone.
-async fn end(object: &User, context: &Context) -> Result<Option<Look<Learned>>, Error> {
+async fn end(object: &User, context: &Context, now: Timestamp) -> Result<Option<Look<Learned>>, Error> {
     if !kube_io::has_finalizer(object) {
         return Ok(None);
     }
@@ -209,6 +209,13 @@ async fn end(object: &User, context: &Context) -> Result<Option<Look<Learned>>, 
             }
             if !cluster.mirror.wait(SEEN_LIMIT, |image| image.principal(&name).is_none()).await {
                 return Ok(Some(waiting(State::reconciling(Reason::Deleting, "waiting for Kafka to tell that the rights are gone"))));
+            }
+            let conditions = object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+            // Its end is a generation of its own.
+            let before = object.metadata.generation.map(|generation| generation - 1);
+            if let Some(left) = look::late(&object.metadata, now).filter(|_| !drift::was_settled(conditions, before)) {
+                let late = waiting(State::reconciling(Reason::Deleting, look::LATE_WORDS));
+                return Ok(Some(Look { requeue: Requeue::After(left), ..late }));
             }
         }
     }
