@@ -112,9 +112,9 @@ fn resident_mib() -> u64 {
 
 fn main() {
     println!(
-        "| cluster | partitions x replicas | ms | moves | lower bound | ratio | Kafka's tool / lower bound | its ms | replicas within | leaders within | peak MiB |"
+        "| cluster | partitions x replicas | ms | moves | lower bound | ratio | Kafka's tool / lower bound | its ms | replicas within | leaders within | fullest disk above mean, % | peak MiB |"
     );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     let mut rows = Vec::new();
     for skew in [Skew::Uniform, Skew::Linear, Skew::Exponential] {
         for (count, racks, uneven) in [(6, 3, false), (30, 3, false), (31, 3, true), (210, 6, false)] {
@@ -151,6 +151,12 @@ fn main() {
         let mut led = vec![0_usize; all.len()];
         planned.placement.replicas.iter().for_each(|broker| held[usize::from(*broker)] += 1);
         (0..planned.placement.partitions()).for_each(|partition| led[usize::from(planned.placement.of(partition)[0])] += 1);
+        let mut bytes = vec![0_u64; all.len()];
+        for partition in 0..planned.placement.partitions() {
+            planned.placement.of(partition).iter().for_each(|broker| bytes[usize::from(*broker)] += planned.placement.bytes[partition]);
+        }
+        let mean = full.iter().map(|index| bytes[*index]).sum::<u64>() as f64 / full.len() as f64;
+        let fullest = full.iter().map(|index| bytes[*index]).max().unwrap() as f64;
         let within = |counts: &[usize]| {
             full.iter().map(|index| counts[*index]).max().unwrap() - full.iter().map(|index| counts[*index]).min().unwrap()
         };
@@ -158,12 +164,13 @@ fn main() {
         let tool = by_kafkas_tool(&all, &before);
         let (times, its_ms) = tool.map_or(("-".to_owned(), "-".to_owned()), |(moves, took)| (format!("{:.1}", moves / bound as f64), took));
         println!(
-            "| {name} | {partitions} x {factor} | {:.0} | {} | {bound} | {:.3} | {times} | {its_ms} | {} | {} | {peak} |",
+            "| {name} | {partitions} x {factor} | {:.0} | {} | {bound} | {:.3} | {times} | {its_ms} | {} | {} | {:.1} | {peak} |",
             took.as_secs_f64() * 1000.0,
             planned.moves,
             planned.moves as f64 / bound as f64,
             within(&held),
             within(&led),
+            (fullest / mean - 1.0) * 100.0,
         );
     }
 }

@@ -109,7 +109,7 @@ pub fn plan(brokers: &[Broker], placement: &Placement) -> Plan {
     let mut planner = Planner::new(brokers, placement.clone());
     let homeless = planner.evict();
     planner.share_out(&homeless);
-    planner.settle(homeless);
+    planner.settle(homeless, placement);
     planner.level();
     let leader_changes = planner.lead(placement);
     let placement_after = planner.placement;
@@ -254,7 +254,9 @@ impl<'a> Planner<'a> {
                     least += partitions * replicas.saturating_sub(elsewhere);
                     most += partitions * room(rack);
                 }
-                (self.members[rack].len() as f64, least.saturating_sub(kept[rack]) as f64, most.saturating_sub(kept[rack]) as f64)
+                // Where there are fewer brokers than replicas, racks are to hold more than they can.
+                let (least, most) = (least.min(most).saturating_sub(kept[rack]), most.saturating_sub(kept[rack]));
+                (self.members[rack].len() as f64, least as f64, most as f64)
             })
             .collect();
         // Water is poured into racks as wide as they have brokers, between their floors and their brims.
@@ -290,8 +292,9 @@ impl<'a> Planner<'a> {
         !self.holds(partition, to) && (self.rack[from] == self.rack[to] || rack(to) < rack(from))
     }
 
-    /// Finds homes: where most is missing to the floor, then where most room is to the ceiling.
-    fn settle(&mut self, homeless: Vec<usize>) {
+    /// Finds homes: where most is missing to the floor, then where most room is to the ceiling. Who finds none, because there are more
+    /// replicas than brokers to hold them, stays where it was.
+    fn settle(&mut self, homeless: Vec<usize>, before: &Placement) {
         // Brokers of each rack, those that want most first; kept in order as they are given.
         let key = |planner: &Self, broker: usize| {
             let count = i64::try_from(planner.counts[broker]).unwrap_or(i64::MAX);
@@ -313,7 +316,10 @@ impl<'a> Planner<'a> {
                     Some((self.in_rack(partition, rack), first))
                 })
                 .min();
-            let Some((_, (.., broker))) = best else { continue };
+            let Some((_, (.., broker))) = best else {
+                self.give(slot, usize::from(before.replicas[slot]));
+                continue;
+            };
             let rack = self.rack[broker];
             wanting[rack].remove(&key(self, broker));
             self.give(slot, broker);
@@ -598,8 +604,8 @@ mod tests {
                 let duties: Vec<_> = duties.into_iter().map(|(rack, duty)| (rack % racks, duty)).collect();
                 let mut brokers = brokers(&duties);
                 brokers[0].duty = Duty::Full;
-                let full = brokers.iter().filter(|broker| broker.duty == Duty::Full).count();
-                let factor = factor.min(full);
+                // Some have fewer brokers with full duty than replicas.
+                let factor = factor.min(brokers.len());
                 let mut placement = Placement::new();
                 for mut seed in seeds {
                     let bytes = seed % 1000;
@@ -623,13 +629,15 @@ mod tests {
         fn every_plan_is_whole_and_rack_safe_and_a_second_one_moves_nothing((brokers, before) in clusters()) {
             let plan = plan(&brokers, &before);
             let racks: BTreeSet<&str> = brokers.iter().filter(|broker| broker.duty == Duty::Full).map(|broker| broker.rack.as_str()).collect();
+            let full = brokers.iter().filter(|broker| broker.duty == Duty::Full).count();
             for partition in 0..before.partitions() {
                 let (old, new) = (before.of(partition), plan.placement.of(partition));
                 prop_assert_eq!(old.len(), new.len());
                 prop_assert_eq!(new.iter().collect::<BTreeSet<_>>().len(), new.len(), "no broker twice");
                 for broker in new {
                     let duty = brokers[usize::from(*broker)].duty;
-                    prop_assert!(duty == Duty::Full || (duty == Duty::Cordoned && old.contains(broker)), "{:?} was given a replica", duty);
+                    let stays = duty == Duty::Cordoned || full < new.len();
+                    prop_assert!(duty == Duty::Full || (stays && old.contains(broker)), "{:?} was given a replica", duty);
                 }
                 let spread = |replicas: &[u16]| replicas.iter().map(|broker| brokers[usize::from(*broker)].rack.as_str()).filter(|rack| racks.contains(rack)).collect::<BTreeSet<_>>().len();
                 let stays: Vec<u16> = old.iter().copied().filter(|broker| brokers[usize::from(*broker)].duty != Duty::Leaving).collect();
