@@ -31,10 +31,10 @@ const CALM_PAUSE: Duration = Duration::from_secs(1);
 
 /// Elects as far as it comes; what is not elected this time is asked for again at the next look. `limit`: of one election.
 pub async fn elect(admin: &impl Admin, elections: &[Election], limit: Duration) {
-    let (start, mut left, mut size) = (Instant::now(), elections, FIRST);
     if !elections.is_empty() {
         calm(admin, CALM_PAUSE, CALM_LIMIT).await;
     }
+    let (start, mut left, mut size) = (Instant::now(), elections, FIRST);
     while !left.is_empty() && start.elapsed() < LOOK_LIMIT {
         let (now, later) = left.split_at(size.min(left.len()));
         let begun = Instant::now();

@@ -122,7 +122,7 @@ pub fn preferred(topics: &[TopicView], preferred: impl Fn(i32) -> bool) -> Vec<E
     for topic in topics {
         for (index, partition) in topic.partitions.iter().enumerate() {
             let Some(first) = partition.replicas.first() else { continue };
-            if preferred(*first) && partition.leader != *first && partition.in_sync().contains(first) {
+            if preferred(*first) && partition.leader != *first && partition.in_sync().contains(first) && !partition.is_moving() {
                 let partition = i32::try_from(index).unwrap_or(i32::MAX);
                 elections.push(Election { topic: topic.name.to_string(), partition, leader: *first, order: None });
             }

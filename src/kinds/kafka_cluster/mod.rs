@@ -10,6 +10,7 @@ pub mod desired;
 pub mod disruption;
 mod elections;
 pub mod facts;
+mod features;
 pub mod folders;
 pub mod identity;
 mod leaders;

@@ -22,12 +22,12 @@ use k8s_openapi::jiff::SignedDuration;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Partitions that move at the same time.
-const PARTITIONS_MAX: usize = 100;
-/// Bytes that move at the same time.
-const BYTES_MAX: u64 = 20 * 1024 * 1024 * 1024;
-/// Partitions of one request whose replicas change places only.
-const REORDERED_MAX: usize = 1000;
+/// Replicas that come to a broker at the same time.
+const INCOMING_MAX: usize = 30;
+/// Bytes that come to a broker at the same time.
+const INCOMING_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
+/// Partitions of one request.
+const PARTITIONS_MAX: usize = 1000;
 /// Brokers are unlike when the fullest holds this many replicas more than the emptiest …
 const UNLIKE_REPLICAS: usize = 10;
 /// … and this many percent more.
@@ -41,6 +41,25 @@ struct Work<'a> {
     plan: rebalance::Plan,
     /// Topic and index of each partition.
     names: Vec<(usize, i32)>,
+}
+
+/// Replicas, and bytes, that come to each broker.
+#[derive(Default)]
+struct Incoming(BTreeMap<i32, (usize, u64)>);
+
+impl Incoming {
+    fn add(&mut self, brokers: &[i32], bytes: u64) {
+        for broker in brokers {
+            let (replicas, sum) = self.0.entry(*broker).or_default();
+            (*replicas, *sum) = (*replicas + 1, *sum + bytes);
+        }
+    }
+
+    /// One that is larger than the limit comes alone.
+    fn has_room(&self, brokers: &[i32], bytes: u64) -> bool {
+        let of = |broker| self.0.get(broker).copied().unwrap_or_default();
+        brokers.iter().map(of).all(|(replicas, sum)| replicas == 0 || (replicas < INCOMING_MAX && sum + bytes <= INCOMING_BYTES_MAX))
+    }
 }
 
 /// What moves come to in this look: the lease, steps and what is waited for, into the plan.
@@ -133,14 +152,15 @@ impl Work<'_> {
         Reassignment { topic: self.topics[topic].name.to_string(), partition: index, replicas: Some(replicas) }
     }
 
-    /// Replicas of a partition that go somewhere else.
-    fn moves(&self, partition: usize) -> usize {
+    /// Brokers that are given a replica of a partition.
+    fn incoming(&self, partition: usize) -> Vec<i32> {
         let before = self.before.of(partition);
-        self.plan.placement.of(partition).iter().filter(|broker| !before.contains(broker)).count()
+        let new = self.plan.placement.of(partition).iter().filter(|broker| !before.contains(broker));
+        new.map(|broker| self.brokers[usize::from(*broker)].id).collect()
     }
 
     fn bytes(&self) -> u64 {
-        self.plan.changed(&self.before).map(|partition| self.before.bytes[partition] * self.moves(partition) as u64).sum()
+        self.plan.changed(&self.before).map(|partition| self.before.bytes[partition] * self.incoming(partition).len() as u64).sum()
     }
 
     fn held(&self) -> Vec<usize> {
@@ -279,29 +299,29 @@ fn go_on(
     plan: &mut Plan,
 ) -> Option<DisruptionStatus> {
     let work = work(cluster, brokers(cluster, observed), topics)?;
-    let (mut partitions, mut bytes, mut under_way) = (0, 0, 0);
+    let (mut incoming, mut under_way) = (Incoming::default(), 0);
     for topic in topics {
-        let moving = topic.partitions.iter().filter(|partition| partition.is_moving());
-        for partition in moving {
-            partitions += 1;
+        for partition in &topic.partitions {
             under_way += partition.adding.len();
-            bytes += topic.partition_bytes * partition.adding.len() as u64;
+            incoming.add(&partition.adding, topic.partition_bytes);
         }
     }
     let left = work.plan.moves + under_way;
     let rates = (left > 0).then(|| rates(&THROTTLE_RATES, rate.bytes_per_second, observed)).filter(|rates| !rates.is_empty());
     plan.steps.extend(rates.map(|rates| Step::AlterConfigs(vec![(ConfigResource::Brokers, rates)])));
     progress(lease, left, Some(rate), observed, plan);
-    let (reordered, moved): (Vec<usize>, Vec<usize>) = work.plan.changed(&work.before).partition(|partition| work.moves(*partition) == 0);
-    let mut next: Vec<Reassignment> = reordered.iter().take(REORDERED_MAX).map(|partition| work.reassignment(*partition)).collect();
+    let (reordered, moved): (Vec<usize>, Vec<usize>) =
+        work.plan.changed(&work.before).partition(|partition| work.incoming(*partition).is_empty());
+    let mut next: Vec<Reassignment> = reordered.iter().take(PARTITIONS_MAX).map(|partition| work.reassignment(*partition)).collect();
     for partition in moved {
-        let size = work.before.bytes[partition] * work.moves(partition) as u64;
-        // One that is larger than the limit moves alone.
-        if partitions >= PARTITIONS_MAX || (partitions > 0 && bytes + size > BYTES_MAX) {
+        if next.len() >= PARTITIONS_MAX {
             break;
         }
-        (partitions, bytes) = (partitions + 1, bytes + size);
-        next.push(work.reassignment(partition));
+        let (to, bytes) = (work.incoming(partition), work.before.bytes[partition]);
+        if incoming.has_room(&to, bytes) {
+            incoming.add(&to, bytes);
+            next.push(work.reassignment(partition));
+        }
     }
     // While a broker is away that is to hold its share, nothing more is begun: shares without it would be others.
     let away = work.brokers.iter().any(|broker| broker.duty == Duty::Cordoned);

@@ -103,6 +103,10 @@ pub struct PodFacts {
     /// The readiness gate as it is now.
     pub in_sync: bool,
     pub deleting: bool,
+    /// When it is to have ended, where it is deleted.
+    pub ends_by: Option<Timestamp>,
+    /// The Kubernetes node that it is on.
+    pub host: Option<String>,
     /// Names of the volumes with records that it has.
     pub volumes: BTreeSet<String>,
     /// What it was started with.
@@ -273,6 +277,17 @@ pub fn secret_facts(live: Live) -> SecretFacts {
     SecretFacts { live, data }
 }
 
+/// What the scheduler says, and what there is to do where the volume is out of reach: with a node that is gone, or in a place
+/// that has none left.
+fn unscheduled(message: &str, node_id: &str) -> String {
+    let out_of_reach = message.contains("volume node affinity") || message.contains("taint");
+    let way_out = format!(
+        "; it can only be where its volume is: bring the node back, or add one there; where the volume is lost, annotate the cluster with {}={node_id}",
+        labels::REPLACE
+    );
+    format!("not scheduled: {message}{}", if out_of_reach { way_out.as_str() } else { "" })
+}
+
 /// A pod's facts; `None` for a pod that is none of a StatefulSet of ours.
 pub fn pod_facts(live: &Live) -> Option<PodFacts> {
     let name = live.name();
@@ -288,7 +303,7 @@ pub fn pod_facts(live: &Live) -> Option<PodFacts> {
     let waiting = &container["state"]["waiting"];
     let restarts = container["restartCount"].as_i64().unwrap_or(0);
     let trouble = if let Some(scheduled) = scheduled {
-        Some(format!("not scheduled: {}", scheduled["message"].as_str().unwrap_or("no reason given")))
+        Some(unscheduled(scheduled["message"].as_str().unwrap_or("no reason given"), ordinal))
     } else if let Some(reason) = waiting["reason"].as_str().filter(|reason| !["ContainerCreating", "PodInitializing"].contains(reason)) {
         let message = waiting["message"].as_str().unwrap_or_default();
         Some(format!("{reason}: {message}"))
@@ -314,6 +329,8 @@ pub fn pod_facts(live: &Live) -> Option<PodFacts> {
         containers_ready: holds("ContainersReady"),
         in_sync: holds(labels::IN_SYNC),
         deleting: live.is_deleting(),
+        ends_by: live.value["metadata"]["deletionTimestamp"].as_str().and_then(|time| time.parse().ok()),
+        host: live.value["spec"]["nodeName"].as_str().map(str::to_owned),
         volumes: volumes_of(&live.value),
         revision: Revision::of(&live.value),
         trouble,

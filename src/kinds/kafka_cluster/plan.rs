@@ -1,19 +1,20 @@
 //! Valid cluster and observed world -> the steps that bring them together, and what is waited for. Pure.
 
-use super::api::{DisruptionStatus, FeatureUpgrade, KafkaCluster, RebalanceStatus, Role};
+use super::api::{DisruptionStatus, KafkaCluster, RebalanceStatus, Role};
 use super::authorities::{self, Rotation, Signs};
 use super::desired::server_properties::dynamic_configs;
 use super::desired::{self, Trust};
 use super::disruption::{self, RestartReason};
+use super::features;
 use super::folders;
 use super::identity::Identity;
+use super::leaders;
 use super::moves;
 use super::observe::{KafkaFacts, Observed, PodFacts, SecretFacts};
 use super::quorum;
 use super::validate::{NodeGroup, ValidCluster};
 use super::volumes;
 use crate::certificates::{self, KeyedCertificate};
-use crate::kafka::config;
 use crate::kafka::in_sync;
 use crate::kafka::node_ids::Blocks;
 use crate::kafka::restart::Blocked;
@@ -22,9 +23,12 @@ use crate::kube_io::difference::differs;
 use crate::kube_io::{self, Live, Object};
 use crate::{labels, names};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::SignedDuration;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+
+/// A pod that has not ended so long after it should have is on a node that does not answer.
+const ENDING_LIMIT: SignedDuration = SignedDuration::from_secs(30);
 
 /// Everything to do now.
 #[derive(Debug, Default)]
@@ -204,6 +208,11 @@ pub enum WaitingOn {
     PodEnding {
         pod: String,
     },
+    /// Nobody says that a pod has ended: its Kubernetes node does not answer.
+    Host {
+        pod: String,
+        host: String,
+    },
     InSync {
         node_id: i32,
     },
@@ -261,6 +270,11 @@ impl fmt::Display for WaitingOn {
             Self::PodTrouble { pod, why } => write!(f, "pod {pod}: {why}"),
             Self::PodStarting { pod } => write!(f, "pod {pod} to start"),
             Self::PodEnding { pod } => write!(f, "pod {pod} to end"),
+            Self::Host { pod, host } => write!(
+                f,
+                "node {host} to say that pod {pod} has ended; if that node is gone for good, delete it, or taint it with \
+                 node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, and the pod starts again where its volume can be"
+            ),
             Self::InSync { node_id } => write!(f, "node {node_id} to be in sync"),
             Self::Quorum { voters, of } => write!(f, "the quorum: {voters} of {of} voters have caught up"),
             Self::Kafka { why } => write!(f, "an answer of the brokers: {why}"),
@@ -320,7 +334,8 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed) 
     quorum::plan(object, cluster, observed, &mut plan);
     moves::plan(object, cluster, observed, &mut plan);
     folders::plan(object, cluster, observed, &mut plan);
-    plan_features(object, cluster, observed, &mut plan);
+    plan_leaders(observed, &mut plan);
+    features::plan(object, cluster, observed, &mut plan);
     volumes::plan(cluster, observed, &mut plan);
     plan
 }
@@ -456,7 +471,7 @@ fn plan_pods(cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
             let name = names::pod(&group.stateful_set, id);
             match observed.pods.iter().find(|pod| pod.name == name) {
                 None => plan.waiting_on.push(WaitingOn::PodMissing { pod: name }),
-                Some(pod) => plan_pod(pod, &in_sync, plan),
+                Some(pod) => plan_pod(pod, &in_sync, observed.now, plan),
             }
         }
     }
@@ -503,42 +518,22 @@ fn plan_configs(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observ
     }
 }
 
-/// The last step of an upgrade: features are raised once every node has run the version for long enough.
-fn plan_features(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
-    let (KafkaFacts::Answered { features, .. }, Some(definitions)) = (&observed.kafka, config::definitions(&cluster.spec.version)) else {
-        return;
-    };
-    let status = object.status.as_ref();
-    let runs = status.is_some_and(|status| status.kafka_version.as_ref() == Some(&cluster.spec.version));
-    let behind = |(name, level): &(&String, &i16)| features.get(*name).copied().unwrap_or(0) < **level;
-    let levels: BTreeMap<String, i16> = definitions.features.iter().filter(behind).map(|(name, level)| (name.clone(), *level)).collect();
-    // Nothing is known of them before the metadata is.
-    if levels.is_empty() || !features.contains_key(config::METADATA_VERSION) {
-        return;
-    }
-    let upgrade = &cluster.spec.upgrade;
-    if upgrade.features == FeatureUpgrade::Hold {
-        let warning = "features of this version are held back (spec.upgrade.features is Hold): the older version can still be set";
-        plan.warnings.push(warning.into());
-        return;
-    }
-    let since = status.and_then(|status| status.version_since.clone());
-    let soaked = since.is_some_and(|since| observed.now >= since.0 + SignedDuration::from_mins(upgrade.soak_minutes.into()));
-    if runs && soaked && plan.waiting_on.is_empty() && plan.lease.is_none() && plan.steps.is_empty() {
-        plan.steps.push(Step::UpgradeFeatures(levels));
-    } else if runs && !soaked {
-        let ends = status
-            .and_then(|status| status.version_since.as_ref())
-            .map(|since| since.0 + SignedDuration::from_mins(upgrade.soak_minutes.into()));
-        let ends = ends.map(|ends| ends.to_string()).unwrap_or_default();
-        plan.warnings.push(format!("features of this version come into force at {ends}; until then the older version can be set"));
+/// A broker that was away by itself, or by an eviction, leads again what it led. What is under way sees to its own leaders.
+fn plan_leaders(observed: &Observed, plan: &mut Plan) {
+    let KafkaFacts::Answered { topics, .. } = &observed.kafka else { return };
+    if plan.lease.is_none() && plan.waiting_on.is_empty() && plan.is_applied() {
+        leaders::elect(leaders::preferred(topics, |_| true), topics, plan);
     }
 }
 
-fn plan_pod(pod: &PodFacts, in_sync: &InSync, plan: &mut Plan) {
+fn plan_pod(pod: &PodFacts, in_sync: &InSync, now: Timestamp, plan: &mut Plan) {
     let pod_name = || pod.name.clone();
     if pod.deleting {
-        plan.waiting_on.push(WaitingOn::PodEnding { pod: pod_name() });
+        let host = pod.host.clone().filter(|_| pod.ends_by.is_some_and(|ends_by| now.duration_since(ends_by) > ENDING_LIMIT));
+        plan.waiting_on.push(match host {
+            Some(host) => WaitingOn::Host { pod: pod_name(), host },
+            None => WaitingOn::PodEnding { pod: pod_name() },
+        });
     } else if let Some(why) = &pod.trouble {
         plan.waiting_on.push(WaitingOn::PodTrouble { pod: pod_name(), why: why.clone() });
     } else if !pod.containers_ready {

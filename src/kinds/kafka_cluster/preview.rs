@@ -9,8 +9,8 @@ use super::plan::{self, Step};
 use super::quorum;
 use super::status;
 use super::validate::ValidCluster;
-use crate::kafka::in_sync;
-use crate::kafka::restart::View;
+use crate::kafka::metadata_image::PartitionImage;
+use crate::kafka::restart::{TopicView, View};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Line by line: what changes at once, which nodes restart in which order and why, what moves, what comes last.
@@ -31,7 +31,18 @@ pub fn preview(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observe
         )
     };
     lines.extend(planned.steps.iter().filter(at_once).map(|step| format!("at once: {step}")));
-    let moves = moves::preview(cluster, observed);
+    lines.extend(disruptions(cluster, observed));
+    lines.extend(planned.warnings.iter().map(|warning| format!("note: {warning}")));
+    lines.extend(planned.waiting_on.iter().map(|waiting| format!("waits for {waiting}")));
+    if lines.is_empty() {
+        lines.push("nothing: the cluster is as this spec says".into());
+    }
+    lines
+}
+
+/// What disturbs, in the order in which it would come: restarts, controllers, replicas. Empty where nothing will.
+pub fn disruptions(cluster: &ValidCluster, observed: &Observed) -> Vec<String> {
+    let mut lines = Vec::new();
     if let (Some(identity), Some(trust)) = (&observed.identity, plan::trust(cluster, observed)) {
         let desired = desired::desired(cluster, identity, &trust);
         let outdated = disruption::outdated(cluster, &desired, observed);
@@ -42,13 +53,14 @@ pub fn preview(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observe
         }
     }
     lines.extend(quorum::preview(cluster, observed));
-    lines.extend(moves);
-    lines.extend(planned.warnings.iter().map(|warning| format!("note: {warning}")));
-    lines.extend(planned.waiting_on.iter().map(|waiting| format!("waits for {waiting}")));
-    if lines.is_empty() {
-        lines.push("nothing: the cluster is as this spec says".into());
-    }
+    lines.extend(moves::preview(cluster, observed));
     lines
+}
+
+/// The topics with every replica in sync.
+fn well(topics: &[TopicView]) -> Vec<TopicView> {
+    let partition = |partition: &PartitionImage| PartitionImage::new(&partition.target());
+    topics.iter().map(|topic| TopicView { partitions: topic.partitions.iter().map(partition).collect(), ..topic.clone() }).collect()
 }
 
 /// The batches of restarts, as they would come when every node is in sync in between.
@@ -56,10 +68,12 @@ fn batches(cluster: &ValidCluster, observed: &Observed, outdated: &[Outdated<'_>
     let KafkaFacts::Answered { quorum, topics, .. } = &observed.kafka else {
         return outdated.iter().map(|one| format!("restart of {}, once brokers answer", one.pod.name)).collect();
     };
-    let voters: BTreeSet<i32> = quorum.voters.iter().map(|voter| voter.id).collect();
-    let (caught_up, down) = (in_sync::voters(quorum), BTreeSet::new());
-    let consent = cluster.spec.rollout.allow_unavailable;
-    let view = View { topics, voters: &voters, caught_up: &caught_up, down: &down, consent };
+    if outdated.is_empty() {
+        return Vec::new();
+    }
+    let (topics, voters) = (well(topics), quorum.voters.iter().map(|voter| voter.id).collect());
+    let (down, consent) = (BTreeSet::new(), cluster.spec.rollout.allow_unavailable);
+    let view = View { topics: &topics, voters: &voters, caught_up: &voters, down: &down, consent };
     let mut left: BTreeMap<i32, &Outdated<'_>> = outdated.iter().map(|one| (one.pod.node_id, one)).collect();
     let (mut lines, mut restarted) = (Vec::new(), BTreeSet::new());
     while !left.is_empty() {

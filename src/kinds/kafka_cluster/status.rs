@@ -7,6 +7,7 @@ use super::api::{
 use super::desired::server_properties;
 use super::observe::{KafkaFacts, Observed};
 use super::plan::{InSync, Plan, WaitingOn, config_key};
+use super::preview;
 use super::reconcile::Error;
 use super::validate::{ValidCluster, is_paused};
 use crate::conditions::{Reason, State, conditions, is_ready};
@@ -20,6 +21,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The most that is listed of what is waited for: a status is read by people.
 const WAITING_MAX: usize = 10;
+
+/// The most lines of what will disturb; `freehold plan` tells all.
+const PLAN_MAX: usize = 20;
 
 /// The state that a plan leaves.
 pub fn state(object: &KafkaCluster, observed: &Observed, plan: &Plan) -> State {
@@ -90,6 +94,7 @@ pub fn learned(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observe
         node_pools: node_pools(cluster, observed, &nodes),
         quorum: quorum(&observed.kafka).or(old.quorum.clone()),
         waiting_on: waiting_on(plan),
+        plan: if ready { Vec::new() } else { preview::disruptions(cluster, observed).into_iter().take(PLAN_MAX).collect() },
         warnings: cluster.warnings.iter().chain(&plan.warnings).cloned().collect(),
         disruption: plan.lease.clone(),
         rebalance: plan.rebalance.clone(),

@@ -21,6 +21,10 @@ pub struct KafkaClusterStatus {
     /// What it waits for, in words.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub waiting_on: Vec<String>,
+    /// What will disturb it, in words and in order, once what it waits for allows: restarts, controllers that join and leave, replicas
+    /// that move. The first twenty lines; `freehold plan` tells all, of another spec too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub plan: Vec<String>,
     /// What a person should know although nothing waits for it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

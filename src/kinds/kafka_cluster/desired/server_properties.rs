@@ -70,6 +70,9 @@ pub fn defaults(brokers: u32) -> BTreeMap<String, String> {
     let mut all = replication_defaults(brokers);
     let own = [
         ("auto.create.topics.enable", "false"),
+        // Kafka's own way lets up to a thousand leaders go back at once, in the middle of whatever is done: Freehold does it, few at a
+        // time (`elections.rs`).
+        ("auto.leader.rebalance.enable", "false"),
         // A broker that comes back is let in at its next heartbeat.
         ("broker.heartbeat.interval.ms", "500"),
         // A follower that hears of a new leader before that one does is refused, and would wait for a second, often twice, in
