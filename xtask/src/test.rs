@@ -78,7 +78,7 @@ const SOAK: [(u32, &[&str]); 4] = [
     (10, &["rolls::a_roll"]),
     (5, &["rolls::certificates", "scaling::brokers"]),
     (2, &["authorization::"]),
-    (1, &["scaling::", "upgrade::", "storage::", "jbod::", "quorum::", "outages::", "crash::"]),
+    (1, &["scaling::", "upgrade::", "storage::", "jbod::", "quorum::", "outages::", "crash::", "chaos::"]),
 ];
 
 #[derive(clap::Args)]
@@ -90,7 +90,7 @@ pub struct SoakOptions {
 
 /// What disturbs a running cluster, again and again, and for longer: ten rolls, five times brokers that join, leave and are
 /// replaced while twenty operators die, and new certificates; CAs that are replaced, an upgrade, volumes that grow, come and
-/// go, controllers, drains, a zone that is away for a minute, an API server for ten, an operator that dies after every write.
+/// go, controllers, drains, a zone that is away for a minute, an API server for ten, a node that dies, an operator that dies after every write, and chaos.
 pub fn soak(layout: &Layout, options: &SoakOptions) -> Result<()> {
     up::up(layout, &up::Options::default())?;
     let turns = SOAK.iter().map(|(turns, _)| *turns).max().unwrap_or_default();

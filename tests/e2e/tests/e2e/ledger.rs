@@ -39,6 +39,15 @@ fn sources(name: &str) -> [String; 2] {
     ["left", "right"].map(|side| format!("{name}-{side}"))
 }
 
+/// Does the same with each, all at once.
+fn side_by_side<T: Send, R: Send>(all: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let under_way: Vec<_> = all.into_iter().map(|one| scope.spawn(move || work(one))).collect();
+        under_way.into_iter().map(|one| one.join().unwrap()).collect()
+    })
+}
+
 impl Ledger {
     /// Starts it on the quickstart's cluster, with so many records a second in each topic, and waits until they are copied.
     pub fn start(kubectl: &Kubectl, name: &'static str, rate: i64) -> Self {
@@ -101,7 +110,8 @@ impl Ledger {
 
     /// Ends it, and reads everything back.
     pub fn finish(mut self, kubectl: &Kubectl) -> Done {
-        let sent: Vec<_> = std::mem::take(&mut self.sources).into_iter().map(|source| source.finish(kubectl)).collect();
+        let under_way = std::mem::take(&mut self.sources);
+        let sent = side_by_side(under_way, |source| source.finish(kubectl));
         let records: usize = sent.iter().map(|done| done.records).sum();
         shell::wait_for("everything to be copied", LONG, || {
             let (copied, ..) = self.copied(kubectl);
@@ -112,7 +122,8 @@ impl Ledger {
         assert_eq!(copied, records, "records that were copied");
         let client = self.client(kubectl);
         kubectl.delete("job", &client.namespace, &self.job(), LONG).unwrap();
-        for (source, done) in sources(self.name).iter().zip(&sent) {
+        let pairs = sources(self.name).into_iter().zip(&sent).collect();
+        side_by_side(pairs, |(source, done)| {
             let copy = Client { topic: format!("{source}-copy"), ..client.clone() };
             let (job, group) = (format!("{source}-read"), format!("shop-{source}-{}", crate::load::id()));
             let read = flow::consume_committed(kubectl, &copy, &job, &group, done.records, LONG).unwrap();
@@ -130,7 +141,7 @@ impl Ledger {
                 let copied: Vec<i64> = read.iter().filter_map(of).collect();
                 assert!(copied.is_sorted(), "partition {partition} of {} is in order", copy.topic);
             }
-        }
+        });
         for source in sources(self.name) {
             for one in [source.clone(), format!("{source}-copy")] {
                 delete_topic(kubectl, "shop", &one);

@@ -1,7 +1,7 @@
 //! A load that goes on while something is done to the cluster, and the proof afterwards: every record that was acknowledged
 //! is read back, once, where it was acknowledged, in order; and no producer saw an error.
 
-use crate::world::{LONG, client, kubectl};
+use crate::world::{LONG, client, delete_topic, kubectl, topic, user};
 use ground::flow::{self, Client};
 use ground::kubectl::Kubectl;
 use k8s_openapi::jiff::Timestamp;
@@ -25,10 +25,12 @@ pub fn id() -> String {
     Timestamp::now().as_second().to_string()
 }
 
-/// A producer, on topic orders of the quickstart or another, until it is told to end.
+/// A producer, on a topic of the quickstart's cluster or of another, until it is told to end.
 pub struct Load {
     client: Client,
     job: String,
+    /// The topic was made for it, and goes with it.
+    own_topic: bool,
     /// Follows what it prints.
     follower: Child,
     log: PathBuf,
@@ -65,9 +67,17 @@ impl fmt::Display for Done {
 }
 
 impl Load {
-    /// Starts it, and waits until records flow.
+    /// Starts it on a topic of its own in the quickstart's cluster, and waits until records flow.
     pub fn start(kubectl: &Kubectl, name: &str, rate: i64) -> Self {
-        Self::of(kubectl, client(kubectl, "shop-app", "orders"), name, rate)
+        let own = format!("load-{name}");
+        kubectl.apply(&topic(&own, "demo", "  partitions: 6\n")).unwrap();
+        let rights = "  authentication: {type: ScramSha512}\n  grants:\n  - {produce: {topics: [\"load-*\"]}}\n  \
+                      - {consume: {topics: [\"load-*\"], groups: [\"shop-*\"]}}\n";
+        kubectl.apply(&user("load", "demo", rights)).unwrap();
+        for (kind, name) in [("topic", own.as_str()), ("user", "load")] {
+            kubectl.wait_ready(kind, "shop", name, LONG).unwrap();
+        }
+        Self { own_topic: true, ..Self::of(kubectl, client(kubectl, "load", &own), name, rate) }
     }
 
     /// The same on a topic that the client names.
@@ -77,7 +87,7 @@ impl Load {
         let log = std::env::temp_dir().join(format!("freehold-{job}-{}.log", std::process::id()));
         let words = ["logs", "--namespace", &client.namespace, &format!("job/{job}"), "--follow", "--tail=-1"];
         let follower = kubectl.command(&words).stdout(File::create(&log).unwrap()).spawn().unwrap();
-        Self { client, job, follower, log }
+        Self { client, job, own_topic: false, follower, log }
     }
 
     /// Ends it, and reads everything back.
@@ -96,7 +106,11 @@ impl Load {
         let closed = |event: &Value| CLOSED_WHILE_SENDING.iter().any(|words| event["message"] == *words);
         events.retain(|event| !closed(event) || event["timestamp"].as_i64() < Some(ending));
         assert!(events.iter().any(|event| event["name"] == "shutdown_complete"), "the producer came to its end: {:?}", events.last());
-        read_back(kubectl, &self.client, &self.job, &events)
+        let done = read_back(kubectl, &self.client, &self.job, &events);
+        if self.own_topic {
+            delete_topic(kubectl, "shop", &self.client.topic);
+        }
+        done
     }
 }
 
