@@ -337,6 +337,7 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed) 
     plan_leaders(observed, &mut plan);
     features::plan(object, cluster, observed, &mut plan);
     volumes::plan(cluster, observed, &mut plan);
+    volumes::discard(cluster, observed, &mut plan);
     plan
 }
 

@@ -3,12 +3,13 @@
 //! Nothing here disturbs a node, and nothing else waits for it: a volume that cannot grow must not keep its records from
 //! being moved to one that is larger.
 
-use super::api::{AutoGrow, DataVolume, NodePool, Role};
+use super::api::{AutoGrow, DataVolume, NodePool, Role, WhenScaled};
 use super::desired::volumes::{claim_name, log_folder, volume_name};
 use super::observe::{KafkaFacts, Observed, PodFacts};
 use super::plan::{Plan, Step, WaitingOn};
 use super::validate::{NodeGroup, ValidCluster};
 use crate::kafka::config::CORDONED;
+use crate::kafka::restart;
 use crate::kube_io::{Live, Object};
 use crate::{labels, names, quantity};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -73,6 +74,27 @@ pub fn plan(cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
             }
         }
     }
+}
+
+/// Volumes of nodes that have left go with them, where the pool says so. Who left was emptied first, by its own word; whoever holds a
+/// replica, has a vote or is in Kafka's list keeps its volumes.
+pub fn discard(cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
+    let KafkaFacts::Answered { cluster: described, quorum, topics, .. } = &observed.kafka else { return };
+    if plan.lease.is_some() || !plan.is_applied() {
+        return;
+    }
+    let mut known = restart::holders(topics);
+    known.extend(described.brokers.iter().map(|broker| broker.id));
+    known.extend(quorum.voters.iter().map(|voter| voter.id));
+    known.extend(cluster.groups.iter().flat_map(NodeGroup::node_ids));
+    known.extend(observed.pods.iter().map(|pod| pod.node_id));
+    let goes = |claim: &&Live| {
+        let pool = cluster.spec.node_pools.iter().find(|pool| claim.label(labels::POOL) == Some(&pool.name));
+        let node_id = claim.name().rsplit_once('-').and_then(|(_, id)| id.parse().ok());
+        let asked = pool.is_some_and(|pool| pool.storage.when_scaled == WhenScaled::Delete);
+        asked && node_id.is_some_and(|id: i32| !known.contains(&id)) && !claim.is_deleting()
+    };
+    plan.steps.extend(observed.volumes.iter().filter(goes).map(|claim| Step::Prune(Box::new(claim.clone()))));
 }
 
 /// A volume as its claim, or the template of its claims, has it.

@@ -143,6 +143,25 @@ pub struct Storage {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     #[schemars(length(max = 8))]
     pub volumes: Vec<DataVolume>,
+    /// What becomes of the volumes of nodes that the pool has given up. Nothing is on them by then.
+    #[serde(default, skip_serializing_if = "WhenScaled::is_retain")]
+    pub when_scaled: WhenScaled,
+}
+
+/// What becomes of the volumes of nodes that have left (`persistentVolumeClaimRetentionPolicy.whenScaled` of a StatefulSet).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WhenScaled {
+    /// They stay.
+    #[default]
+    Retain,
+    /// They are deleted once Kafka knows their node no more.
+    Delete,
+}
+
+impl WhenScaled {
+    fn is_retain(&self) -> bool {
+        *self == Self::Retain
+    }
 }
 
 impl Storage {

@@ -23,7 +23,7 @@ pub fn set_extra(kubectl: &Kubectl, namespace: &str, cluster: &str, replicas: Op
     let mut pools: Vec<Value> = pools.filter(|pool| pool["name"] != "extra").cloned().collect();
     pools.extend(replicas.map(|replicas| {
         json!({"name": "extra", "roles": ["broker"], "replicas": replicas, "zones": ["zone-a", "zone-b", "zone-c"],
-            "storage": {"size": "1Gi"}, "jvm": {"heap": "256Mi"}})
+            "storage": {"size": "1Gi", "whenScaled": "Delete"}, "jvm": {"heap": "256Mi"}})
     }));
     kubectl.merge("kafkacluster", namespace, cluster, &json!({"spec": {"nodePools": pools}})).unwrap();
 }
@@ -136,6 +136,11 @@ fn brokers_join_and_leave_under_load_while_operators_die() {
     settled(&kubectl);
     let back = start.elapsed();
     assert_eq!(pods(&kubectl), before, "the pool's pods are gone, the others stayed");
+    shell::wait_for("their volumes to be gone", LIMIT, || {
+        let volumes = kubectl.run(&["get", "pvc", "--namespace", "kafka", "--selector", "freehold.dev/pool=extra", "-o", "name"])?;
+        Ok((!volumes.is_empty()).then_some(volumes))
+    })
+    .unwrap();
     set_extra(&kubectl, "kafka", "demo", None);
     settled(&kubectl);
     let sets = kubectl.run(&["get", "statefulsets", "--namespace", "kafka", "-o", "name"]).unwrap();
