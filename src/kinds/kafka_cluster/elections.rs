@@ -16,7 +16,7 @@ const FIRST: usize = 4;
 /// Partitions of any.
 const MAX: usize = 2000;
 /// An election that takes longer is followed by a smaller one, one that takes less by a larger one.
-const AIM: Duration = Duration::from_millis(250);
+const AIM: Duration = Duration::from_millis(100);
 /// Who does not lead by then is waited for no longer in this look.
 pub const LIMIT: Duration = Duration::from_secs(5);
 /// What is not elected by then is left to the next look: there is more to see to than leaders.
