@@ -158,6 +158,26 @@ fn pool(kubectl: &Kubectl, template: Value) -> Value {
 
 #[test]
 #[ignore = "needs the ground: cargo xtask test"]
+fn a_restart_waits_for_its_maintenance_window_and_is_told_meanwhile() {
+    let kubectl = kubectl();
+    settled(&kubectl);
+    let before = pods(&kubectl);
+    let window = json!({"cron": "0 2 29 2 *", "durationMinutes": 5, "timeZone": "Europe/Berlin"});
+    patch(&kubectl, &json!({"spec": {"rollout": {"maintenanceWindows": [window]}, "config": {"num.partitions": "3"}}}));
+    shell::wait_for("the restarts to wait for their window", LONG, || {
+        let status = kubectl.get("kafkacluster", "kafka", "demo")?.unwrap_or_default()["status"].clone();
+        let (waiting_on, plan) = (status["waitingOn"].to_string(), status["plan"].to_string());
+        let told = waiting_on.contains("maintenance window that opens at") && plan.contains("restart 3: nodes");
+        Ok((!told).then(|| format!("{waiting_on} {plan}")))
+    })
+    .unwrap();
+    patch(&kubectl, &json!({"spec": {"rollout": {"maintenanceWindows": []}, "config": {"num.partitions": null}}}));
+    settled(&kubectl);
+    assert_eq!(pods(&kubectl), before, "nothing was restarted for it");
+}
+
+#[test]
+#[ignore = "needs the ground: cargo xtask test"]
 fn the_plan_of_a_change_is_told_before_it_is_made() {
     let kubectl = kubectl();
     settled(&kubectl);
