@@ -371,9 +371,11 @@ impl<'a> Planner<'a> {
                 }
                 let too_many = self.counts[from].saturating_sub(keeps(&self.shares[from]));
                 let too_few = takes(&self.shares[to]).saturating_sub(self.counts[to]);
+                let fair_bytes = if too_many.min(too_few) > 0 { self.fair_bytes(to) } else { 0 };
                 for left in (1..=too_many.min(too_few)).rev() {
                     let slots = held[from].take().unwrap_or_else(|| self.slots_of(from));
-                    let chosen = self.choose(&slots, from, to, left);
+                    let wanted = fair_bytes.saturating_sub(self.bytes[to]) / left as u64;
+                    let chosen = self.choose(&slots, from, to, wanted);
                     let slots = held[from].insert(slots);
                     let Some(index) = chosen else { break };
                     let slot = slots.remove(index) as usize;
@@ -386,6 +388,14 @@ impl<'a> Planner<'a> {
         moved
     }
 
+    /// A broker's share of all bytes, if it holds as many replicas as it should, of the average size.
+    fn fair_bytes(&self, broker: usize) -> u64 {
+        let full = || self.members.iter().flatten().copied();
+        let (bytes, replicas) = (full().map(|one| self.bytes[one]).sum::<u64>(), full().map(|one| self.counts[one]).sum::<usize>());
+        let share = u128::from(bytes) * self.shares[broker].ceiling as u128 / replicas.max(1) as u128;
+        u64::try_from(share).unwrap_or(u64::MAX)
+    }
+
     /// The slots of a broker that may move, by size.
     fn slots_of(&self, broker: usize) -> Vec<u32> {
         let mut slots: Vec<u32> = (0..self.placement.replicas.len())
@@ -396,9 +406,8 @@ impl<'a> Planner<'a> {
         slots
     }
 
-    /// Which of these may go and is nearest in size to what evens out the two brokers' bytes in this many moves.
-    fn choose(&self, slots: &[u32], from: usize, to: usize, moves: usize) -> Option<usize> {
-        let wanted = self.bytes[from].saturating_sub(self.bytes[to]) / 2 / moves as u64;
+    /// Which of these may go and is nearest to this size.
+    fn choose(&self, slots: &[u32], from: usize, to: usize, wanted: u64) -> Option<usize> {
         let size = |index: usize| self.placement.bytes[self.partition(slots[index] as usize)];
         let middle = slots.partition_point(|slot| self.placement.bytes[self.partition(*slot as usize)] < wanted);
         let (mut low, mut high) = (middle, middle);
@@ -582,6 +591,25 @@ mod tests {
         let plan = plan(&brokers, &before);
         assert_eq!((plan.moves, plan.leader_changes), (0, 0));
         assert_eq!(plan.placement, before);
+    }
+
+    #[test]
+    fn disks_are_filled_alike_whatever_brokers_held_before() {
+        let brokers = brokers(&[(0, Duty::Full); 9].iter().enumerate().map(|(index, (_, duty))| (index % 3, *duty)).collect::<Vec<_>>());
+        let mut before = Placement::new();
+        // Nearly everything lies on the first broker of each rack; sizes are of all kinds.
+        for partition in 0..9000_u64 {
+            let nth = u16::try_from(if partition % 10 < 8 { 0 } else { partition % 10 - 7 }).unwrap();
+            before.push((0..3).map(|rack| 3 * nth + rack), 1 + partition * 7919 % 97, false);
+        }
+        let plan = plan(&brokers, &before);
+        assert_eq!(plan.moves, lower_bound(&brokers, &before));
+        let mut bytes = vec![0; 9];
+        for partition in 0..9000 {
+            plan.placement.of(partition).iter().for_each(|broker| bytes[usize::from(*broker)] += before.bytes[partition]);
+        }
+        let (most, mean) = (*bytes.iter().max().unwrap(), bytes.iter().sum::<u64>() / 9);
+        assert!(most * 100 <= mean * 105, "{bytes:?}");
     }
 
     #[test]
