@@ -1,6 +1,7 @@
 //! What a look at a Topic or a User came to, and the outcome that it makes: the same for both.
 
 use crate::conditions::State;
+use crate::kafka_admin::client::REQUEST_LIMIT;
 use crate::kinds::error::Error;
 use crate::runtime::kind::{Failure, Notice, Outcome, Requeue};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -12,9 +13,8 @@ pub const SEEN_LIMIT: Duration = Duration::from_secs(3);
 pub const LOOK_SOON: Duration = Duration::from_millis(500);
 /// A refusal may end by something that nothing tells of: a Topic that holds records may be emptied.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// What was asked of Kafka comes to pass by then, whoever asked and whether he lived to see it: requests say so
-/// (`timeout_ms`, `kafka_admin/client.rs`).
-const LATE: Duration = Duration::from_secs(10);
+/// What was asked of Kafka comes to pass by then, whoever asked and whether he lived to see it: requests say so (`timeout_ms`).
+const LATE: Duration = REQUEST_LIMIT;
 pub const LATE_WORDS: &str = "waiting for what was asked of Kafka before, and may still be under way";
 /// Plans in one reconcile: a creation, a change of it, and the proof that nothing is left.
 pub const ROUNDS_MAX: u32 = 4;
