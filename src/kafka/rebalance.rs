@@ -371,8 +371,12 @@ impl<'a> Planner<'a> {
                 }
                 let too_many = self.counts[from].saturating_sub(keeps(&self.shares[from]));
                 let too_few = takes(&self.shares[to]).saturating_sub(self.counts[to]);
-                let fair_bytes = if too_many.min(too_few) > 0 { self.fair_bytes(to) } else { 0 };
-                for left in (1..=too_many.min(too_few)).rev() {
+                let most = too_many.min(too_few);
+                if most == 0 {
+                    continue;
+                }
+                let fair_bytes = self.fair_bytes(to);
+                for left in (1..=most).rev() {
                     let slots = held[from].take().unwrap_or_else(|| self.slots_of(from));
                     let wanted = fair_bytes.saturating_sub(self.bytes[to]) / left as u64;
                     let chosen = self.choose(&slots, from, to, wanted);
@@ -595,7 +599,7 @@ mod tests {
 
     #[test]
     fn disks_are_filled_alike_whatever_brokers_held_before() {
-        let brokers = brokers(&[(0, Duty::Full); 9].iter().enumerate().map(|(index, (_, duty))| (index % 3, *duty)).collect::<Vec<_>>());
+        let brokers = brokers(&(0..9).map(|index| (index % 3, Duty::Full)).collect::<Vec<_>>());
         let mut before = Placement::new();
         // Nearly everything lies on the first broker of each rack; sizes are of all kinds.
         for partition in 0..9000_u64 {
