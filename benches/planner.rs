@@ -112,7 +112,7 @@ fn resident_mib() -> u64 {
 
 fn main() {
     println!(
-        "| cluster | partitions x replicas | ms | moves | lower bound | ratio | Kafka's tool / lower bound | its ms | replicas within | leaders within | fullest disk above mean, % | peak MiB |"
+        "| cluster | partitions x replicas | ms | moves | lower bound | ratio | Kafka's tool / lower bound | its ms | replicas within | leaders within | fullest disk above its share, % | peak MiB |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     let mut rows = Vec::new();
@@ -143,7 +143,7 @@ fn main() {
         };
         (0..usize::try_from(change).unwrap_or(0)).for_each(|index| all[index].duty = Duty::Leaving);
         let start = Instant::now();
-        let planned = plan(&all, &before);
+        let planned = plan(&all, &before, 0);
         let took = start.elapsed();
         let bound = lower_bound(&all, &before).max(1);
         let full: Vec<usize> = (0..all.len()).filter(|index| all[*index].duty == Duty::Full).collect();
@@ -151,12 +151,11 @@ fn main() {
         let mut led = vec![0_usize; all.len()];
         planned.placement.replicas.iter().for_each(|broker| held[usize::from(*broker)] += 1);
         (0..planned.placement.partitions()).for_each(|partition| led[usize::from(planned.placement.of(partition)[0])] += 1);
-        let mut bytes = vec![0_u64; all.len()];
-        for partition in 0..planned.placement.partitions() {
-            planned.placement.of(partition).iter().for_each(|broker| bytes[usize::from(*broker)] += planned.placement.bytes[partition]);
-        }
-        let mean = full.iter().map(|index| bytes[*index]).sum::<u64>() as f64 / full.len() as f64;
-        let fullest = full.iter().map(|index| bytes[*index]).max().unwrap() as f64;
+        let bytes = planned.placement.bytes_by_broker(all.len());
+        let (all_bytes, replicas) = (bytes.iter().sum::<u64>() as f64, planned.placement.replicas.len() as f64);
+        // What as many replicas of average size are.
+        let share = |index: usize| all_bytes * held[index] as f64 / replicas;
+        let fullest = full.iter().map(|index| bytes[*index] as f64 / share(*index)).fold(0.0, f64::max);
         let within = |counts: &[usize]| {
             full.iter().map(|index| counts[*index]).max().unwrap() - full.iter().map(|index| counts[*index]).min().unwrap()
         };
@@ -170,7 +169,7 @@ fn main() {
             planned.moves as f64 / bound as f64,
             within(&held),
             within(&led),
-            (fullest / mean - 1.0) * 100.0,
+            (fullest - 1.0) * 100.0,
         );
     }
 }

@@ -7,6 +7,7 @@ mod fixture;
 use fixture::{Kafka, Pod, World, cluster, observe};
 use freehold::kafka::metadata_image::PartitionImage;
 use freehold::kafka::metadata_record::PartitionFields;
+use freehold::kafka::restart::TopicView;
 use freehold::kinds::kafka_cluster::api::{KafkaCluster, KafkaClusterStatus, RebalanceMode};
 use freehold::kinds::kafka_cluster::observe::KafkaFacts;
 use freehold::kinds::kafka_cluster::plan::{self, Plan, Step};
@@ -16,6 +17,7 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 
 const LOOKS_MAX: usize = 600;
+const LARGE: &str = "large";
 
 /// Three controllers, and a pool of brokers over three zones: nodes 0.., 100.., 200.. are brokers.
 fn object(replicas: u32) -> KafkaCluster {
@@ -31,6 +33,8 @@ struct Model {
     /// Brokers of a zone that run.
     per_zone: i32,
     partitions: Vec<PartitionImage>,
+    /// So many of them, the first, are of a topic of its own, 4 GiB each.
+    large: usize,
     /// Replicas that were added to a partition, ever.
     added: usize,
     /// What leaves and was seen empty.
@@ -58,7 +62,11 @@ impl Model {
             PartitionImage::new(&replicas)
         });
         let partitions = partitions.collect();
-        Self { object: object(u32::try_from(3 * per_zone).unwrap()), per_zone, partitions, added: 0, emptied: BTreeSet::new() }
+        Self { object: object(u32::try_from(3 * per_zone).unwrap()), per_zone, partitions, large: 0, added: 0, emptied: BTreeSet::new() }
+    }
+
+    fn index(&self, topic: &str, partition: i32) -> usize {
+        usize::try_from(partition).unwrap() + if topic == LARGE { 0 } else { self.large }
     }
 
     fn brokers(&self) -> Vec<i32> {
@@ -86,8 +94,10 @@ impl Model {
         };
         let (mut observed, valid) = observe(&self.object, &world);
         if let KafkaFacts::Answered { topics, cluster, .. } = &mut observed.kafka {
-            topics[0].partitions = self.partitions.clone();
+            let large = TopicView { name: LARGE.into(), ..topics[0].clone() };
+            topics[0].partitions = self.partitions[self.large..].to_vec();
             topics[0].partition_bytes = 1 << 20;
+            topics.push(TopicView { partitions: self.partitions[..self.large].to_vec(), partition_bytes: 4 << 30, ..large });
             for broker in &mut cluster.brokers {
                 broker.rack = Some(["a", "b", "c"][usize::try_from(broker.id / 100).unwrap()].into());
             }
@@ -102,7 +112,8 @@ impl Model {
                     for one in moves {
                         let lease = self.object.status.as_ref().and_then(|status| status.disruption.as_ref());
                         assert!(lease.is_some(), "nothing moves without a lease in status");
-                        let found = &mut self.partitions[usize::try_from(one.partition).unwrap()];
+                        let index = self.index(&one.topic, one.partition);
+                        let found = &mut self.partitions[index];
                         let now = found.origin();
                         let target = one.replicas.as_deref();
                         let racks: BTreeSet<i32> = target.unwrap_or(&now).iter().map(|id| id / 100).collect();
@@ -123,7 +134,8 @@ impl Model {
                 }
                 Step::ElectLeaders(elections) => {
                     for one in elections {
-                        let found = &mut self.partitions[usize::try_from(one.partition).unwrap()];
+                        let index = self.index(&one.topic, one.partition);
+                        let found = &mut self.partitions[index];
                         *found = PartitionImage::new(&found.replicas);
                     }
                 }
@@ -217,6 +229,21 @@ fn unlike_shares_move_by_themselves_but_not_at_once_again() {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn disks_that_are_filled_unlike_are_evened_out_by_themselves_whoever_dies(
+        chances in prop::collection::vec((0..9_usize, prop::bool::weighted(0.3)), 1..40),
+    ) {
+        let placements: Vec<_> = [(0, 0, 0); 12].into_iter().chain([(1, 1, 1); 12]).collect();
+        let mut model = Model { large: 12, ..Model::new(2, &placements) };
+        let why = model.plan().lease.unwrap().why;
+        prop_assert!(why.starts_with("the disk of broker 0 holds 48 GiB and its share is 24 GiB: 36 replicas"), "{}", why);
+        prop_assert!(model.run(&chances), "it comes to an end");
+        // Six of 4 GiB from each to the other of its zone, and as many small ones back.
+        prop_assert_eq!((model.counts(), model.added), (vec![12; 6], 36));
+        let large = model.partitions[..12].iter().filter(|partition| partition.replicas.contains(&0)).count();
+        prop_assert_eq!(large, 6);
+    }
 
     #[test]
     fn brokers_are_added_and_removed_with_the_fewest_moves_whoever_dies(

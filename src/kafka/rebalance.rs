@@ -3,8 +3,11 @@
 //!
 //! Replicas that must move (their broker leaves, or their rack holds another of the partition) go to brokers that hold too
 //! few. What is then left above a broker's ceiling or below its floor moves straight from one to the other: as many moves
-//! as [`lower_bound`] says, unless racks allow no straight move. Leaders change by the order of replicas alone, along
-//! shortest augmenting paths. Of the replicas that could make a move, the one is taken whose size fills the disks alike.
+//! as [`lower_bound`] says, unless racks allow no straight move. Of the replicas that could make a move, the one is taken whose
+//! size fills the disks alike; then replicas of unlike size change places ([`disks`]). Leaders change by the order of replicas
+//! alone, along shortest augmenting paths.
+
+mod disks;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -61,6 +64,15 @@ impl Placement {
         &self.replicas[self.range(partition)]
     }
 
+    /// Bytes on each of so many brokers.
+    pub fn bytes_by_broker(&self, brokers: usize) -> Vec<u64> {
+        let mut bytes = vec![0; brokers];
+        for partition in 0..self.partitions() {
+            self.of(partition).iter().for_each(|broker| bytes[usize::from(*broker)] += self.bytes[partition]);
+        }
+        bytes
+    }
+
     fn range(&self, partition: usize) -> std::ops::Range<usize> {
         self.starts[partition] as usize..self.starts[partition + 1] as usize
     }
@@ -84,9 +96,10 @@ impl Plan {
     }
 }
 
-/// How many replicas a broker should hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How many replicas a broker should hold: what comes to it, and that as whole numbers.
+#[derive(Clone, Copy, Debug, Default)]
 struct Share {
+    exact: f64,
     floor: usize,
     ceiling: usize,
 }
@@ -104,13 +117,18 @@ struct Planner<'a> {
     shares: Vec<Share>,
 }
 
-/// Makes the plan. `moves` is at most what racks force above [`lower_bound`].
-pub fn plan(brokers: &[Broker], placement: &Placement) -> Plan {
+/// Makes the plan. `moves` is at most what racks and disks force above [`lower_bound`]. Disks are filled alike within 5 %; so many
+/// bytes more on one are no matter.
+pub fn plan(brokers: &[Broker], placement: &Placement, disk_slack: u64) -> Plan {
     let mut planner = Planner::new(brokers, placement.clone());
     let homeless = planner.evict();
     planner.share_out(&homeless);
     planner.settle(homeless, placement);
+    // Moves that racks forbade may be possible after replicas changed places.
     planner.level();
+    while disks::even_out(&mut planner, placement, disk_slack) {
+        planner.level();
+    }
     let leader_changes = planner.lead(placement);
     let placement_after = planner.placement;
     // One that went on from where it was sent first is one move.
@@ -274,7 +292,7 @@ impl<'a> Planner<'a> {
             let Some((width, least, most)) = bounds.next() else { continue };
             let each = (high * width).clamp(*least, *most) / width;
             // Exact numbers come out a little off.
-            let share = Share { floor: (each + 1e-6).floor() as usize, ceiling: (each - 1e-6).ceil().max(0.0) as usize };
+            let share = Share { exact: each, floor: (each + 1e-6).floor() as usize, ceiling: (each - 1e-6).ceil().max(0.0) as usize };
             for broker in &self.members[rack] {
                 self.shares[*broker] = share;
             }
@@ -336,7 +354,7 @@ impl<'a> Planner<'a> {
         let limits = [(ceiling, floor), (ceiling, ceiling), (floor, floor)];
         // What racks forbade at first may be possible after other moves. Each move lessens what is too much or missing.
         loop {
-            let mut held: Vec<Option<Vec<u32>>> = vec![None; self.brokers.len()];
+            let mut held = self.slots_by_broker();
             let mut moved = 0;
             for (keeps, takes) in limits {
                 for same_rack in [true, false] {
@@ -353,12 +371,13 @@ impl<'a> Planner<'a> {
     fn exchange(
         &mut self,
         full: &[usize],
-        held: &mut [Option<Vec<u32>>],
+        held: &mut [Vec<u32>],
         keeps: fn(&Share) -> usize,
         takes: fn(&Share) -> usize,
         same_rack: bool,
     ) -> usize {
         let mut moved = 0;
+        let fair_bytes = self.fair_bytes();
         let mut to_all = full.to_vec();
         for from in full.iter().copied() {
             if self.counts[from] <= keeps(&self.shares[from]) {
@@ -375,14 +394,10 @@ impl<'a> Planner<'a> {
                 if most == 0 {
                     continue;
                 }
-                let fair_bytes = self.fair_bytes(to);
                 for left in (1..=most).rev() {
-                    let slots = held[from].take().unwrap_or_else(|| self.slots_of(from));
-                    let wanted = fair_bytes.saturating_sub(self.bytes[to]) / left as u64;
-                    let chosen = self.choose(&slots, from, to, wanted);
-                    let slots = held[from].insert(slots);
-                    let Some(index) = chosen else { break };
-                    let slot = slots.remove(index) as usize;
+                    let wanted = fair_bytes[to].saturating_sub(self.bytes[to]) / left as u64;
+                    let Some(index) = self.choose(&held[from], from, to, wanted) else { break };
+                    let slot = held[from].remove(index) as usize;
                     self.take(slot);
                     self.give(slot, to);
                     moved += 1;
@@ -392,22 +407,23 @@ impl<'a> Planner<'a> {
         moved
     }
 
-    /// A broker's share of all bytes, if it holds as many replicas as it should, of the average size.
-    fn fair_bytes(&self, broker: usize) -> u64 {
+    /// What each broker's disk should hold: its share of replicas, of the average size.
+    fn fair_bytes(&self) -> Vec<u64> {
         let full = || self.members.iter().flatten().copied();
-        let (bytes, replicas) = (full().map(|one| self.bytes[one]).sum::<u64>(), full().map(|one| self.counts[one]).sum::<usize>());
-        let share = u128::from(bytes) * self.shares[broker].ceiling as u128 / replicas.max(1) as u128;
-        u64::try_from(share).unwrap_or(u64::MAX)
+        let bytes: u64 = full().map(|broker| self.bytes[broker]).sum();
+        let replicas: f64 = full().map(|broker| self.shares[broker].exact).sum();
+        self.shares.iter().map(|share| (bytes as f64 * share.exact / replicas.max(f64::MIN_POSITIVE)).round() as u64).collect()
     }
 
-    /// The slots of a broker that may move, by size.
-    fn slots_of(&self, broker: usize) -> Vec<u32> {
-        let mut slots: Vec<u32> = (0..self.placement.replicas.len())
-            .filter(|slot| usize::from(self.placement.replicas[*slot]) == broker && !self.placement.fixed[self.partition(*slot)])
-            .map(|slot| u32::try_from(slot).unwrap_or(u32::MAX))
-            .collect();
-        slots.sort_by_key(|slot| (self.placement.bytes[self.partition(*slot as usize)], *slot));
-        slots
+    /// The slots of each broker that may move, by size.
+    fn slots_by_broker(&self) -> Vec<Vec<u32>> {
+        let movable = |slot: &usize| !self.placement.fixed[self.partition(*slot)];
+        let mut slots: Vec<u32> =
+            (0..self.placement.replicas.len()).filter(movable).map(|slot| u32::try_from(slot).unwrap_or(u32::MAX)).collect();
+        slots.sort_by_key(|slot| self.placement.bytes[self.partition(*slot as usize)]);
+        let mut held = vec![Vec::new(); self.brokers.len()];
+        slots.iter().for_each(|slot| held[usize::from(self.placement.replicas[*slot as usize])].push(*slot));
+        held
     }
 
     /// Which of these may go and is nearest to this size.
@@ -572,7 +588,7 @@ mod tests {
         let full = Duty::Full;
         let brokers = brokers(&[(0, full), (1, full), (2, full), (0, full), (1, full), (2, full)]);
         let before = placement(&vec![vec![0, 1, 2]; 12]);
-        let plan = plan(&brokers, &before);
+        let plan = plan(&brokers, &before, 0);
         assert_eq!((plan.moves, lower_bound(&brokers, &before)), (18, 18));
         assert_eq!(counts(&plan, 6), [6; 6]);
         assert_eq!(leaders(&plan, 6), [2; 6]);
@@ -582,7 +598,7 @@ mod tests {
     fn a_broker_that_leaves_is_emptied_into_its_rack() {
         let brokers = brokers(&[(0, Duty::Full), (0, Duty::Leaving), (1, Duty::Full), (2, Duty::Full)]);
         let before = placement(&[vec![1, 2, 3], vec![2, 3, 1], vec![0, 2, 3]]);
-        let plan = plan(&brokers, &before);
+        let plan = plan(&brokers, &before, 0);
         assert_eq!((plan.moves, lower_bound(&brokers, &before)), (2, 2));
         assert_eq!(counts(&plan, 4), [3, 0, 3, 3]);
     }
@@ -592,7 +608,7 @@ mod tests {
         let full = Duty::Full;
         let brokers = brokers(&[(0, full), (1, full), (2, full)]);
         let before = placement(&[vec![0, 1, 2], vec![1, 2, 0], vec![2, 0, 1]]);
-        let plan = plan(&brokers, &before);
+        let plan = plan(&brokers, &before, 0);
         assert_eq!((plan.moves, plan.leader_changes), (0, 0));
         assert_eq!(plan.placement, before);
     }
@@ -600,27 +616,50 @@ mod tests {
     #[test]
     fn disks_are_filled_alike_whatever_brokers_held_before() {
         let brokers = brokers(&(0..9).map(|index| (index % 3, Duty::Full)).collect::<Vec<_>>());
+        // Nearly everything lies on the first broker of each rack, or all that is small does.
+        for largest_stay in [false, true] {
+            let mut before = Placement::new();
+            for partition in 0..9000_u64 {
+                let bytes = 1 + partition * 7919 % 97;
+                let nth = if partition % 10 < 8 && !(largest_stay && bytes > 80) { 0 } else { 1 + u16::try_from(partition % 2).unwrap() };
+                before.push((0..3).map(|rack| 3 * nth + rack), bytes, false);
+            }
+            let plan = plan(&brokers, &before, 0);
+            assert_eq!(plan.moves, lower_bound(&brokers, &before));
+            let bytes = plan.placement.bytes_by_broker(9);
+            let (most, mean) = (*bytes.iter().max().unwrap(), bytes.iter().sum::<u64>() / 9);
+            assert!(most * 100 <= mean * 105, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn disks_alone_make_replicas_change_places_two_moves_for_each_and_no_more_than_it_takes() {
+        let brokers = brokers(&[(0, Duty::Full), (0, Duty::Full)]);
         let mut before = Placement::new();
-        // Nearly everything lies on the first broker of each rack; sizes are of all kinds.
-        for partition in 0..9000_u64 {
-            let nth = u16::try_from(if partition % 10 < 8 { 0 } else { partition % 10 - 7 }).unwrap();
-            before.push((0..3).map(|rack| 3 * nth + rack), 1 + partition * 7919 % 97, false);
-        }
-        let plan = plan(&brokers, &before);
-        assert_eq!(plan.moves, lower_bound(&brokers, &before));
-        let mut bytes = vec![0; 9];
-        for partition in 0..9000 {
-            plan.placement.of(partition).iter().for_each(|broker| bytes[usize::from(*broker)] += before.bytes[partition]);
-        }
-        let (most, mean) = (*bytes.iter().max().unwrap(), bytes.iter().sum::<u64>() / 9);
-        assert!(most * 100 <= mean * 105, "{bytes:?}");
+        // 200 bytes and 20; each swap brings nine from one to the other.
+        (0..20).for_each(|_| before.push([0], 10, false));
+        (0..20).for_each(|_| before.push([1], 1, false));
+        let plan = super::plan(&brokers, &before, 0);
+        assert_eq!((plan.placement.bytes_by_broker(2), plan.moves, counts(&plan, 2)), (vec![110, 110], 20, vec![20, 20]));
+        let with_slack = super::plan(&brokers, &before, 40);
+        assert_eq!((with_slack.placement.bytes_by_broker(2), with_slack.moves), (vec![155, 65], 10));
+        assert_eq!(super::plan(&brokers, &before, 100).moves, 0);
+    }
+
+    #[test]
+    fn what_is_fixed_changes_no_places() {
+        let brokers = brokers(&[(0, Duty::Full), (0, Duty::Full)]);
+        let mut before = Placement::new();
+        (0..20).for_each(|_| before.push([0], 10, true));
+        (0..20).for_each(|_| before.push([1], 1, false));
+        assert_eq!(super::plan(&brokers, &before, 0).placement, before);
     }
 
     #[test]
     fn two_replicas_in_a_rack_are_parted() {
         let full = Duty::Full;
         let brokers = brokers(&[(0, full), (0, full), (1, full), (1, full)]);
-        let plan = plan(&brokers, &placement(&[vec![0, 1], vec![2, 3], vec![0, 3], vec![1, 2]]));
+        let plan = plan(&brokers, &placement(&[vec![0, 1], vec![2, 3], vec![0, 3], vec![1, 2]]), 0);
         for partition in 0..4 {
             let racks: BTreeSet<_> = plan.placement.of(partition).iter().map(|broker| broker / 2).collect();
             assert_eq!(racks.len(), 2);
@@ -658,8 +697,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_plan_is_whole_and_rack_safe_and_a_second_one_moves_nothing((brokers, before) in clusters()) {
-            let plan = plan(&brokers, &before);
+        fn every_plan_is_whole_and_rack_safe_and_a_second_one_moves_nothing((brokers, before) in clusters(), slack in 0..300_u64) {
+            let plan = plan(&brokers, &before, slack);
             let racks: BTreeSet<&str> = brokers.iter().filter(|broker| broker.duty == Duty::Full).map(|broker| broker.rack.as_str()).collect();
             let full = brokers.iter().filter(|broker| broker.duty == Duty::Full).count();
             for partition in 0..before.partitions() {
@@ -677,7 +716,7 @@ mod tests {
             }
             let moved: usize = (0..before.partitions()).map(|partition| plan.placement.of(partition).iter().filter(|broker| !before.of(partition).contains(broker)).count()).sum();
             prop_assert_eq!(moved, plan.moves);
-            let again = super::plan(&brokers, &plan.placement);
+            let again = super::plan(&brokers, &plan.placement, slack);
             prop_assert_eq!(again.moves, 0, "a plan that is done leaves nothing to move");
         }
     }

@@ -178,7 +178,7 @@ Written by `cargo xtask bench planner --write`. Generated clusters, one core; th
 the brokers of a rack. `lower bound` is what counts alone force: what is missing below floors, or too much above ceilings and on
 brokers that leave, whichever is more. \"Kafka's tool\" is `kafka-reassign-partitions --generate` of the version that Freehold installs, asked
 about the same cluster by an admin client that answers from text; its time is that of a JVM that has just started. \"within\" is the most
-less the fewest on brokers with full duty; racks of unequal size force the 4584, and the fullest disk beside it.
+less the fewest on brokers with full duty; racks of unequal size force the 4584. A disk's share is what as many replicas of average size are.
 ";
 
 const PLANNER_END: &str = "Aims: 100 000 partitions ≤ 250 ms, 2.8 million replicas ≤ 5 s and ≤ 1.5 GB, moves / lower bound 1.000 on counts,

@@ -32,6 +32,10 @@ const PARTITIONS_MAX: usize = 1000;
 const UNLIKE_REPLICAS: usize = 10;
 /// … and this many percent more.
 const UNLIKE_PERCENT: usize = 20;
+/// Disks are unlike when one holds that many percent, and bytes, more than the plan leaves it.
+const UNLIKE_DISK_BYTES: u64 = 10 * 1024 * 1024 * 1024;
+/// So many bytes more than others may lie on a disk in any case: to move them costs more than it gains.
+const DISK_SLACK_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// What is to be done about where replicas are.
 struct Work<'a> {
@@ -140,7 +144,7 @@ fn work<'a>(cluster: &ValidCluster, brokers: Vec<Broker>, topics: &'a [TopicView
     if !brokers.iter().any(|broker| broker.duty == Duty::Full) {
         return None;
     }
-    let plan = rebalance::plan(&brokers, &before);
+    let plan = rebalance::plan(&brokers, &before, DISK_SLACK_BYTES);
     Some(Work { topics, brokers, before, plan, names })
 }
 
@@ -188,8 +192,17 @@ impl Work<'_> {
         }
         let full = || (0..held.len()).filter(|index| is(*index, Duty::Full)).map(|index| held[index]);
         let (most, least) = (full().max()?, full().min()?);
-        let unlike = most >= least + UNLIKE_REPLICAS && most * 100 > least * (100 + UNLIKE_PERCENT);
-        unlike.then(|| (format!("brokers hold between {least} and {most} replicas"), false))
+        if most >= least + UNLIKE_REPLICAS && most * 100 > least * (100 + UNLIKE_PERCENT) {
+            return Some((format!("brokers hold between {least} and {most} replicas"), false));
+        }
+        let (bytes, left) = (self.before.bytes_by_broker(held.len()), self.plan.placement.bytes_by_broker(held.len()));
+        let percent = 100 + UNLIKE_PERCENT as u128;
+        let is_unlike = |index: &usize| {
+            bytes[*index] >= left[*index] + UNLIKE_DISK_BYTES && u128::from(bytes[*index]) * 100 > u128::from(left[*index]) * percent
+        };
+        let fullest = (0..held.len()).filter(|index| is(*index, Duty::Full)).filter(is_unlike).rev().max_by_key(|index| bytes[*index])?;
+        let (id, has, should) = (self.brokers[fullest].id, quantity::words(bytes[fullest]), quantity::words(left[fullest]));
+        Some((format!("the disk of broker {id} holds {has} and its share is {should}"), false))
     }
 
     /// The plan in a line, for people.

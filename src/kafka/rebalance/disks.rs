@@ -1,0 +1,186 @@
+//! Replicas of unlike size change places until no disk is filled much above its share, with as few moves as that takes.
+//!
+//! First those that move in any case: another destination costs nothing, nor does a replica that stays in the place of one
+//! of another size. Only what is then still too full moves replicas that would have stayed. Whether anything can be won
+//! depends on where replicas are and not on how they came there, so that a second plan moves nothing.
+
+use super::{Placement, Planner};
+
+/// A disk may hold one part in so many more than its share.
+const TOLERANCE: u64 = 20;
+
+/// Evens out the disks; true when anything changed places. Bytes up to `slack` above the tolerance are no matter.
+pub fn even_out(planner: &mut Planner, before: &Placement, slack: u64) -> bool {
+    let shares = planner.fair_bytes();
+    let limits: Vec<u64> = shares.iter().map(|share| share + share / TOLERANCE + slack).collect();
+    let mut disks = Disks { planner, before, shares, limits, held: Vec::new() };
+    if disks.too_full().is_empty() {
+        return false;
+    }
+    disks.held = disks.planner.slots_by_broker();
+    let free = disks.relieve_all(0);
+    let paid = disks.relieve_all(2);
+    free || paid
+}
+
+struct Disks<'a, 'b> {
+    planner: &'a mut Planner<'b>,
+    before: &'a Placement,
+    /// Bytes that each broker should hold, and may hold.
+    shares: Vec<u64>,
+    limits: Vec<u64>,
+    /// Slots of each broker, by size.
+    held: Vec<Vec<u32>>,
+}
+
+/// Slots by size, apart by what it comes to in moves when they go to a certain broker: one less, none, one more.
+type ByCost = [Vec<u32>; 3];
+
+/// Two slots that could change places: of the broker that is too full, and of the other.
+#[derive(Clone, Copy)]
+struct Swap {
+    slots: (u32, u32),
+    /// Bytes that the first is larger.
+    won: i64,
+}
+
+impl Disks<'_, '_> {
+    fn above_share(&self, broker: usize) -> i64 {
+        self.planner.bytes[broker].cast_signed() - self.shares[broker].cast_signed()
+    }
+
+    /// The fullest first.
+    fn too_full(&self) -> Vec<usize> {
+        let is_over = |broker: &usize| self.planner.bytes[*broker] > self.limits[*broker];
+        let mut over: Vec<usize> = self.planner.members.iter().flatten().copied().filter(is_over).collect();
+        over.sort_by_key(|broker| std::cmp::Reverse(self.above_share(*broker)));
+        over
+    }
+
+    /// How far a broker that is too full is relieved. What costs nothing goes on to the share; what moves for this alone stops at the limit.
+    fn goal(&self, broker: usize, moves_max: usize) -> u64 {
+        if moves_max == 0 { self.shares[broker] } else { self.limits[broker] }
+    }
+
+    /// Each broker that is too full gives to those that are least so, in swaps of at most so many moves more.
+    fn relieve_all(&mut self, moves_max: usize) -> bool {
+        let mut changed = false;
+        loop {
+            let mut any = false;
+            for from in self.too_full() {
+                let mut partners: Vec<usize> = self.planner.members.iter().flatten().copied().filter(|to| *to != from).collect();
+                partners.sort_by_key(|broker| self.above_share(*broker));
+                for to in partners {
+                    if self.planner.bytes[from] <= self.goal(from, moves_max) {
+                        break;
+                    }
+                    any |= self.relieve(from, to, moves_max);
+                }
+            }
+            if !any {
+                return changed;
+            }
+            changed = true;
+        }
+    }
+
+    /// Exchanges replicas of two brokers until the first is filled to its goal, or nothing is to be won any more.
+    fn relieve(&mut self, from: usize, to: usize, moves_max: usize) -> bool {
+        let goal = self.goal(from, moves_max);
+        // Less than this is not worth a move.
+        let least = (self.planner.bytes[from] / self.planner.counts[from].max(1) as u64 / 4).max(1).cast_signed();
+        let between = self.above_share(from) - self.above_share(to);
+        let (Some(largest), Some(smallest)) = (self.held[from].last(), self.held[to].first()) else { return false };
+        if between < 2 * least || self.size(*largest) - self.size(*smallest) < least {
+            return false;
+        }
+        let (mut given, mut taken) = (self.by_cost(from, to), self.by_cost(to, from));
+        // What racks allow is looked at where it could be of use.
+        for cost in 0..3 {
+            let partner = |others: &ByCost| (0..3).any(|other| cost + other <= 2 + moves_max && !others[other].is_empty());
+            let (gives, takes) = (partner(&taken), partner(&given));
+            given[cost].retain(|slot| gives && self.planner.fits(*slot as usize, from, to));
+            taken[cost].retain(|slot| takes && self.planner.fits(*slot as usize, to, from));
+        }
+        let mut any = false;
+        while self.planner.bytes[from] > goal {
+            let between = self.above_share(from) - self.above_share(to);
+            let room = if self.above_share(to) < 0 { -self.above_share(to) } else { between / 2 };
+            let wanted = (self.planner.bytes[from] - goal).cast_signed().min(room).max(least);
+            let mut best: Option<(f64, Swap)> = None;
+            for (gives, given) in given.iter().enumerate() {
+                for (takes, taken) in taken.iter().enumerate().filter(|(takes, _)| gives + takes <= 2 + moves_max) {
+                    let Some(swap) = self.pair(given, taken, wanted, least..=between - least) else { continue };
+                    // Bytes for each move; what costs none is worth most.
+                    let worth = swap.won as f64 / (gives + takes).saturating_sub(2) as f64;
+                    if best.is_none_or(|(best, _)| worth > best) {
+                        best = Some((worth, swap));
+                    }
+                }
+            }
+            let Some((_, Swap { slots: (gives, takes), .. })) = best else { break };
+            self.hand_over(gives, from, to);
+            self.hand_over(takes, to, from);
+            given.iter_mut().for_each(|slots| self.remove(slots, gives));
+            taken.iter_mut().for_each(|slots| self.remove(slots, takes));
+            any = true;
+        }
+        any
+    }
+
+    fn size(&self, slot: u32) -> i64 {
+        self.planner.placement.bytes[self.planner.partition(slot as usize)].cast_signed()
+    }
+
+    fn hand_over(&mut self, slot: u32, from: usize, to: usize) {
+        self.planner.take(slot as usize);
+        self.planner.give(slot as usize, to);
+        let mut left = std::mem::take(&mut self.held[from]);
+        self.remove(&mut left, slot);
+        self.held[from] = left;
+        let at = self.place(&self.held[to], slot);
+        self.held[to].insert(at, slot);
+    }
+
+    fn place(&self, slots: &[u32], slot: u32) -> usize {
+        slots.partition_point(|other| (self.size(*other), *other) < (self.size(slot), slot))
+    }
+
+    fn remove(&self, slots: &mut Vec<u32>, slot: u32) {
+        let at = self.place(slots, slot);
+        if slots.get(at) == Some(&slot) {
+            slots.remove(at);
+        }
+    }
+
+    /// What it comes to in moves if a broker's slots go to another.
+    fn by_cost(&self, from: usize, to: usize) -> ByCost {
+        let mut all = ByCost::default();
+        for slot in &self.held[from] {
+            let old = usize::from(self.before.replicas[*slot as usize]);
+            all[1 + usize::from(old != to) - usize::from(old != from)].push(*slot);
+        }
+        all
+    }
+
+    /// The two whose sizes differ nearest to what is wanted, within bounds.
+    fn pair(&self, given: &[u32], taken: &[u32], wanted: i64, bounds: std::ops::RangeInclusive<i64>) -> Option<Swap> {
+        let mut best: Option<Swap> = None;
+        for gives in given.iter().rev().copied() {
+            let size = self.size(gives);
+            let at = taken.partition_point(|takes| size - self.size(*takes) > wanted);
+            for takes in taken[..at].last().into_iter().chain(taken.get(at)).copied() {
+                let won = size - self.size(takes);
+                let is_nearer = |best: Swap| (won - wanted).abs() < (best.won - wanted).abs();
+                if bounds.contains(&won) && best.is_none_or(is_nearer) {
+                    best = Some(Swap { slots: (gives, takes), won });
+                }
+            }
+            // Whoever is smaller comes no nearer.
+            if at == 0 || best.is_some_and(|best| best.won == wanted) {
+                break;
+            }
+        }
+        best
+    }
+}
