@@ -4,11 +4,11 @@
 
 mod fixture;
 
-use fixture::{Kafka, Pod, World, cluster, live, observe};
+use fixture::{Kafka, Pod, World, cluster, live, named_claim, observe};
 use freehold::kafka_admin::{BrokerDescription, LogFolder, LogFolders, LogReplica};
-use freehold::kinds::kafka_cluster::api::{DataVolume, KafkaCluster, KafkaClusterStatus};
+use freehold::kinds::kafka_cluster::api::{DataVolume, KafkaCluster, KafkaClusterStatus, WhenScaled};
 use freehold::kinds::kafka_cluster::desired::server_properties::dynamic_configs;
-use freehold::kinds::kafka_cluster::desired::volumes::log_folder;
+use freehold::kinds::kafka_cluster::desired::volumes::{claim_name, log_folder};
 use freehold::kinds::kafka_cluster::observe::{KafkaFacts, Observed, PodFacts, Revision, volumes_of};
 use freehold::kinds::kafka_cluster::plan::{self, Step};
 use freehold::kinds::kafka_cluster::preview::preview;
@@ -39,6 +39,8 @@ struct Model {
     /// Replicas by broker and log folder; they outlive pods.
     held: BTreeMap<i32, BTreeMap<String, BTreeSet<i32>>>,
     configs: BTreeMap<String, BTreeMap<String, String>>,
+    /// Volumes by broker: those of pods that there ever were, as far as nobody deleted them.
+    claims: BTreeSet<(i32, String)>,
     restarts: usize,
 }
 
@@ -50,9 +52,10 @@ impl Model {
         let world = World::running(nodes.iter().copied().map(Pod::up), kafka);
         let (base, valid) = observe(&object, &world);
         let held = (0..brokers).map(|id| (id, [(log_folder(""), (0..REPLICAS).collect())].into())).collect();
+        let claims = (0..brokers).map(|id| (id, String::new())).collect();
         let pods = base.pods.iter().map(|pod| (pod.node_id, pod.clone())).collect();
         let configs = dynamic_configs(&valid.unwrap());
-        Self { object, objects: base.objects.clone(), pods, held, configs, restarts: 0, base }
+        Self { object, objects: base.objects.clone(), pods, held, configs, claims, restarts: 0, base }
     }
 
     fn brokers(&self) -> impl Iterator<Item = i32> + use<> {
@@ -75,6 +78,7 @@ impl Model {
         let mut observed = self.base.clone();
         observed.objects = self.objects.clone();
         observed.pods = self.pods.values().cloned().collect();
+        observed.volumes = self.claims.iter().map(|(id, volume)| named_claim("b", &claim_name(volume, &format!("{SET}-{id}")))).collect();
         let up = |id: &i32| self.pods.get(id).is_some_and(|pod| pod.containers_ready && !pod.deleting);
         observed.folders = self.brokers().filter(up).map(|id| (id, self.folders(id))).collect();
         if let KafkaFacts::Answered { cluster, configs, topics, .. } = &mut observed.kafka {
@@ -112,6 +116,14 @@ impl Model {
                     }
                 }
                 Step::UpdateIdentity(_) => {}
+                Step::Prune(live) if live.resource.kind == "PersistentVolumeClaim" => {
+                    let claims = self.claims.clone();
+                    let (id, volume) =
+                        claims.iter().find(|(id, volume)| claim_name(volume, &format!("{SET}-{id}")) == live.name()).unwrap();
+                    assert!(self.held[id].get(&log_folder(volume)).is_none_or(BTreeSet::is_empty), "broker {id} lost what was on {volume}");
+                    assert!(!self.pods[id].volumes.contains(volume), "the volume {volume} of broker {id} is in use");
+                    self.claims.remove(&(*id, volume.clone()));
+                }
                 other => panic!("{other}"),
             }
         }
@@ -145,6 +157,7 @@ impl Model {
                         in_sync: false,
                         ..self.base.pods.iter().find(|pod| pod.node_id == id).unwrap().clone()
                     };
+                    self.claims.extend(volumes.iter().map(|name| (id, name.clone())));
                     self.pods.insert(id, pod);
                 }
             }
@@ -197,8 +210,10 @@ proptest! {
         brokers in 1..=4_i32,
         losses in prop::collection::btree_map(0..40_usize, 0..4_i32, 0..4),
         deaths in prop::collection::vec(prop::bool::weighted(0.2), 1..20),
+        discards in any::<bool>(),
     ) {
         let mut model = Model::new(brokers, "4.3.1");
+        model.object.spec.node_pools[0].storage.when_scaled = if discards { WhenScaled::Delete } else { WhenScaled::Retain };
         prop_assert!(model.run(&BTreeMap::new(), &[false]), "it is as it should be");
         prop_assert_eq!(model.restarts, 0);
         model.set_volumes(&["more"]);
@@ -213,6 +228,8 @@ proptest! {
             prop_assert_eq!(model.folders(id).0.len(), 1);
             prop_assert!(model.held[&id].iter().all(|(path, held)| *path == log_folder("") || held.is_empty()), "nothing is left behind");
         }
+        let kept = if discards { 1 } else { 2 };
+        prop_assert_eq!(model.claims.len(), kept * usize::try_from(brokers).unwrap(), "{:?}", model.claims);
         let most = usize::try_from(2 * brokers).unwrap();
         prop_assert!(model.restarts <= most + 2 * losses.len() * most, "{} restarts", model.restarts);
         prop_assert!(!losses.is_empty() || model.restarts == most, "one for each change: {}", model.restarts);

@@ -76,8 +76,8 @@ pub fn plan(cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
     }
 }
 
-/// Volumes of nodes that have left go with them, where the pool says so. Who left was emptied first, by its own word; whoever holds a
-/// replica, has a vote or is in Kafka's list keeps its volumes.
+/// Volumes of nodes that have left go with them, and further volumes that a pool has no more, where the pool says so. Who left was emptied
+/// first, by its own word; whoever holds a replica, has a vote or is in Kafka's list keeps its volumes.
 pub fn discard(cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
     let KafkaFacts::Answered { cluster: described, quorum, topics, .. } = &observed.kafka else { return };
     if plan.lease.is_some() || !plan.is_applied() {
@@ -90,11 +90,26 @@ pub fn discard(cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
     known.extend(observed.pods.iter().map(|pod| pod.node_id));
     let goes = |claim: &&Live| {
         let pool = cluster.spec.node_pools.iter().find(|pool| claim.label(labels::POOL) == Some(&pool.name));
+        let Some(pool) = pool.filter(|pool| pool.storage.when_scaled == WhenScaled::Delete && !claim.is_deleting()) else { return false };
         let node_id = claim.name().rsplit_once('-').and_then(|(_, id)| id.parse().ok());
-        let asked = pool.is_some_and(|pool| pool.storage.when_scaled == WhenScaled::Delete);
-        asked && node_id.is_some_and(|id: i32| !known.contains(&id)) && !claim.is_deleting()
+        node_id.is_some_and(|id: i32| !known.contains(&id) || is_taken_away(claim.name(), id, pool, cluster, observed))
     };
     plan.steps.extend(observed.volumes.iter().filter(goes).map(|claim| Step::Prune(Box::new(claim.clone()))));
+}
+
+/// The claim is of a further volume that its node is not to have and has not, and the node misses nothing that could be on it.
+fn is_taken_away(claim: &str, node_id: i32, pool: &NodePool, cluster: &ValidCluster, observed: &Observed) -> bool {
+    let KafkaFacts::Answered { topics, .. } = &observed.kafka else { return false };
+    let group = cluster.groups.iter().find(|group| group.node_ids().any(|id| id == node_id));
+    let pod = observed.pods.iter().find(|pod| pod.node_id == node_id && !pod.deleting);
+    let Some((group, pod)) = group.zip(pod) else { return false };
+    let volume = claim.strip_suffix(pod.name.as_str()).and_then(|start| start.strip_suffix('-')).and_then(volume_name);
+    let is_wanted = |name: &str| pool.storage.has(name) || group.volumes.iter().any(|volume| volume.name == name);
+    let holds_all = topics
+        .iter()
+        .flat_map(|topic| &topic.partitions)
+        .all(|partition| !partition.replicas.contains(&node_id) || partition.in_sync().contains(&node_id));
+    volume.is_some_and(|name| !is_wanted(name) && !pod.volumes.contains(name)) && holds_all
 }
 
 /// A volume as its claim, or the template of its claims, has it.

@@ -143,7 +143,8 @@ pub struct Storage {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     #[schemars(length(max = 8))]
     pub volumes: Vec<DataVolume>,
-    /// What becomes of the volumes of nodes that the pool has given up. Nothing is on them by then.
+    /// What becomes of the volumes of nodes that the pool has given up, and of those that are taken out of `volumes`. Nothing is on them
+    /// by then.
     #[serde(default, skip_serializing_if = "WhenScaled::is_retain")]
     pub when_scaled: WhenScaled,
 }
@@ -154,7 +155,7 @@ pub enum WhenScaled {
     /// They stay.
     #[default]
     Retain,
-    /// They are deleted once Kafka knows their node no more.
+    /// They are deleted once Kafka knows their node no more, or the node restarted without them.
     Delete,
 }
 

@@ -18,7 +18,7 @@ const LEAD: i32 = 100;
 fn pools(volumes: &Value) -> Value {
     let further = json!([{"name": "more", "size": "512Mi"}]);
     json!([
-        {"name": "brokers", "roles": ["broker"], "replicas": 2, "zones": ["zone-a"], "storage": {"size": "512Mi", "volumes": volumes}, "jvm": {"heap": "256Mi"}},
+        {"name": "brokers", "roles": ["broker"], "replicas": 2, "zones": ["zone-a"], "storage": {"size": "512Mi", "volumes": volumes, "whenScaled": "Delete"}, "jvm": {"heap": "256Mi"}},
         {"name": "lead", "roles": ["controller", "broker"], "replicas": 1, "zones": ["zone-b"], "storage": {"size": "512Mi", "volumes": further}, "jvm": {"heap": "320Mi"}},
     ])
 }
@@ -70,8 +70,13 @@ fn a_further_volume_is_filled_and_emptied_under_load() {
     let done = load.finish(&kubectl);
     let seen = oracle::replay(&kubectl, "kafka", "stack", mark);
     assert!(seen.violations.is_empty(), "{:#?}", seen.violations);
-    let claims = kubectl.run(&["get", "pvc", "--namespace", "kafka", "-o", "name"]).unwrap();
-    assert!(BROKERS.iter().all(|id| claims.contains(&format!("data-more-stack-brokers-zone-a-{id}"))), "volumes stay: {claims}");
+    shell::wait_for("the volumes that were taken away to go, and no other", LONG, || {
+        let claims = kubectl.run(&["get", "pvc", "--namespace", "kafka", "-o", "name"])?;
+        let has = |name: &str, id: i32| claims.lines().any(|line| line == format!("persistentvolumeclaim/{name}-{id}"));
+        assert!(has("data-more-stack-lead-zone-b", LEAD) && BROKERS.iter().all(|id| has("data-stack-brokers-zone-a", *id)), "{claims}");
+        Ok(BROKERS.iter().any(|id| has("data-more-stack-brokers-zone-a", *id)).then_some(claims))
+    })
+    .unwrap();
     let configs = kubectl.get("kafkacluster", "kafka", "stack").unwrap().unwrap()["status"]["dynamicConfigs"].to_string();
     assert!(!configs.contains("cordoned"), "nothing is cordoned any more: {configs}");
     println!("jbod: a volume came to two brokers and was filled in {filled:.1} s, emptied and gone in {emptied:.1} s; {done}");
