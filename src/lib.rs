@@ -2,6 +2,7 @@
 
 pub mod certificates;
 pub mod conditions;
+pub mod definitions;
 pub mod fault;
 pub mod kafka;
 pub mod kafka_admin;

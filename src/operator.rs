@@ -1,5 +1,6 @@
 //! `freehold operator`: logs, health, leader election, and every kind in every watched namespace.
 
+use crate::definitions;
 use crate::fault::FaultLayer;
 use crate::kinds::{kafka_cluster::KafkaClusterKind, topic::TopicKind, user::UserKind};
 use crate::runtime::context::{Context, Settings};
@@ -94,6 +95,11 @@ async fn run(options: Options) -> Result<(), MainError> {
     tokio::spawn(health::serve(listener, health.clone(), Arc::clone(&context)));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        () = definitions::wait(&client, &health) => {}
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    }
     let mut elector = lease::Elector::new(client, &options.namespace, "freehold", options.identity);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "waiting for the lease");
     tokio::select! {

@@ -1,6 +1,6 @@
 //! `/healthz`, `/readyz` and `/metrics`.
 //!
-//! Live: no watch has been failing for [`FAILING_MAX`]. Ready: the API server was reached; a standby is ready too.
+//! Live: no watch has been failing for [`FAILING_MAX`]. Ready: nothing is waited for that a person must do; a standby is ready too.
 
 use super::census::Census;
 use super::context::Context;
@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 /// A watch that fails for so long is wedged; a restart may help. An API server that is away for an upgrade is back sooner.
 const FAILING_MAX: Duration = Duration::from_secs(600);
 
-/// Since when each watch has been failing.
 #[derive(Clone, Default)]
 pub struct Health {
+    /// Since when each watch has been failing.
     failing: Arc<Mutex<BTreeMap<String, Instant>>>,
+    /// What a person must do before this process begins.
+    waiting: Arc<Mutex<Option<String>>>,
 }
 
 impl Health {
@@ -30,6 +32,14 @@ impl Health {
         }
     }
 
+    pub fn waits_for(&self, what: Option<String>) {
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    fn waiting(&self) -> Option<String> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn wedged(&self) -> Option<String> {
         let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
         failing.iter().find(|(_, since)| since.elapsed() > FAILING_MAX).map(|(watch, _)| watch.clone())
@@ -38,6 +48,7 @@ impl Health {
 
 /// Serves until the process ends.
 pub async fn serve(listener: tokio::net::TcpListener, health: Health, context: Arc<Context>) -> std::io::Result<()> {
+    let ready = health.clone();
     let app = Router::new()
         .route(
             "/healthz",
@@ -48,7 +59,15 @@ pub async fn serve(listener: tokio::net::TcpListener, health: Health, context: A
                 }
             }),
         )
-        .route("/readyz", get(|| async { "ok\n" }))
+        .route(
+            "/readyz",
+            get(move || async move {
+                match ready.waiting() {
+                    None => (StatusCode::OK, "ok\n".to_owned()),
+                    Some(what) => (StatusCode::SERVICE_UNAVAILABLE, format!("{what}\n")),
+                }
+            }),
+        )
         .route(
             "/metrics",
             get(move || async move {

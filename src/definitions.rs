@@ -1,0 +1,104 @@
+//! Whether the API server's CustomResourceDefinitions have every field that this operator knows. Of a status with a field that they
+//! lack, server-side apply takes nothing; of a spec, the API server drops it.
+
+use crate::kinds::{GROUP, definitions};
+use crate::runtime::health::Health;
+use http::Request;
+use kube::Client;
+use serde_json::Value;
+use std::time::Duration;
+
+const PAUSE: Duration = Duration::from_secs(5);
+/// So many fields are named; there are hundreds.
+const NAMED_MAX: usize = 5;
+
+/// Waits, not ready, until the definitions are as new as this operator: an older one goes on meanwhile. Who cannot be asked holds up
+/// nothing.
+pub async fn wait(client: &Client, health: &Health) {
+    loop {
+        let lacking = match lacking(client).await {
+            Ok(lacking) => lacking,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the schemas of {GROUP}; the CustomResourceDefinitions are taken to be new enough");
+                Vec::new()
+            }
+        };
+        if lacking.is_empty() {
+            return health.waits_for(None);
+        }
+        let named = lacking[..lacking.len().min(NAMED_MAX)].join(", ");
+        let more = if lacking.len() > NAMED_MAX { format!(" and {} more", lacking.len() - NAMED_MAX) } else { String::new() };
+        let why =
+            format!("the CustomResourceDefinitions are older than this operator: they lack {named}{more}; upgrade freehold-crds first");
+        tracing::error!("{why}");
+        health.waits_for(Some(why));
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Fields that the API server's schemas lack (`/openapi/v3`, which every account may read).
+async fn lacking(client: &Client) -> Result<Vec<String>, kube::Error> {
+    let mut lacking = Vec::new();
+    for (_, definition) in definitions() {
+        for version in &definition.spec.versions {
+            let path = format!("/openapi/v3/apis/{GROUP}/{}", version.name);
+            let request = Request::get(path).body(Vec::new()).map_err(kube::Error::HttpError)?;
+            let published: Value = match client.request(request).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => Value::Null,
+                answer => answer?,
+            };
+            let kind = definition.spec.names.kind.as_str();
+            let schemas = published["components"]["schemas"].as_object();
+            let is_of_kind = |schema: &&Value| {
+                let of = schema["x-kubernetes-group-version-kind"].as_array().into_iter().flatten();
+                of.into_iter().any(|one| one["group"] == GROUP && one["version"] == *version.name && one["kind"] == kind)
+            };
+            let theirs = schemas.and_then(|schemas| schemas.values().find(is_of_kind));
+            let ours = version.schema.as_ref().and_then(|schema| schema.open_api_v3_schema.as_ref());
+            match (ours.and_then(|ours| serde_json::to_value(ours).ok()), theirs) {
+                (Some(ours), Some(theirs)) => compare(kind, &ours, theirs, &mut lacking),
+                _ => lacking.push(kind.to_owned()),
+            }
+        }
+    }
+    Ok(lacking)
+}
+
+/// Adds the fields, as paths, that their schema lacks.
+fn compare(path: &str, ours: &Value, theirs: &Value, lacking: &mut Vec<String>) {
+    for (name, ours) in ours["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        match theirs["properties"].get(name) {
+            Some(theirs) => compare(&path, ours, theirs, lacking),
+            None => lacking.push(path),
+        }
+    }
+    for inner in ["items", "additionalProperties"] {
+        if ours[inner].is_object() {
+            compare(path, &ours[inner], &theirs[inner], lacking);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_a_schema_lacks_is_told_by_its_path_and_what_it_has_more_is_no_matter() {
+        let leaf = json!({"type": "string"});
+        let ours = json!({"properties": {
+            "spec": {"properties": {"pools": {"items": {"properties": {"a": leaf, "new": leaf}}}}},
+            "status": {"properties": {"plan": {"items": leaf}, "by": {"additionalProperties": {"properties": {"x": leaf}}}}}}});
+        let theirs = json!({"properties": {
+            "metadata": {}, "spec": {"properties": {"pools": {"items": {"properties": {"a": leaf, "old": leaf}}}}},
+            "status": {"properties": {"by": {"additionalProperties": {}}}}}});
+        let mut lacking = Vec::new();
+        compare("Kind", &ours, &theirs, &mut lacking);
+        assert_eq!(lacking, ["Kind.spec.pools.new", "Kind.status.by.x", "Kind.status.plan"]);
+        lacking.clear();
+        compare("Kind", &ours, &ours, &mut lacking);
+        assert!(lacking.is_empty());
+    }
+}
