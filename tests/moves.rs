@@ -9,8 +9,10 @@ use freehold::kafka::metadata_image::PartitionImage;
 use freehold::kafka::metadata_record::PartitionFields;
 use freehold::kafka::restart::TopicView;
 use freehold::kinds::kafka_cluster::api::{KafkaCluster, KafkaClusterStatus, RebalanceMode};
-use freehold::kinds::kafka_cluster::observe::KafkaFacts;
+use freehold::kinds::kafka_cluster::observe::{KafkaFacts, Observed};
 use freehold::kinds::kafka_cluster::plan::{self, Plan, Step};
+use freehold::kinds::kafka_cluster::preview;
+use freehold::kinds::kafka_cluster::validate::ValidCluster;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
@@ -74,6 +76,11 @@ impl Model {
     }
 
     fn plan(&self) -> Plan {
+        let (observed, valid) = self.observed();
+        plan::plan(&self.object, &valid, &observed)
+    }
+
+    fn observed(&self) -> (Observed, ValidCluster) {
         let controllers = [300, 400, 500];
         let mut nodes = self.brokers();
         let kafka = Kafka {
@@ -102,7 +109,7 @@ impl Model {
                 broker.rack = Some(["a", "b", "c"][usize::try_from(broker.id / 100).unwrap()].into());
             }
         }
-        plan::plan(&self.object, &valid.unwrap(), &observed)
+        (observed, valid.unwrap())
     }
 
     fn apply(&mut self, plan: Plan, dies: bool) {
@@ -225,6 +232,27 @@ fn unlike_shares_move_by_themselves_but_not_at_once_again() {
     model.object.status = ended(1);
     model.object.spec.node_pools[0].replicas = 3;
     assert!(model.plan().lease.is_some(), "who leaves does not wait");
+}
+
+#[test]
+fn a_preview_tells_what_each_broker_gives_and_takes_and_the_status_the_sum_alone() {
+    let mut model = Model { large: 12, ..Model::new(1, &[(0, 0, 0); 12]) };
+    model.object = object(6);
+    model.per_zone = 2;
+    let (observed, valid) = model.observed();
+    let lines = preview::preview(&model.object, &valid, &observed);
+    let at = lines.iter().position(|line| line.starts_with("then: brokers 1, 101, 201 are new")).unwrap();
+    // 16 MiB a second at first: 24 GiB of each broker's six replicas are 25.6 minutes.
+    assert!(
+        lines[at].contains("18 replicas of 1 topics move, about 72 GiB") && lines[at].contains("16 MiB a second and broker about 26 min"),
+        "{lines:?}"
+    );
+    let expected = |id: i32| {
+        format!("replicas of broker {id}: gives {}", if id % 100 == 0 { "6 (24 GiB), takes none" } else { "none, takes 6 (24 GiB)" })
+    };
+    assert_eq!(lines[at + 1..at + 7], [0, 1, 100, 101, 200, 201].map(expected));
+    let summary = preview::disruptions(&model.object, &valid, &observed);
+    assert_eq!(summary.last(), Some(&lines[at]));
 }
 
 proptest! {

@@ -14,13 +14,14 @@ use super::validate::{NodeGroup, ValidCluster};
 use super::windows;
 use crate::kafka::rebalance::{self, Broker, Duty, Placement};
 use crate::kafka::restart::{self, TopicView};
-use crate::kafka::topic_plan::{RATE_START, THROTTLE_RATES, THROTTLED};
+use crate::kafka::topic_plan::{THROTTLE_RATES, THROTTLED};
 use crate::kafka_admin::{ConfigChanges, ConfigResource, Reassignment};
 use crate::{labels, names, quantity};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::SignedDuration;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 /// Replicas that come to a broker at the same time.
 const INCOMING_MAX: usize = 30;
@@ -45,6 +46,28 @@ struct Work<'a> {
     plan: rebalance::Plan,
     /// Topic and index of each partition.
     names: Vec<(usize, i32)>,
+}
+
+/// Replicas, and their bytes.
+#[derive(Clone, Copy, Default)]
+struct Exchanged {
+    replicas: usize,
+    bytes: u64,
+}
+
+impl Exchanged {
+    fn add(&mut self, bytes: u64) {
+        (self.replicas, self.bytes) = (self.replicas + 1, self.bytes + bytes);
+    }
+}
+
+impl fmt::Display for Exchanged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.replicas {
+            0 => f.write_str("none"),
+            replicas => write!(f, "{replicas} ({})", quantity::words(self.bytes)),
+        }
+    }
 }
 
 /// Replicas, and bytes, that come to each broker.
@@ -163,8 +186,19 @@ impl Work<'_> {
         new.map(|broker| self.brokers[usize::from(*broker)].id).collect()
     }
 
+    /// What each broker gives and takes, by its place in the list.
+    fn exchanged(&self) -> Vec<[Exchanged; 2]> {
+        let mut all = vec![[Exchanged::default(); 2]; self.brokers.len()];
+        for partition in self.plan.changed(&self.before) {
+            let (before, after, bytes) = (self.before.of(partition), self.plan.placement.of(partition), self.before.bytes[partition]);
+            before.iter().filter(|broker| !after.contains(broker)).for_each(|broker| all[usize::from(*broker)][0].add(bytes));
+            after.iter().filter(|broker| !before.contains(broker)).for_each(|broker| all[usize::from(*broker)][1].add(bytes));
+        }
+        all
+    }
+
     fn bytes(&self) -> u64 {
-        self.plan.changed(&self.before).map(|partition| self.before.bytes[partition] * self.incoming(partition).len() as u64).sum()
+        self.exchanged().iter().map(|[_, takes]| takes.bytes).sum()
     }
 
     fn held(&self) -> Vec<usize> {
@@ -228,8 +262,8 @@ impl Work<'_> {
     }
 }
 
-/// What would move, in words; brokers that the spec has and Kafka not yet count as there.
-pub fn preview(cluster: &ValidCluster, observed: &Observed) -> Vec<String> {
+/// What would move, in words: the sum, then what each broker gives and takes. Brokers that the spec has and Kafka not yet count as there.
+pub fn preview(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed) -> Vec<String> {
     let KafkaFacts::Answered { topics, .. } = &observed.kafka else { return Vec::new() };
     let mut all = brokers(cluster, observed);
     for group in cluster.groups_of(Role::Broker) {
@@ -240,16 +274,21 @@ pub fn preview(cluster: &ValidCluster, observed: &Observed) -> Vec<String> {
     all.sort_by_key(|broker| broker.id);
     let Some(work) = work(cluster, all, topics) else { return Vec::new() };
     let Some((why, _)) = work.why() else { return Vec::new() };
-    // Every broker that is given something takes it at the throttle's rate.
-    let given = work.plan.placement.replicas.iter().collect::<BTreeSet<_>>().len().max(1) as u64;
-    let rate = cluster.spec.rebalance.fixed_rate().unwrap_or(RATE_START).max(1);
-    let minutes = work.bytes() / rate / given / 60;
+    // Every broker takes what it is given at the throttle's rate, all at the same time.
+    let exchanged = work.exchanged();
+    let rate = throttle::plan(object, cluster, observed).bytes_per_second.max(1);
+    let minutes = exchanged.iter().map(|[_, takes]| takes.bytes).max().unwrap_or(0) / rate / 60;
     let how = match cluster.spec.rebalance.mode {
         RebalanceMode::Auto => "then".to_owned(),
         RebalanceMode::Propose => format!("after an approval ({}={})", labels::APPROVE_REBALANCE, work.hash()),
         RebalanceMode::Never => "not, because spec.rebalance.mode is Never".to_owned(),
     };
-    vec![format!("{how}: {why}: {}; at {} a second and broker about {} min", work.summary(), quantity::words(rate), minutes + 1)]
+    let mut lines =
+        vec![format!("{how}: {why}: {}; at {} a second and broker about {} min", work.summary(), quantity::words(rate), minutes + 1)];
+    for (broker, [gives, takes]) in work.brokers.iter().zip(&exchanged).filter(|(_, [gives, takes])| gives.replicas + takes.replicas > 0) {
+        lines.push(format!("replicas of broker {}: gives {gives}, takes {takes}", broker.id));
+    }
+    lines
 }
 
 fn begin(

@@ -31,7 +31,8 @@ pub fn preview(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observe
         )
     };
     lines.extend(planned.steps.iter().filter(at_once).map(|step| format!("at once: {step}")));
-    lines.extend(disruptions(cluster, observed));
+    lines.extend(disruptions(object, cluster, observed));
+    lines.extend(moves::preview(object, cluster, observed).into_iter().skip(1));
     lines.extend(planned.warnings.iter().map(|warning| format!("note: {warning}")));
     lines.extend(planned.waiting_on.iter().map(|waiting| format!("waits for {waiting}")));
     if lines.is_empty() {
@@ -41,7 +42,7 @@ pub fn preview(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observe
 }
 
 /// What disturbs, in the order in which it would come: restarts, controllers, replicas. Empty where nothing will.
-pub fn disruptions(cluster: &ValidCluster, observed: &Observed) -> Vec<String> {
+pub fn disruptions(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed) -> Vec<String> {
     let mut lines = Vec::new();
     if let (Some(identity), Some(trust)) = (&observed.identity, plan::trust(cluster, observed)) {
         let desired = desired::desired(cluster, identity, &trust);
@@ -53,7 +54,8 @@ pub fn disruptions(cluster: &ValidCluster, observed: &Observed) -> Vec<String> {
         }
     }
     lines.extend(quorum::preview(cluster, observed));
-    lines.extend(moves::preview(cluster, observed));
+    // Of what moves the sum alone: what each broker holds changes all the time.
+    lines.extend(moves::preview(object, cluster, observed).into_iter().take(1));
     lines
 }
 

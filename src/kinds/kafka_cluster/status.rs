@@ -94,7 +94,7 @@ pub fn learned(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observe
         node_pools: node_pools(cluster, observed, &nodes),
         quorum: quorum(&observed.kafka).or(old.quorum.clone()),
         waiting_on: waiting_on(plan),
-        plan: if ready { Vec::new() } else { preview::disruptions(cluster, observed).into_iter().take(PLAN_MAX).collect() },
+        plan: if ready { Vec::new() } else { preview::disruptions(object, cluster, observed).into_iter().take(PLAN_MAX).collect() },
         warnings: cluster.warnings.iter().chain(&plan.warnings).cloned().collect(),
         disruption: plan.lease.clone(),
         rebalance: plan.rebalance.clone(),

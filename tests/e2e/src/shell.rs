@@ -14,6 +14,13 @@ where
 {
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null());
+    if program == "cargo" {
+        // What the cargo above says of its package: build scripts look at it, and would build everything anew each time it is another.
+        let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_package)) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
