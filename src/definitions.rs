@@ -6,6 +6,7 @@ use crate::runtime::health::Health;
 use http::Request;
 use kube::Client;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 const PAUSE: Duration = Duration::from_secs(5);
@@ -38,30 +39,35 @@ pub async fn wait(client: &Client, health: &Health) {
 
 /// Fields that the API server's schemas lack (`/openapi/v3`, which every account may read).
 async fn lacking(client: &Client) -> Result<Vec<String>, kube::Error> {
-    let mut lacking = Vec::new();
+    let (mut lacking, mut published) = (Vec::new(), BTreeMap::new());
     for (_, definition) in definitions() {
-        for version in &definition.spec.versions {
-            let path = format!("/openapi/v3/apis/{GROUP}/{}", version.name);
-            let request = Request::get(path).body(Vec::new()).map_err(kube::Error::HttpError)?;
-            let published: Value = match client.request(request).await {
-                Err(kube::Error::Api(status)) if status.code == 404 => Value::Null,
-                answer => answer?,
-            };
-            let kind = definition.spec.names.kind.as_str();
-            let schemas = published["components"]["schemas"].as_object();
+        let kind = definition.spec.names.kind.as_str();
+        for version in definition.spec.versions {
+            if !published.contains_key(&version.name) {
+                published.insert(version.name.clone(), schemas(client, &version.name).await?);
+            }
             let is_of_kind = |schema: &&Value| {
-                let of = schema["x-kubernetes-group-version-kind"].as_array().into_iter().flatten();
-                of.into_iter().any(|one| one["group"] == GROUP && one["version"] == *version.name && one["kind"] == kind)
+                let of = schema["x-kubernetes-group-version-kind"].as_array();
+                of.into_iter().flatten().any(|one| one["group"] == GROUP && one["version"] == *version.name && one["kind"] == kind)
             };
-            let theirs = schemas.and_then(|schemas| schemas.values().find(is_of_kind));
-            let ours = version.schema.as_ref().and_then(|schema| schema.open_api_v3_schema.as_ref());
-            match (ours.and_then(|ours| serde_json::to_value(ours).ok()), theirs) {
+            let theirs = published[&version.name].as_object().and_then(|all| all.values().find(is_of_kind));
+            let ours = version.schema.and_then(|schema| serde_json::to_value(schema.open_api_v3_schema?).ok());
+            match (ours, theirs) {
                 (Some(ours), Some(theirs)) => compare(kind, &ours, theirs, &mut lacking),
                 _ => lacking.push(kind.to_owned()),
             }
         }
     }
     Ok(lacking)
+}
+
+/// The schemas of a version of the group, by name; null where the API server has none.
+async fn schemas(client: &Client, version: &str) -> Result<Value, kube::Error> {
+    let request = Request::get(format!("/openapi/v3/apis/{GROUP}/{version}")).body(Vec::new()).map_err(kube::Error::HttpError)?;
+    match client.request::<Value>(request).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Value::Null),
+        answer => Ok(answer?["components"]["schemas"].take()),
+    }
 }
 
 /// Adds the fields, as paths, that their schema lacks.
