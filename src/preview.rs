@@ -63,7 +63,14 @@ async fn lines(options: &Options) -> Result<Vec<String>, MainError> {
         object.spec = given.spec;
     }
     let object = autoscale::effective(&object);
-    let observed = answered(&context, &object).await?;
+    let mut observed = answered(&context, &object).await?;
+    // The operator asks for sizes now and then; here nobody has yet.
+    if let Some(connected) = context.clients.get(&object, &observed.pods, &observed.secrets)? {
+        match connected.figures.ask_bytes(connected.admin.direct()).await {
+            Ok(_) => observed = answered(&context, &object).await?,
+            Err(error) => eprintln!("freehold: what moves is counted without its bytes: {error}"),
+        }
+    }
     let cluster = validate::validate(&object, &observed)
         .map_err(|invalids| invalids.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
     Ok(preview::preview(&object, &cluster, &observed))

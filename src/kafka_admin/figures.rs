@@ -1,5 +1,5 @@
-//! Coarse figures of topics: bytes, records, and partitions that are not fully in sync. Asked for once a minute, in few
-//! large requests, whatever the number of topics.
+//! Coarse figures of topics: bytes, records, and partitions that are not fully in sync; and bytes within a tenth, for who moves
+//! replicas. Asked for once a minute, in few large requests, whatever the number of topics.
 
 use super::batch::BatchedAdmin;
 use super::mirror::Mirror;
@@ -11,6 +11,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 const PERIOD: Duration = Duration::from_secs(60);
+/// Who has just begun moves nothing without sizes for long.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
 /// Topics of one ListOffsets.
 const TOPICS_MAX: usize = 500;
 
@@ -30,12 +32,32 @@ pub type Disks = BTreeMap<String, Disk>;
 #[derive(Default)]
 pub struct Figures {
     topics: RwLock<HashMap<Arc<str>, Figure>>,
+    /// Of all replicas, and of Kafka's own topics too.
+    bytes: RwLock<HashMap<String, i64>>,
     disks: RwLock<BTreeMap<i32, Disks>>,
 }
 
 impl Figures {
     pub fn get(&self, topic: &str) -> Option<Figure> {
         self.topics.read().unwrap_or_else(PoisonError::into_inner).get(topic).copied()
+    }
+
+    /// Bytes of all replicas of a topic, within a tenth of what was told last: a plan is the same as long as sizes are about the same.
+    /// 0 where nobody knows.
+    pub fn bytes(&self, topic: &str) -> u64 {
+        let all = self.bytes.read().unwrap_or_else(PoisonError::into_inner);
+        all.get(topic).and_then(|bytes| u64::try_from(*bytes).ok()).unwrap_or(0)
+    }
+
+    /// Asks for the bytes of all topics now, and gives what is told.
+    ///
+    /// # Errors
+    /// A broker that serves does not answer; what was known stays.
+    pub async fn ask_bytes(&self, admin: &dyn Admin) -> AdminResult<HashMap<String, i64>> {
+        let told = bytes(admin, self).await?;
+        let mut all = self.bytes.write().unwrap_or_else(PoisonError::into_inner);
+        *all = told.iter().map(|(topic, now)| (topic.clone(), steady(all.get(topic).copied(), *now))).collect();
+        Ok(told)
     }
 
     /// Volumes by broker and log folder, as they were told last.
@@ -52,6 +74,11 @@ impl Figures {
     }
 }
 
+/// What was known, as long as it is within a tenth.
+fn steady(known: Option<i64>, now: i64) -> i64 {
+    known.filter(|known| known.abs_diff(now) <= known.unsigned_abs() / 10).unwrap_or(now)
+}
+
 /// Rounds down to 1, 2 or 5 times a power of ten.
 pub fn coarse(value: i64) -> i64 {
     let mut power = 1_i64;
@@ -63,8 +90,9 @@ pub fn coarse(value: i64) -> i64 {
 
 /// Keeps figures up to date for ever; who is concerned by a change is told by the mirror.
 pub async fn keep(admin: watch::Receiver<Arc<BatchedAdmin>>, mirror: Arc<Mirror>, figures: Arc<Figures>) {
+    let mut pause = FIRST_PAUSE;
     loop {
-        tokio::time::sleep(PERIOD).await;
+        tokio::time::sleep(std::mem::replace(&mut pause, PERIOD)).await;
         let admin = admin.borrow().clone();
         match look(&admin, &mirror, &figures).await {
             Err(error) => tracing::debug!(%error, "no figures of topics this time"),
@@ -81,7 +109,7 @@ pub async fn keep(admin: watch::Receiver<Arc<BatchedAdmin>>, mirror: Arc<Mirror>
 }
 
 async fn look(admin: &BatchedAdmin, mirror: &Mirror, known: &Figures) -> AdminResult<HashMap<Arc<str>, Figure>> {
-    let bytes = bytes(admin.direct(), known).await?;
+    let bytes = known.ask_bytes(admin.direct()).await?;
     let topics = topics(&mirror.read());
     let mut figures = HashMap::with_capacity(topics.len());
     for chunk in topics.chunks(TOPICS_MAX) {
@@ -136,8 +164,16 @@ mod tests {
         assert!(cluster.log_folders_of(2).await.is_err());
         let known = Figures::default();
         known.disks.write().unwrap().insert(2, Disks::default());
-        assert_eq!(bytes(&cluster, &known).await.unwrap(), HashMap::new());
+        known.bytes.write().unwrap().insert("gone".into(), 7);
+        known.ask_bytes(&cluster).await.unwrap();
+        assert_eq!(known.bytes("gone"), 0);
         assert_eq!(known.disks().into_keys().collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn sizes_are_told_anew_when_they_are_off_by_more_than_a_tenth() {
+        assert_eq!([steady(None, 7), steady(Some(100), 110), steady(Some(100), 90), steady(Some(0), 0)], [7, 100, 100, 0]);
+        assert_eq!([steady(Some(100), 111), steady(Some(100), 89), steady(Some(100), 0), steady(Some(0), 1)], [111, 89, 0, 1]);
     }
 
     #[test]

@@ -364,8 +364,7 @@ async fn ask_kafka(context: &Context, object: &KafkaCluster, pods: &[PodFacts], 
             for topic in &mut topics {
                 topic.claimed = context.topics.is_claimed(&Claim { cluster: key.clone(), name: topic.name.to_string() });
                 let replicas: usize = topic.partitions.iter().map(|partition| partition.replicas.len()).sum();
-                let bytes = connected.figures.get(&topic.name).and_then(|figure| u64::try_from(figure.bytes).ok()).unwrap_or(0);
-                topic.partition_bytes = bytes / replicas.max(1) as u64;
+                topic.partition_bytes = connected.figures.bytes(&topic.name) / replicas.max(1) as u64;
             }
             let (configs, features) = (image.broker_configs().clone(), image.features().clone());
             KafkaFacts::Answered { cluster, quorum, topics, configs, features }
