@@ -191,9 +191,17 @@ fn the_plan_of_a_change_is_told_before_it_is_made() {
     changed["spec"]["nodePools"].as_array_mut().unwrap().push(pool);
     let words = [&plan[..], &["--file", "-"]].concat();
     let told = kubectl.feed(&words, &changed.to_string()).unwrap();
-    let in_order = ["log.cleaner.threads of all brokers", "restart 1: nodes", "restart 2: nodes", "restart 3: nodes", "are new"];
+    let in_order = [
+        "log.cleaner.threads of all brokers",
+        "restart 1: nodes",
+        "restart 2: nodes",
+        "restart 3: nodes",
+        "are new",
+        "replicas of broker 0: gives",
+    ];
     let places: Vec<_> = in_order.iter().map(|words| told.find(words)).collect();
     assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{told}");
+    assert!(told.contains(" move, about ") && !told.contains("about 0 B"), "records lie on the cluster: {told}");
     println!("plan:\n{told}");
     changed["spec"]["version"] = json!("9.9.9");
     let refused = kubectl.feed(&words, &changed.to_string()).unwrap_err().to_string();
