@@ -117,12 +117,12 @@ impl Model {
                 }
                 Step::UpdateIdentity(_) => {}
                 Step::Prune(live) if live.resource.kind == "PersistentVolumeClaim" => {
-                    let claims = self.claims.clone();
-                    let (id, volume) =
-                        claims.iter().find(|(id, volume)| claim_name(volume, &format!("{SET}-{id}")) == live.name()).unwrap();
+                    let is_it = |(id, volume): &&(i32, String)| claim_name(volume, &format!("{SET}-{id}")) == live.name();
+                    let claim = self.claims.iter().find(is_it).unwrap().clone();
+                    let (id, volume) = &claim;
                     assert!(self.held[id].get(&log_folder(volume)).is_none_or(BTreeSet::is_empty), "broker {id} lost what was on {volume}");
                     assert!(!self.pods[id].volumes.contains(volume), "the volume {volume} of broker {id} is in use");
-                    self.claims.remove(&(*id, volume.clone()));
+                    self.claims.remove(&claim);
                 }
                 other => panic!("{other}"),
             }

@@ -168,12 +168,11 @@ impl<'a> Planner<'a> {
             members[rack[index]].push(index);
         }
         let mut partition_of = vec![0; placement.replicas.len()];
-        let (mut counts, mut bytes) = (vec![0; brokers.len()], vec![0; brokers.len()]);
+        let (mut counts, bytes) = (vec![0; brokers.len()], placement.bytes_by_broker(brokers.len()));
         for partition in 0..placement.partitions() {
             for slot in placement.range(partition) {
                 partition_of[slot] = u32::try_from(partition).unwrap_or(u32::MAX);
                 counts[usize::from(placement.replicas[slot])] += 1;
-                bytes[usize::from(placement.replicas[slot])] += placement.bytes[partition];
             }
         }
         let shares = vec![Share::default(); brokers.len()];
@@ -182,6 +181,11 @@ impl<'a> Planner<'a> {
 
     fn partition(&self, slot: usize) -> usize {
         self.partition_of[slot] as usize
+    }
+
+    /// Bytes of the replica in a slot.
+    fn size(&self, slot: usize) -> u64 {
+        self.placement.bytes[self.partition(slot)]
     }
 
     /// How many of so many replicas one rack may hold: as few as the racks' brokers have room for.
@@ -234,13 +238,13 @@ impl<'a> Planner<'a> {
     fn take(&mut self, slot: usize) {
         let broker = usize::from(self.placement.replicas[slot]);
         self.counts[broker] -= 1;
-        self.bytes[broker] -= self.placement.bytes[self.partition(slot)];
+        self.bytes[broker] -= self.size(slot);
         self.placement.replicas[slot] = NOWHERE;
     }
 
     fn give(&mut self, slot: usize, broker: usize) {
         self.counts[broker] += 1;
-        self.bytes[broker] += self.placement.bytes[self.partition(slot)];
+        self.bytes[broker] += self.size(slot);
         self.placement.replicas[slot] = u16::try_from(broker).unwrap_or(NOWHERE);
     }
 
@@ -324,7 +328,7 @@ impl<'a> Planner<'a> {
         let mut wanting: Vec<BTreeSet<(i64, i64, usize)>> = self.members.iter().map(of_rack).collect();
         let mut homeless = homeless;
         // Large ones first, so that small ones even out what is left.
-        homeless.sort_by_key(|slot| (std::cmp::Reverse(self.placement.bytes[self.partition(*slot)]), *slot));
+        homeless.sort_by_key(|slot| (std::cmp::Reverse(self.size(*slot)), *slot));
         for slot in homeless {
             let partition = self.partition(slot);
             // In a rack that holds fewest of the partition, the broker that wants most.
@@ -390,11 +394,7 @@ impl<'a> Planner<'a> {
                 }
                 let too_many = self.counts[from].saturating_sub(keeps(&self.shares[from]));
                 let too_few = takes(&self.shares[to]).saturating_sub(self.counts[to]);
-                let most = too_many.min(too_few);
-                if most == 0 {
-                    continue;
-                }
-                for left in (1..=most).rev() {
+                for left in (1..=too_many.min(too_few)).rev() {
                     let wanted = fair_bytes[to].saturating_sub(self.bytes[to]) / left as u64;
                     let Some(index) = self.choose(&held[from], from, to, wanted) else { break };
                     let slot = held[from].remove(index) as usize;
@@ -420,7 +420,7 @@ impl<'a> Planner<'a> {
         let movable = |slot: &usize| !self.placement.fixed[self.partition(*slot)];
         let mut slots: Vec<u32> =
             (0..self.placement.replicas.len()).filter(movable).map(|slot| u32::try_from(slot).unwrap_or(u32::MAX)).collect();
-        slots.sort_by_key(|slot| self.placement.bytes[self.partition(*slot as usize)]);
+        slots.sort_by_key(|slot| self.size(*slot as usize));
         let mut held = vec![Vec::new(); self.brokers.len()];
         slots.iter().for_each(|slot| held[usize::from(self.placement.replicas[*slot as usize])].push(*slot));
         held
@@ -428,8 +428,8 @@ impl<'a> Planner<'a> {
 
     /// Which of these may go and is nearest to this size.
     fn choose(&self, slots: &[u32], from: usize, to: usize, wanted: u64) -> Option<usize> {
-        let size = |index: usize| self.placement.bytes[self.partition(slots[index] as usize)];
-        let middle = slots.partition_point(|slot| self.placement.bytes[self.partition(*slot as usize)] < wanted);
+        let size = |index: usize| self.size(slots[index] as usize);
+        let middle = slots.partition_point(|slot| self.size(*slot as usize) < wanted);
         let (mut low, mut high) = (middle, middle);
         loop {
             let lower = low.checked_sub(1);

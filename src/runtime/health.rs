@@ -46,6 +46,11 @@ impl Health {
     }
 }
 
+/// What a probe is told: the trouble, with its status, or that all is well.
+fn answer(trouble: Option<String>, status: StatusCode) -> (StatusCode, String) {
+    trouble.map_or_else(|| (StatusCode::OK, "ok\n".to_owned()), |trouble| (status, format!("{trouble}\n")))
+}
+
 /// Serves until the process ends.
 pub async fn serve(listener: tokio::net::TcpListener, health: Health, context: Arc<Context>) -> std::io::Result<()> {
     let ready = health.clone();
@@ -53,21 +58,11 @@ pub async fn serve(listener: tokio::net::TcpListener, health: Health, context: A
         .route(
             "/healthz",
             get(move || async move {
-                match health.wedged() {
-                    None => (StatusCode::OK, "ok\n".to_owned()),
-                    Some(watch) => (StatusCode::INTERNAL_SERVER_ERROR, format!("the watch of {watch} has been failing\n")),
-                }
+                let trouble = health.wedged().map(|watch| format!("the watch of {watch} has been failing"));
+                answer(trouble, StatusCode::INTERNAL_SERVER_ERROR)
             }),
         )
-        .route(
-            "/readyz",
-            get(move || async move {
-                match ready.waiting() {
-                    None => (StatusCode::OK, "ok\n".to_owned()),
-                    Some(what) => (StatusCode::SERVICE_UNAVAILABLE, format!("{what}\n")),
-                }
-            }),
-        )
+        .route("/readyz", get(move || async move { answer(ready.waiting(), StatusCode::SERVICE_UNAVAILABLE) }))
         .route(
             "/metrics",
             get(move || async move {

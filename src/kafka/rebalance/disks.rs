@@ -129,7 +129,7 @@ impl Disks<'_, '_> {
     }
 
     fn size(&self, slot: u32) -> i64 {
-        self.planner.placement.bytes[self.planner.partition(slot as usize)].cast_signed()
+        self.planner.size(slot as usize).cast_signed()
     }
 
     fn hand_over(&mut self, slot: u32, from: usize, to: usize) {

@@ -70,22 +70,21 @@ impl fmt::Display for Exchanged {
     }
 }
 
-/// Replicas, and bytes, that come to each broker.
+/// What comes to each broker.
 #[derive(Default)]
-struct Incoming(BTreeMap<i32, (usize, u64)>);
+struct Incoming(BTreeMap<i32, Exchanged>);
 
 impl Incoming {
     fn add(&mut self, brokers: &[i32], bytes: u64) {
         for broker in brokers {
-            let (replicas, sum) = self.0.entry(*broker).or_default();
-            (*replicas, *sum) = (*replicas + 1, *sum + bytes);
+            self.0.entry(*broker).or_default().add(bytes);
         }
     }
 
     /// One that is larger than the limit comes alone.
     fn has_room(&self, brokers: &[i32], bytes: u64) -> bool {
         let of = |broker| self.0.get(broker).copied().unwrap_or_default();
-        brokers.iter().map(of).all(|(replicas, sum)| replicas == 0 || (replicas < INCOMING_MAX && sum + bytes <= INCOMING_BYTES_MAX))
+        brokers.iter().map(of).all(|one| one.replicas == 0 || (one.replicas < INCOMING_MAX && one.bytes + bytes <= INCOMING_BYTES_MAX))
     }
 }
 

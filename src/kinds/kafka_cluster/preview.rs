@@ -31,8 +31,8 @@ pub fn preview(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observe
         )
     };
     lines.extend(planned.steps.iter().filter(at_once).map(|step| format!("at once: {step}")));
-    lines.extend(disruptions(object, cluster, observed));
-    lines.extend(moves::preview(object, cluster, observed).into_iter().skip(1));
+    lines.extend(before_moves(cluster, observed));
+    lines.extend(moves::preview(object, cluster, observed));
     lines.extend(planned.warnings.iter().map(|warning| format!("note: {warning}")));
     lines.extend(planned.waiting_on.iter().map(|waiting| format!("waits for {waiting}")));
     if lines.is_empty() {
@@ -43,6 +43,14 @@ pub fn preview(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observe
 
 /// What disturbs, in the order in which it would come: restarts, controllers, replicas. Empty where nothing will.
 pub fn disruptions(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed) -> Vec<String> {
+    let mut lines = before_moves(cluster, observed);
+    // Of what moves the sum alone: what each broker holds changes all the time.
+    lines.extend(moves::preview(object, cluster, observed).into_iter().take(1));
+    lines
+}
+
+/// Restarts, then controllers that join and leave.
+fn before_moves(cluster: &ValidCluster, observed: &Observed) -> Vec<String> {
     let mut lines = Vec::new();
     if let (Some(identity), Some(trust)) = (&observed.identity, plan::trust(cluster, observed)) {
         let desired = desired::desired(cluster, identity, &trust);
@@ -54,8 +62,6 @@ pub fn disruptions(object: &KafkaCluster, cluster: &ValidCluster, observed: &Obs
         }
     }
     lines.extend(quorum::preview(cluster, observed));
-    // Of what moves the sum alone: what each broker holds changes all the time.
-    lines.extend(moves::preview(object, cluster, observed).into_iter().take(1));
     lines
 }
 

@@ -4,12 +4,13 @@
 //! being moved to one that is larger.
 
 use super::api::{AutoGrow, DataVolume, NodePool, Role, WhenScaled};
-use super::desired::volumes::{claim_name, log_folder, volume_name};
+use super::desired::volumes::{claim_name, claimed_volume, log_folder, volume_name};
 use super::observe::{KafkaFacts, Observed, PodFacts};
 use super::plan::{Plan, Step, WaitingOn};
 use super::validate::{NodeGroup, ValidCluster};
 use crate::kafka::config::CORDONED;
-use crate::kafka::restart;
+use crate::kafka::metadata_image::PartitionImage;
+use crate::kafka::restart::{self, TopicView};
 use crate::kube_io::{Live, Object};
 use crate::{labels, names, quantity};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -92,24 +93,20 @@ pub fn discard(cluster: &ValidCluster, observed: &Observed, plan: &mut Plan) {
         let pool = cluster.spec.node_pools.iter().find(|pool| claim.label(labels::POOL) == Some(&pool.name));
         let Some(pool) = pool.filter(|pool| pool.storage.when_scaled == WhenScaled::Delete && !claim.is_deleting()) else { return false };
         let node_id = claim.name().rsplit_once('-').and_then(|(_, id)| id.parse().ok());
-        node_id.is_some_and(|id: i32| !known.contains(&id) || is_taken_away(claim.name(), id, pool, cluster, observed))
+        node_id.is_some_and(|id: i32| !known.contains(&id) || is_taken_away(claim.name(), id, pool, cluster, observed, topics))
     };
     plan.steps.extend(observed.volumes.iter().filter(goes).map(|claim| Step::Prune(Box::new(claim.clone()))));
 }
 
 /// The claim is of a further volume that its node is not to have and has not, and the node misses nothing that could be on it.
-fn is_taken_away(claim: &str, node_id: i32, pool: &NodePool, cluster: &ValidCluster, observed: &Observed) -> bool {
-    let KafkaFacts::Answered { topics, .. } = &observed.kafka else { return false };
+fn is_taken_away(claim: &str, node_id: i32, pool: &NodePool, cluster: &ValidCluster, observed: &Observed, topics: &[TopicView]) -> bool {
     let group = cluster.groups.iter().find(|group| group.node_ids().any(|id| id == node_id));
     let pod = observed.pods.iter().find(|pod| pod.node_id == node_id && !pod.deleting);
     let Some((group, pod)) = group.zip(pod) else { return false };
-    let volume = claim.strip_suffix(pod.name.as_str()).and_then(|start| start.strip_suffix('-')).and_then(volume_name);
     let is_wanted = |name: &str| pool.storage.has(name) || group.volumes.iter().any(|volume| volume.name == name);
-    let holds_all = topics
-        .iter()
-        .flat_map(|topic| &topic.partitions)
-        .all(|partition| !partition.replicas.contains(&node_id) || partition.in_sync().contains(&node_id));
-    volume.is_some_and(|name| !is_wanted(name) && !pod.volumes.contains(name)) && holds_all
+    let is_in_sync = |partition: &PartitionImage| !partition.replicas.contains(&node_id) || partition.in_sync().contains(&node_id);
+    claimed_volume(claim, &pod.name).is_some_and(|name| !is_wanted(name) && !pod.volumes.contains(name))
+        && topics.iter().flat_map(|topic| &topic.partitions).all(is_in_sync)
 }
 
 /// A volume as its claim, or the template of its claims, has it.
@@ -269,9 +266,7 @@ fn unsettled(claim: &Live) -> Option<String> {
 
 /// Its file system waits for being mounted anew: its driver grows none that is in use.
 pub fn waits_for_restart(observed: &Observed, pod: &str, now: Timestamp) -> bool {
-    let of_pod = |live: &&Live| {
-        live.name().strip_suffix(pod).is_some_and(|start| start.strip_suffix('-').is_some_and(|name| volume_name(name).is_some()))
-    };
+    let of_pod = |live: &&Live| claimed_volume(live.name(), pod).is_some();
     let since = |claim: &Live| condition(claim, "FileSystemResizePending")?["lastTransitionTime"].as_str()?.parse::<Timestamp>().ok();
     observed.volumes.iter().filter(of_pod).filter_map(since).any(|since| now > since + ONLINE_LIMIT)
 }

@@ -31,6 +31,11 @@ pub fn claim_name(volume: &str, pod: &str) -> String {
     format!("{}-{pod}", pod_volume(volume))
 }
 
+/// The reverse: the volume that a claim of this pod is for; `None` for a claim of another pod.
+pub fn claimed_volume<'a>(claim: &'a str, pod: &str) -> Option<&'a str> {
+    claim.strip_suffix(pod)?.strip_suffix('-').and_then(volume_name)
+}
+
 /// Kafka's log folder on a volume.
 pub fn log_folder(volume: &str) -> String {
     format!("{}/log", mount_path(volume))

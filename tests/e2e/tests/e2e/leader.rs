@@ -8,7 +8,6 @@ use crate::world::{LONG, Operator, kafka_image, kubectl, namespace};
 use ground::kubectl::Kubectl;
 use ground::shell::{self, command};
 use serde_json::{Value, json};
-use std::path::Path;
 use std::time::Instant;
 
 const NAMESPACE: &str = "leader";
@@ -89,7 +88,7 @@ fn an_operator_that_is_newer_than_the_definitions_waits_and_says_what_they_lack(
     })
     .unwrap();
     let mut operator = Operator::start(namespace_of, "newer", &kafka_image(&kubectl), &[]);
-    let log = Path::new(&std::env::var("FREEHOLD_LOGS").unwrap()).join("operator-newer-newer.log");
+    let log = Operator::log(namespace_of, "newer");
     let words = "they lack KafkaCluster.status.plan; upgrade freehold-crds first";
     shell::wait_for("it to say what is lacking", LONG, || {
         let text = std::fs::read_to_string(&log)?;

@@ -10,7 +10,7 @@ use ground::kubectl::Kubectl;
 use ground::shell;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -125,12 +125,17 @@ impl Drop for Operator {
 }
 
 impl Operator {
+    /// What the operator of this name says.
+    pub fn log(namespace: &str, identity: &str) -> PathBuf {
+        let logs = std::env::var("FREEHOLD_LOGS").expect("cargo xtask test sets it");
+        Path::new(&logs).join(format!("operator-{namespace}-{identity}.log"))
+    }
+
     /// `namespaces`: those that it watches, separated by commas; the first is its own.
     pub fn start(namespaces: &str, identity: &str, image: &str, environment: &[(&str, &str)]) -> Self {
         let namespace = namespaces.split(',').next().unwrap();
         let binary = std::env::var("FREEHOLD_BINARY").expect("cargo xtask test sets it");
-        let logs = std::env::var("FREEHOLD_LOGS").expect("cargo xtask test sets it");
-        let log = shell::log_file(&Path::new(&logs).join(format!("operator-{namespace}-{identity}.log"))).unwrap();
+        let log = shell::log_file(&Self::log(namespace, identity)).unwrap();
         let mut command = Command::new(binary);
         command.args(["operator", "--watch-namespaces", namespaces, "--namespace", namespace, "--identity", identity]);
         command.args(["--http", "127.0.0.1:0", "--log-format", "human", "--images", &format!("4.3.1={image}")]);
