@@ -1,19 +1,14 @@
 //! Freehold: a Kubernetes operator for Apache Kafka. docs/ARCHITECTURE.md is the map.
 
+pub mod api;
 pub mod certificates;
-pub mod conditions;
-pub mod definitions;
+pub mod cli;
+pub mod clusters;
 pub mod fault;
-pub mod kafka;
-pub mod kafka_admin;
 pub mod kinds;
-pub mod kube_io;
-pub mod labels;
-pub mod names;
-pub mod operator;
-pub mod preview;
-pub mod quantity;
-pub mod render;
+pub mod kubernetes;
+pub mod reference;
 pub mod runtime;
-pub mod unmanaged;
+pub mod tenancy;
 pub mod webhook;
+pub mod words;

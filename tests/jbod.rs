@@ -1,19 +1,23 @@
-//! Volumes that come to brokers and leave them, against a model of what StatefulSets do: whoever is lost in between, every pod
-//! comes back, ends with the volumes of the spec, and nothing that is on a volume is left behind.
+//! Adds volumes to brokers and removes them, against a model of StatefulSets. Whichever pod is lost
+//! in between, every pod comes back, has the volumes of the spec in the end, and no data stay on a
+//! removed volume.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod fixture;
+mod linter;
 
 use fixture::{Kafka, Pod, World, cluster, live, named_claim, observe};
-use freehold::kafka_admin::{BrokerDescription, LogFolder, LogFolders, LogReplica};
-use freehold::kinds::kafka_cluster::api::{DataVolume, KafkaCluster, KafkaClusterStatus, WhenScaled};
-use freehold::kinds::kafka_cluster::desired::server_properties::dynamic_configs;
-use freehold::kinds::kafka_cluster::desired::volumes::{claim_name, log_folder};
-use freehold::kinds::kafka_cluster::observe::{KafkaFacts, Observed, PodFacts, Revision, volumes_of};
-use freehold::kinds::kafka_cluster::plan::{self, Step};
+use freehold::api::kafka_cluster::{DataVolume, KafkaCluster, KafkaClusterStatus, WhenScaled};
+use freehold::kinds::kafka_cluster::model::volume_names::{claim_name, log_folder};
+use freehold::kinds::kafka_cluster::observed::{
+    KafkaFacts, Objects, Observed, PodFacts, Revision, volumes_of,
+};
+use freehold::kinds::kafka_cluster::plan::Step;
 use freehold::kinds::kafka_cluster::preview::preview;
+use freehold::kinds::kafka_cluster::resources::server_properties::dynamic_configs;
 use freehold::kinds::kafka_cluster::validate::validate;
-use freehold::kube_io::Live;
+use freehold::kubernetes::Live;
+use freehold_kafka_client::{BrokerDescription, LogFolder, LogFolders, LogReplica};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,12 +38,12 @@ struct Model {
     object: KafkaCluster,
     base: Observed,
     objects: Vec<Live>,
-    /// Pods that there are; those that end are `deleting`.
+    /// The existing pods; those that are stopping are `deleting`.
     pods: BTreeMap<i32, PodFacts>,
-    /// Replicas by broker and log folder; they outlive pods.
+    /// Replicas by broker and log folder. They survive the deletion of pods.
     held: BTreeMap<i32, BTreeMap<String, BTreeSet<i32>>>,
     configs: BTreeMap<String, BTreeMap<String, String>>,
-    /// Volumes by broker: those of pods that there ever were, as far as nobody deleted them.
+    /// Claims by broker: of all pods that ever existed, unless they were deleted.
     claims: BTreeSet<(i32, String)>,
     restarts: usize,
 }
@@ -48,14 +52,34 @@ impl Model {
     fn new(brokers: i32, version: &str) -> Self {
         let object = object(brokers, version);
         let nodes: Vec<i32> = (0..brokers).chain([CONTROLLER]).collect();
-        let kafka = Kafka { unfenced: (0..brokers).collect(), leader: CONTROLLER, voters: [(CONTROLLER, 9)].into(), ..Kafka::default() };
+        let kafka = Kafka {
+            unfenced: (0..brokers).collect(),
+            leader: CONTROLLER,
+            voters: [(CONTROLLER, 9)].into(),
+            ..Kafka::default()
+        };
         let world = World::running(nodes.iter().copied().map(Pod::up), kafka);
         let (base, valid) = observe(&object, &world);
-        let held = (0..brokers).map(|id| (id, [(log_folder(""), (0..REPLICAS).collect())].into())).collect();
+        let held = (0..brokers)
+            .map(|id| (id, [(log_folder(""), (0..REPLICAS).collect())].into()))
+            .collect();
         let claims = (0..brokers).map(|id| (id, String::new())).collect();
-        let pods = base.pods.iter().map(|pod| (pod.node_id, pod.clone())).collect();
+        let pods = base
+            .pods
+            .iter()
+            .map(|pod| (pod.node_id, pod.clone()))
+            .collect();
         let configs = dynamic_configs(&valid.unwrap());
-        Self { object, objects: base.objects.clone(), pods, held, configs, claims, restarts: 0, base }
+        Self {
+            object,
+            objects: base.objects.all().to_vec(),
+            pods,
+            held,
+            configs,
+            claims,
+            restarts: 0,
+            base,
+        }
     }
 
     fn brokers(&self) -> impl Iterator<Item = i32> + use<> {
@@ -63,81 +87,161 @@ impl Model {
     }
 
     fn set_volumes(&mut self, names: &[&str]) {
-        let volume = |name: &&str| DataVolume { name: (*name).into(), ..self.object.spec.node_pools[0].storage.all()[0].clone() };
+        let volume = |name: &&str| DataVolume {
+            name: (*name).into(),
+            ..self.object.spec.node_pools[0].storage.all()[0].clone()
+        };
         self.object.spec.node_pools[0].storage.volumes = names.iter().map(volume).collect();
     }
 
     fn folders(&self, id: i32) -> LogFolders {
-        let replica = |partition: &i32| LogReplica { topic: "t".into(), partition: *partition, bytes: 1000, future: false };
-        let of = |path: &String| self.held[&id].get(path).map(|held| held.iter().map(replica).collect()).unwrap_or_default();
+        let replica = |partition: &i32| LogReplica {
+            topic: "t".into(),
+            partition: *partition,
+            bytes: 1000,
+            future: false,
+        };
+        let of = |path: &String| {
+            self.held[&id]
+                .get(path)
+                .map(|held| held.iter().map(replica).collect())
+                .unwrap_or_default()
+        };
         let paths = self.pods[&id].volumes.iter().map(|name| log_folder(name));
-        LogFolders(paths.map(|path| (path.clone(), LogFolder { disk: None, replicas: of(&path) })).collect())
+        LogFolders(
+            paths
+                .map(|path| {
+                    (
+                        path.clone(),
+                        LogFolder {
+                            disk: None,
+                            replicas: of(&path),
+                        },
+                    )
+                })
+                .collect(),
+        )
     }
 
     fn observed(&self) -> Observed {
         let mut observed = self.base.clone();
-        observed.objects = self.objects.clone();
+        observed.objects = Objects::of(self.objects.clone());
         observed.pods = self.pods.values().cloned().collect();
-        observed.volumes = self.claims.iter().map(|(id, volume)| named_claim("b", &claim_name(volume, &format!("{SET}-{id}")))).collect();
-        let up = |id: &i32| self.pods.get(id).is_some_and(|pod| pod.containers_ready && !pod.deleting);
-        observed.folders = self.brokers().filter(up).map(|id| (id, self.folders(id))).collect();
-        if let KafkaFacts::Answered { cluster, configs, topics, .. } = &mut observed.kafka {
-            cluster.brokers = self.brokers().map(|id| BrokerDescription { id, fenced: !up(&id), rack: Some("a".into()) }).collect();
+        observed.volumes = self
+            .claims
+            .iter()
+            .map(|(id, volume)| named_claim("b", &claim_name(volume, &format!("{SET}-{id}"))))
+            .collect();
+        let up = |id: &i32| {
+            self.pods
+                .get(id)
+                .is_some_and(|pod| pod.containers_ready && !pod.deleting)
+        };
+        observed.folders = self
+            .brokers()
+            .filter(up)
+            .map(|id| (id, self.folders(id)))
+            .collect();
+        if let KafkaFacts::Answered {
+            cluster,
+            configs,
+            topics,
+            ..
+        } = &mut observed.kafka
+        {
+            cluster.brokers = self
+                .brokers()
+                .map(|id| BrokerDescription {
+                    id,
+                    fenced: !up(&id),
+                    rack: Some("a".into()),
+                })
+                .collect();
             *configs = self.configs.clone();
             topics.clear();
         }
         observed
     }
 
-    /// Looks once; true when there was nothing to do or to wait for.
+    /// One reconcile; true when there was nothing to do or to wait for.
     fn look(&mut self, dies: bool) -> bool {
         let observed = self.observed();
         let valid = validate(&self.object, &observed).unwrap();
-        let plan = plan::plan(&self.object, &valid, &observed);
+        let plan = linter::plan(&self.object, &valid, &observed);
         let idle = plan.steps.is_empty() && plan.waiting_on.is_empty() && plan.lease.is_none();
         for step in plan.steps {
             match step {
                 Step::Apply(object) => {
-                    self.objects.retain(|live| live.resource.kind != object.kind() || live.name() != object.name());
+                    self.objects.retain(|live| {
+                        live.resource.kind != object.kind() || live.name() != object.name()
+                    });
                     self.objects.push(live(*object));
                 }
-                Step::Release(set) => self.objects.retain(|live| live.resource.kind != "StatefulSet" || live.name() != set.name()),
+                Step::Release(set) => self.objects.retain(|live| {
+                    live.resource.kind != "StatefulSet" || live.name() != set.name()
+                }),
                 Step::RestartPod { pod, .. } => {
                     self.pods.get_mut(&pod.node_id).unwrap().deleting = true;
                     self.restarts += 1;
                 }
-                Step::SetInSync { pod, in_sync } => self.pods.get_mut(&pod.node_id).unwrap().in_sync = in_sync,
+                Step::SetInSync { pod, in_sync } => {
+                    self.pods.get_mut(&pod.node_id).unwrap().in_sync = in_sync
+                }
                 Step::AlterConfigs(_) => self.configs = dynamic_configs(&valid),
                 Step::MoveFolders { broker, moves } => {
                     for one in moves {
                         let folders = self.held.get_mut(&broker).unwrap();
-                        folders.values_mut().for_each(|held| held.retain(|partition| *partition != one.partition));
+                        folders
+                            .values_mut()
+                            .for_each(|held| held.retain(|partition| *partition != one.partition));
                         folders.entry(one.folder).or_default().insert(one.partition);
                     }
                 }
                 Step::UpdateIdentity(_) => {}
-                Step::Prune(live) if live.resource.kind == "PersistentVolumeClaim" => {
-                    let is_it = |(id, volume): &&(i32, String)| claim_name(volume, &format!("{SET}-{id}")) == live.name();
+                Step::DeleteVolume { claim: live, .. } => {
+                    let is_it = |(id, volume): &&(i32, String)| {
+                        claim_name(volume, &format!("{SET}-{id}")) == live.name()
+                    };
                     let claim = self.claims.iter().find(is_it).unwrap().clone();
                     let (id, volume) = &claim;
-                    assert!(self.held[id].get(&log_folder(volume)).is_none_or(BTreeSet::is_empty), "broker {id} lost what was on {volume}");
-                    assert!(!self.pods[id].volumes.contains(volume), "the volume {volume} of broker {id} is in use");
+                    assert!(
+                        self.held[id]
+                            .get(&log_folder(volume))
+                            .is_none_or(BTreeSet::is_empty),
+                        "broker {id} lost what was on {volume}"
+                    );
+                    assert!(
+                        !self.pods[id].volumes.contains(volume),
+                        "the volume {volume} of broker {id} is in use"
+                    );
                     self.claims.remove(&claim);
                 }
                 other => panic!("{other}"),
             }
         }
         if !dies {
-            self.object.status = Some(KafkaClusterStatus { disruption: plan.lease, ..KafkaClusterStatus::default() });
+            self.object.status = Some(KafkaClusterStatus {
+                disruption: plan.lease,
+                ..KafkaClusterStatus::default()
+            });
         }
         idle
     }
 
-    /// What Kubernetes does: pods that end are gone, then made anew in order, as far as those before have every volume of the template.
+    /// What Kubernetes does: removes pods that are stopping, then creates them again in order, as
+    /// long as the pods before have every volume of the template.
     fn time_passes(&mut self) {
         self.pods.retain(|_, pod| !pod.deleting);
-        self.pods.values_mut().for_each(|pod| pod.containers_ready = true);
-        let Some(set) = self.objects.iter().find(|live| live.name() == SET && live.resource.kind == "StatefulSet") else { return };
+        self.pods
+            .values_mut()
+            .for_each(|pod| pod.containers_ready = true);
+        let Some(set) = self
+            .objects
+            .iter()
+            .find(|live| live.name() == SET && live.resource.kind == "StatefulSet")
+        else {
+            return;
+        };
         let template = &set.value["spec"]["template"];
         let volumes = volumes_of(template);
         for id in self.brokers() {
@@ -145,9 +249,9 @@ impl Model {
                 Some(pod) if pod.volumes.is_superset(&volumes) => {}
                 Some(_) => return,
                 None => {
-                    let lost = self.held[&id]
-                        .iter()
-                        .find(|(path, held)| !held.is_empty() && !volumes.iter().any(|name| log_folder(name) == **path));
+                    let lost = self.held[&id].iter().find(|(path, held)| {
+                        !held.is_empty() && !volumes.iter().any(|name| log_folder(name) == **path)
+                    });
                     assert!(lost.is_none(), "broker {id} comes back without {lost:?}");
                     let pod = PodFacts {
                         uid: format!("pod-{id}-{}", self.restarts),
@@ -155,31 +259,62 @@ impl Model {
                         revision: Revision::of(template),
                         containers_ready: false,
                         in_sync: false,
-                        ..self.base.pods.iter().find(|pod| pod.node_id == id).unwrap().clone()
+                        ..self
+                            .base
+                            .pods
+                            .iter()
+                            .find(|pod| pod.node_id == id)
+                            .unwrap()
+                            .clone()
                     };
-                    self.claims.extend(volumes.iter().map(|name| (id, name.clone())));
+                    self.claims
+                        .extend(volumes.iter().map(|name| (id, name.clone())));
                     self.pods.insert(id, pod);
                 }
             }
         }
     }
 
-    /// A topic is made: each broker that is up gets a replica, in the folder that holds the fewest of those that may have more.
+    /// A topic is created: each running broker gets a replica, in the folder with the fewest
+    /// replicas of those that accept new ones.
     fn new_topic(&mut self) {
-        let up: Vec<i32> = self.brokers().filter(|id| self.pods.get(id).is_some_and(|pod| pod.containers_ready && !pod.deleting)).collect();
-        let partition = self.held.values().flat_map(BTreeMap::values).flatten().max().unwrap() + 1;
+        let up: Vec<i32> = self
+            .brokers()
+            .filter(|id| {
+                self.pods
+                    .get(id)
+                    .is_some_and(|pod| pod.containers_ready && !pod.deleting)
+            })
+            .collect();
+        let partition = self
+            .held
+            .values()
+            .flat_map(BTreeMap::values)
+            .flatten()
+            .max()
+            .unwrap()
+            + 1;
         for id in up {
-            let cordoned =
-                self.configs.get(&id.to_string()).and_then(|configs| configs.get("cordoned.log.dirs")).cloned().unwrap_or_default();
-            let open =
-                self.pods[&id].volumes.iter().map(|name| log_folder(name)).filter(|path| !cordoned.split(',').any(|other| other == path));
+            let cordoned = self
+                .configs
+                .get(&id.to_string())
+                .and_then(|configs| configs.get("cordoned.log.dirs"))
+                .cloned()
+                .unwrap_or_default();
+            let open = self.pods[&id]
+                .volumes
+                .iter()
+                .map(|name| log_folder(name))
+                .filter(|path| !cordoned.split(',').any(|other| other == path));
             let folders = self.held.get_mut(&id).unwrap();
-            let folder = open.min_by_key(|path| folders.get(path).map_or(0, BTreeSet::len)).unwrap();
+            let folder = open
+                .min_by_key(|path| folders.get(path).map_or(0, BTreeSet::len))
+                .unwrap();
             folders.entry(folder).or_default().insert(partition);
         }
     }
 
-    /// Until there is nothing to do. Some pods are lost on the way: at a look, which one.
+    /// Reconciles until there is nothing to do. `losses` says at which reconcile which pod is lost.
     fn run(&mut self, losses: &BTreeMap<usize, i32>, deaths: &[bool]) -> bool {
         for look in 0..LOOKS_MAX {
             let idle = self.look(deaths[look % deaths.len()] && look % 5 != 0);
@@ -194,7 +329,8 @@ impl Model {
                 self.new_topic();
             }
             if let Some(id) = losses.get(&look) {
-                self.pods.remove(&(id % i32::try_from(self.brokers().count()).unwrap()));
+                self.pods
+                    .remove(&(id % i32::try_from(self.brokers().count()).unwrap()));
             }
             self.time_passes();
         }
@@ -243,7 +379,13 @@ fn a_kafka_that_cannot_keep_a_volume_empty_keeps_the_volume() {
     assert!(model.run(&BTreeMap::new(), &[false]));
     model.set_volumes(&[]);
     let wrong = validate(&model.object, &model.observed()).unwrap_err();
-    assert!(wrong[0].to_string().contains("cannot empty volume more: put it back"), "{}", wrong[0]);
+    assert!(
+        wrong[0]
+            .to_string()
+            .contains("cannot empty volume more: put it back"),
+        "{}",
+        wrong[0]
+    );
 }
 
 #[test]
@@ -252,11 +394,29 @@ fn a_preview_tells_restarts_for_a_volume_in_the_order_in_which_they_come() {
     assert!(model.run(&BTreeMap::new(), &[false]));
     let lines = |model: &Model| {
         let observed = model.observed();
-        preview(&model.object, &validate(&model.object, &observed).unwrap(), &observed)
+        preview(
+            &model.object,
+            &validate(&model.object, &observed).unwrap(),
+            &observed,
+        )
     };
     assert_eq!(lines(&model), ["nothing: the cluster is as this spec says"]);
     model.set_volumes(&["more"]);
-    let restarts: Vec<String> = lines(&model).into_iter().filter(|line| line.starts_with("restart")).collect();
-    let expected = ["restart 1: nodes 0 in a: ", "restart 2: nodes 1 in a: ", "restart 3: nodes 2 in a: "];
-    assert!(restarts.len() == 3 && restarts.iter().zip(expected).all(|(line, start)| line.starts_with(start)), "{restarts:?}");
+    let restarts: Vec<String> = lines(&model)
+        .into_iter()
+        .filter(|line| line.starts_with("restart"))
+        .collect();
+    let expected = [
+        "restart 1: nodes 0 in a: ",
+        "restart 2: nodes 1 in a: ",
+        "restart 3: nodes 2 in a: ",
+    ];
+    assert!(
+        restarts.len() == 3
+            && restarts
+                .iter()
+                .zip(expected)
+                .all(|(line, start)| line.starts_with(start)),
+        "{restarts:?}"
+    );
 }

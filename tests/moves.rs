@@ -1,18 +1,22 @@
-//! Scaling over generated clusters, against a model of what reassignments do: new brokers are filled, leaving ones are
-//! emptied before their pods go, with as many moves as the bound says, whoever dies between two looks.
+//! Scales generated clusters against a model of reassignments. New brokers are filled, and leaving
+//! ones are emptied before their pods are deleted, with as many moves as the lower bound says,
+//! whatever dies between two reconciles.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod fixture;
+mod linter;
 
-use fixture::{Kafka, Pod, World, cluster, observe};
-use freehold::kafka::metadata_image::PartitionImage;
-use freehold::kafka::metadata_record::PartitionFields;
-use freehold::kafka::restart::TopicView;
-use freehold::kinds::kafka_cluster::api::{KafkaCluster, KafkaClusterStatus, RebalanceMode};
-use freehold::kinds::kafka_cluster::observe::{KafkaFacts, Observed};
-use freehold::kinds::kafka_cluster::plan::{self, Plan, Step};
+use fixture::{Kafka, Pod, World, change_objects, cluster, observe};
+use freehold::api::kafka_cluster::{
+    DisruptionKind, DisruptionStatus, KafkaCluster, KafkaClusterStatus, RebalanceMode,
+};
+use freehold::kinds::kafka_cluster::model::cluster::ValidCluster;
+use freehold::kinds::kafka_cluster::observed::{KafkaFacts, Observed, Stuck};
+use freehold::kinds::kafka_cluster::plan::{Plan, Step};
 use freehold::kinds::kafka_cluster::preview;
-use freehold::kinds::kafka_cluster::validate::ValidCluster;
+use freehold_kafka::metadata_image::PartitionImage;
+use freehold_kafka::metadata_record::PartitionFields;
+use freehold_kafka::safety::TopicView;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
@@ -32,25 +36,67 @@ fn object(replicas: u32) -> KafkaCluster {
 
 struct Model {
     object: KafkaCluster,
-    /// Brokers of a zone that run.
+    /// Running brokers in each zone.
     per_zone: i32,
     partitions: Vec<PartitionImage>,
-    /// So many of them, the first, are of a topic of its own, 4 GiB each.
+    /// The first `large` partitions belong to a topic of their own, with 4 GiB each.
     large: usize,
-    /// Replicas that were added to a partition, ever.
+    /// Number of replicas that were ever added to a partition.
     added: usize,
-    /// What leaves and was seen empty.
+    /// Leaving brokers that were observed to be empty.
     emptied: BTreeSet<i32>,
+    /// Brokers whose machines are lost.
+    dead: BTreeSet<i32>,
+}
+
+/// The state of a partition while these brokers are down.
+fn without(dead: &BTreeSet<i32>, partition: &PartitionImage) -> PartitionImage {
+    let in_sync: Vec<i32> = partition
+        .in_sync()
+        .iter()
+        .copied()
+        .filter(|id| !dead.contains(id))
+        .collect();
+    let leader = if in_sync.contains(&partition.leader) {
+        partition.leader
+    } else {
+        in_sync.first().copied().unwrap_or(-1)
+    };
+    PartitionImage::of(PartitionFields {
+        replicas: Some(partition.replicas.to_vec()),
+        adding: Some(partition.adding.to_vec()),
+        removing: Some(partition.removing.to_vec()),
+        in_sync: Some(in_sync),
+        leader: Some(leader),
+    })
 }
 
 fn partition(replicas: Vec<i32>, target: Option<&[i32]>) -> PartitionImage {
-    let Some(target) = target else { return PartitionImage::new(&replicas) };
-    let all: Vec<i32> = target.iter().chain(replicas.iter().filter(|id| !target.contains(id))).copied().collect();
+    let Some(target) = target else {
+        return PartitionImage::new(&replicas);
+    };
+    let all: Vec<i32> = target
+        .iter()
+        .chain(replicas.iter().filter(|id| !target.contains(id)))
+        .copied()
+        .collect();
     PartitionImage::of(PartitionFields {
         leader: replicas.first().copied(),
         in_sync: Some(replicas.clone()),
-        adding: Some(target.iter().filter(|id| !replicas.contains(id)).copied().collect()),
-        removing: Some(replicas.iter().filter(|id| !target.contains(id)).copied().collect()),
+        adding: Some(
+            target
+                .iter()
+                .filter(|id| !replicas.contains(id))
+                .copied()
+                .collect(),
+        ),
+        removing: Some(
+            replicas
+                .iter()
+                .filter(|id| !target.contains(id))
+                .copied()
+                .collect(),
+        ),
         replicas: Some(all),
     })
 }
@@ -64,7 +110,15 @@ impl Model {
             PartitionImage::new(&replicas)
         });
         let partitions = partitions.collect();
-        Self { object: object(u32::try_from(3 * per_zone).unwrap()), per_zone, partitions, large: 0, added: 0, emptied: BTreeSet::new() }
+        Self {
+            object: object(u32::try_from(3 * per_zone).unwrap()),
+            per_zone,
+            partitions,
+            large: 0,
+            added: 0,
+            emptied: BTreeSet::new(),
+            dead: BTreeSet::new(),
+        }
     }
 
     fn index(&self, topic: &str, partition: i32) -> usize {
@@ -72,19 +126,38 @@ impl Model {
     }
 
     fn brokers(&self) -> Vec<i32> {
-        (0..3).flat_map(|zone| (0..self.per_zone).map(move |index| zone * 100 + index)).collect()
+        (0..3)
+            .flat_map(|zone| (0..self.per_zone).map(move |index| zone * 100 + index))
+            .collect()
+    }
+
+    fn pod(&self, node: i32) -> Pod {
+        if !self.dead.contains(&node) {
+            return Pod::up(node);
+        }
+        Pod {
+            node,
+            stuck: Some(Stuck::OutOfReach),
+            trouble: Some("not scheduled".into()),
+            ..Pod::default()
+        }
     }
 
     fn plan(&self) -> Plan {
         let (observed, valid) = self.observed();
-        plan::plan(&self.object, &valid, &observed)
+        linter::plan(&self.object, &valid, &observed)
     }
 
     fn observed(&self) -> (Observed, ValidCluster) {
         let controllers = [300, 400, 500];
         let mut nodes = self.brokers();
         let kafka = Kafka {
-            unfenced: nodes.clone(),
+            unfenced: nodes
+                .iter()
+                .copied()
+                .filter(|id| !self.dead.contains(id))
+                .collect(),
+            fenced: self.dead.iter().copied().collect(),
             leader: 300,
             voters: controllers.iter().map(|id| (*id, 100)).collect(),
             min_in_sync: Some(2),
@@ -92,21 +165,41 @@ impl Model {
         };
         nodes.extend(controllers);
         let world = World {
-            // The StatefulSets run so many for now.
-            running: [("c-b-a", self.per_zone), ("c-b-b", self.per_zone), ("c-b-c", self.per_zone)]
-                .map(|(name, count)| (name.to_owned(), count))
-                .into(),
+            // The StatefulSets still run this number of pods.
+            running: [
+                ("c-b-a", self.per_zone),
+                ("c-b-b", self.per_zone),
+                ("c-b-c", self.per_zone),
+            ]
+            .map(|(name, count)| (name.to_owned(), count))
+            .into(),
             emptied: self.emptied.clone(),
-            ..World::running(nodes.into_iter().map(Pod::up), kafka)
+            ..World::running(nodes.into_iter().map(|id| self.pod(id)), kafka)
         };
         let (mut observed, valid) = observe(&self.object, &world);
-        if let KafkaFacts::Answered { topics, cluster, .. } = &mut observed.kafka {
-            let large = TopicView { name: LARGE.into(), ..topics[0].clone() };
-            topics[0].partitions = self.partitions[self.large..].to_vec();
+        if let KafkaFacts::Answered {
+            topics, cluster, ..
+        } = &mut observed.kafka
+        {
+            let large = TopicView {
+                name: LARGE.into(),
+                ..topics[0].clone()
+            };
+            let partitions: Vec<_> = self
+                .partitions
+                .iter()
+                .map(|partition| without(&self.dead, partition))
+                .collect();
+            topics[0].partitions = partitions[self.large..].to_vec();
             topics[0].partition_bytes = 1 << 20;
-            topics.push(TopicView { partitions: self.partitions[..self.large].to_vec(), partition_bytes: 4 << 30, ..large });
+            topics.push(TopicView {
+                partitions: partitions[..self.large].to_vec(),
+                partition_bytes: 4 << 30,
+                ..large
+            });
             for broker in &mut cluster.brokers {
-                broker.rack = Some(["a", "b", "c"][usize::try_from(broker.id / 100).unwrap()].into());
+                broker.rack =
+                    Some(["a", "b", "c"][usize::try_from(broker.id / 100).unwrap()].into());
             }
         }
         (observed, valid.unwrap())
@@ -117,15 +210,29 @@ impl Model {
             match step {
                 Step::Reassign(moves) => {
                     for one in moves {
-                        let lease = self.object.status.as_ref().and_then(|status| status.disruption.as_ref());
+                        let lease = self
+                            .object
+                            .status
+                            .as_ref()
+                            .and_then(|status| status.disruption.as_ref());
                         assert!(lease.is_some(), "nothing moves without a lease in status");
                         let index = self.index(&one.topic, one.partition);
                         let found = &mut self.partitions[index];
                         let now = found.origin();
                         let target = one.replicas.as_deref();
-                        let racks: BTreeSet<i32> = target.unwrap_or(&now).iter().map(|id| id / 100).collect();
-                        assert_eq!(racks.len(), 3, "every replica set spans the racks, on its way too");
-                        self.added += target.map_or(0, |target| target.iter().filter(|id| !found.replicas.contains(id)).count());
+                        let racks: BTreeSet<i32> =
+                            target.unwrap_or(&now).iter().map(|id| id / 100).collect();
+                        assert_eq!(
+                            racks.len(),
+                            3,
+                            "every replica set spans the racks, on its way too"
+                        );
+                        self.added += target.map_or(0, |target| {
+                            target
+                                .iter()
+                                .filter(|id| !found.replicas.contains(id))
+                                .count()
+                        });
                         *found = partition(now, target);
                         if !found.is_moving() {
                             let same = found.target();
@@ -148,40 +255,66 @@ impl Model {
                 }
                 Step::AlterConfigs(_) => {}
                 Step::Apply(object) if object.kind() == "StatefulSet" => {
-                    let replicas = i32::try_from(object.value["spec"]["replicas"].as_i64().unwrap()).unwrap();
+                    let replicas =
+                        i32::try_from(object.value["spec"]["replicas"].as_i64().unwrap()).unwrap();
                     assert!(!object.name().contains("c-c-"), "controllers stay");
                     if replicas < self.per_zone {
                         for zone in 0..3 {
                             for gone in replicas..self.per_zone {
                                 let id = zone * 100 + gone;
-                                let held = self.partitions.iter().any(|partition| partition.replicas.contains(&id));
+                                let held = self
+                                    .partitions
+                                    .iter()
+                                    .any(|partition| partition.replicas.contains(&id));
                                 assert!(
-                                    !held || object.name() != format!("c-b-{}", ["a", "b", "c"][usize::try_from(zone).unwrap()]),
+                                    !held
+                                        || object.name()
+                                            != format!(
+                                                "c-b-{}",
+                                                ["a", "b", "c"][usize::try_from(zone).unwrap()]
+                                            ),
                                     "{id} holds partitions"
                                 );
                             }
                         }
                     }
                 }
-                Step::Apply(_) | Step::IssueNodeCertificates { .. } | Step::Unregister(_) | Step::SetInSync { .. } => {}
+                Step::Apply(_)
+                | Step::IssueNodeCertificates { .. }
+                | Step::Unregister(_)
+                | Step::SetInSync { .. } => {}
                 other => panic!("{other}"),
             }
         }
         if !dies {
-            self.object.status = Some(KafkaClusterStatus { disruption: plan.lease, ..KafkaClusterStatus::default() });
+            self.object.status = Some(KafkaClusterStatus {
+                disruption: plan.lease,
+                ..KafkaClusterStatus::default()
+            });
         }
     }
 
-    /// Some of what is under way ends.
+    /// Some of the moves under way finish.
     fn time_passes(&mut self, choice: usize) {
-        let moving: Vec<usize> = (0..self.partitions.len()).filter(|index| self.partitions[*index].is_moving()).collect();
-        for index in moving.iter().skip(choice % 3).step_by(2).chain(moving.first()) {
+        let moving: Vec<usize> = (0..self.partitions.len())
+            .filter(|index| self.partitions[*index].is_moving())
+            .collect();
+        for index in moving
+            .iter()
+            .skip(choice % 3)
+            .step_by(2)
+            .chain(moving.first())
+        {
             let found = &mut self.partitions[*index];
             let (target, leader) = (found.target(), found.leader);
             if target.is_empty() || !found.is_moving() {
                 continue;
             }
-            let leader = if target.contains(&leader) { leader } else { target[0] };
+            let leader = if target.contains(&leader) {
+                leader
+            } else {
+                target[0]
+            };
             *found = PartitionImage::of(PartitionFields {
                 replicas: Some(target.clone()),
                 in_sync: Some(target),
@@ -189,19 +322,36 @@ impl Model {
                 ..PartitionFields::default()
             });
         }
-        let held: BTreeSet<i32> = self.partitions.iter().flat_map(|partition| partition.replicas.iter().copied()).collect();
+        let held: BTreeSet<i32> = self
+            .partitions
+            .iter()
+            .flat_map(|partition| partition.replicas.iter().copied())
+            .collect();
         let wanted = i32::try_from(self.object.spec.node_pools[0].replicas / 3).unwrap();
-        self.emptied = self.brokers().into_iter().filter(|id| id % 100 >= wanted && !held.contains(id)).collect();
+        self.emptied = self
+            .brokers()
+            .into_iter()
+            .filter(|id| id % 100 >= wanted && !held.contains(id))
+            .collect();
     }
 
-    /// Looks until nothing is left to move.
+    /// Reconciles until nothing is left to move.
     fn run(&mut self, chances: &[(usize, bool)]) -> bool {
         for look in 0..LOOKS_MAX {
             let (choice, dies) = chances[look % chances.len()];
             let plan = self.plan();
-            let idle = plan.lease.is_none() && plan.rebalance.is_none() && !plan.steps.iter().any(|step| matches!(step, Step::Reassign(_)));
+            let idle = plan.lease.is_none()
+                && plan.rebalance.is_none()
+                && !plan
+                    .steps
+                    .iter()
+                    .any(|step| matches!(step, Step::Reassign(_)));
             self.apply(plan, dies && look % 7 != 0);
-            let held = self.object.status.as_ref().is_some_and(|status| status.disruption.is_some());
+            let held = self
+                .object
+                .status
+                .as_ref()
+                .is_some_and(|status| status.disruption.is_some());
             if idle && !held {
                 return true;
             }
@@ -211,7 +361,15 @@ impl Model {
     }
 
     fn counts(&self) -> Vec<usize> {
-        self.brokers().iter().map(|id| self.partitions.iter().filter(|partition| partition.replicas.contains(id)).count()).collect()
+        self.brokers()
+            .iter()
+            .map(|id| {
+                self.partitions
+                    .iter()
+                    .filter(|partition| partition.replicas.contains(id))
+                    .count()
+            })
+            .collect()
     }
 }
 
@@ -223,10 +381,16 @@ fn unlike_shares_move_by_themselves_but_not_at_once_again() {
     assert!(model.plan().lease.is_some(), "20 replicas and 1");
     let ended = |ago: i64| {
         let now: Timestamp = fixture::NOW.parse().unwrap();
-        Some(KafkaClusterStatus { rebalanced: Some(Time(now - SignedDuration::from_mins(ago))), ..KafkaClusterStatus::default() })
+        Some(KafkaClusterStatus {
+            rebalanced: Some(Time(now - SignedDuration::from_mins(ago))),
+            ..KafkaClusterStatus::default()
+        })
     };
     model.object.status = ended(59);
-    assert!(model.plan().lease.is_none() && model.plan().rebalance.is_some(), "it is told, and waits");
+    assert!(
+        model.plan().lease.is_none() && model.plan().rebalance.is_some(),
+        "it is told, and waits"
+    );
     model.object.status = ended(60);
     assert!(model.plan().lease.is_some());
     model.object.status = ended(1);
@@ -236,21 +400,38 @@ fn unlike_shares_move_by_themselves_but_not_at_once_again() {
 
 #[test]
 fn a_preview_tells_what_each_broker_gives_and_takes_and_the_status_the_sum_alone() {
-    let mut model = Model { large: 12, ..Model::new(1, &[(0, 0, 0); 12]) };
+    let mut model = Model {
+        large: 12,
+        ..Model::new(1, &[(0, 0, 0); 12])
+    };
     model.object = object(6);
     model.per_zone = 2;
     let (observed, valid) = model.observed();
     let lines = preview::preview(&model.object, &valid, &observed);
-    let at = lines.iter().position(|line| line.starts_with("then: brokers 1, 101, 201 are new")).unwrap();
-    // 16 MiB a second at first: 24 GiB of each broker's six replicas are 25.6 minutes.
+    let at = lines
+        .iter()
+        .position(|line| line.starts_with("then: brokers 1, 101, 201 are new"))
+        .unwrap();
+    // 16 MiB a second at first: 24 GiB of each broker's six replicas take 25.6 minutes.
     assert!(
-        lines[at].contains("18 replicas of 1 topics move, about 72 GiB") && lines[at].contains("16 MiB a second and broker about 26 min"),
+        lines[at].contains("18 replicas of 1 topics move, about 72 GiB")
+            && lines[at].contains("16 MiB a second and broker about 26 min"),
         "{lines:?}"
     );
     let expected = |id: i32| {
-        format!("replicas of broker {id}: gives {}", if id % 100 == 0 { "6 (24 GiB), takes none" } else { "none, takes 6 (24 GiB)" })
+        format!(
+            "replicas of broker {id}: gives {}",
+            if id % 100 == 0 {
+                "6 (24 GiB), takes none"
+            } else {
+                "none, takes 6 (24 GiB)"
+            }
+        )
     };
-    assert_eq!(lines[at + 1..at + 7], [0, 1, 100, 101, 200, 201].map(expected));
+    assert_eq!(
+        lines[at + 1..at + 7],
+        [0, 1, 100, 101, 200, 201].map(expected)
+    );
     let summary = preview::disruptions(&model.object, &valid, &observed);
     assert_eq!(summary.last(), Some(&lines[at]));
 }
@@ -267,7 +448,8 @@ proptest! {
         let why = model.plan().lease.unwrap().why;
         prop_assert!(why.starts_with("the disk of broker 0 holds 48 GiB and its share is 24 GiB: 36 replicas"), "{}", why);
         prop_assert!(model.run(&chances), "it comes to an end");
-        // Six of 4 GiB from each to the other of its zone, and as many small ones back.
+        // Six large replicas go from one broker to the other of its zone, and as many small ones
+        // come back.
         prop_assert_eq!((model.counts(), model.added), (vec![12; 6], 36));
         let large = model.partitions[..12].iter().filter(|partition| partition.replicas.contains(&0)).count();
         prop_assert_eq!(large, 6);
@@ -277,9 +459,10 @@ proptest! {
     fn brokers_are_added_and_removed_with_the_fewest_moves_whoever_dies(
         placements in prop::collection::vec((0..9_i32, 0..9_i32, 0..9_i32), 12..80),
         chances in prop::collection::vec((0..9_usize, prop::bool::weighted(0.3)), 1..40),
+        dead in prop::option::of(0..3_i32),
     ) {
         let mut model = Model::new(1, &placements);
-        // Out: from three brokers to six.
+        // Scale out: from three brokers to six.
         model.object = KafkaCluster { status: model.object.status.clone(), ..object(6) };
         model.per_zone = 2;
         prop_assert!(model.run(&chances), "scaling out comes to an end");
@@ -290,8 +473,10 @@ proptest! {
         let leaders: Vec<usize> = model.brokers().iter().map(leads).collect();
         prop_assert!(leaders.iter().max().unwrap() - leaders.iter().min().unwrap() <= 1, "leaders {:?}", leaders);
 
-        // In: back to three. What leaves is emptied, then its StatefulSet shrinks.
+        // Scale in: back to three. The leaving brokers are emptied, then their StatefulSets shrink.
+        // One of them may be dead: waiting for it does not block any of this.
         model.added = 0;
+        model.dead = dead.map(|zone| zone * 100 + 1).into_iter().collect();
         model.object = KafkaCluster { status: model.object.status.clone(), ..object(3) };
         let on_leaving: usize = counts.iter().zip(model.brokers()).filter(|(_, id)| id % 100 == 1).map(|(count, _)| count).sum();
         prop_assert!(model.run(&chances), "scaling in comes to an end");
@@ -306,7 +491,14 @@ proptest! {
 fn a_zone_that_the_spec_has_no_more_is_emptied_and_then_its_nodes_go() {
     let mut object = object(2);
     object.spec.node_pools[0].zones.pop();
-    let slots = [("b", "a", 0), ("b", "b", 100), ("b", "c", 200), ("c", "a", 300), ("c", "b", 400), ("c", "c", 500)];
+    let slots = [
+        ("b", "a", 0),
+        ("b", "b", 100),
+        ("b", "c", 200),
+        ("c", "a", 300),
+        ("c", "b", 400),
+        ("c", "c", 500),
+    ];
     let nodes = [0, 100, 200, 300, 400, 500];
     let kafka = Kafka {
         unfenced: vec![0, 100, 200],
@@ -316,35 +508,180 @@ fn a_zone_that_the_spec_has_no_more_is_emptied_and_then_its_nodes_go() {
         ..Kafka::default()
     };
     let mut world = World {
-        volumes: slots.iter().map(|(pool, zone, first)| ((*pool).into(), (*zone).into(), *first)).collect(),
+        volumes: slots
+            .iter()
+            .map(|(pool, zone, first)| ((*pool).into(), (*zone).into(), *first))
+            .collect(),
         running: [("c-b-c".to_owned(), 1)].into(),
         ..World::running(nodes.map(Pod::up), kafka)
     };
     let (observed, valid) = observe(&object, &world);
     let valid = valid.unwrap();
-    let leaving = valid.groups.iter().find(|group| group.stateful_set == "c-b-c").unwrap();
+    let leaving = valid
+        .groups
+        .iter()
+        .find(|group| group.stateful_set == "c-b-c")
+        .unwrap();
     assert_eq!((leaving.replicas, leaving.running), (0, 1));
-    let plan = plan::plan(&object, &valid, &observed);
-    assert_eq!(plan.lease.unwrap().why.split(':').next(), Some("brokers 200 are to leave"));
+    let plan = linter::plan(&object, &valid, &observed);
+    assert_eq!(
+        plan.lease.unwrap().why.split(':').next(),
+        Some("brokers 200 are to leave")
+    );
 
-    // The same where its StatefulSet is lost: it holds a replica.
+    // The same with a dead broker: waiting for it does not prevent that it is emptied, nor does a
+    // rolling restart that waits for it.
+    let mut dead = world.clone();
+    dead.pods[2] = Pod {
+        node: 200,
+        trouble: Some("not scheduled".into()),
+        stuck: Some(Stuck::OutOfReach),
+        ..Pod::default()
+    };
+    dead.pods[0].config = Some("old".into());
+    let kafka = dead.kafka.as_mut().unwrap();
+    (kafka.unfenced, kafka.fenced) = (vec![0, 100], vec![200]);
+    kafka.partitions[1].1 = vec![0];
+    let look = |world: &World| {
+        let (observed, valid) = observe(&object, world);
+        linter::plan(&object, &valid.unwrap(), &observed)
+    };
+    assert_eq!(
+        look(&dead).lease.unwrap().why.split(':').next(),
+        Some("brokers 200 are to leave"),
+        "{:?}",
+        look(&dead).waiting_on
+    );
+    // Another broker that is down blocks it.
+    dead.pods[1] = Pod {
+        node: 100,
+        ..Pod::default()
+    };
+    assert!(look(&dead).lease.is_none());
+
+    // The same when its StatefulSet is lost: the broker holds a replica.
     let (mut lost, _) = observe(&object, &world);
-    lost.objects.retain(|live| live.name() != "c-b-c");
+    change_objects(&mut lost, |all| all.retain(|live| live.name() != "c-b-c"));
     lost.pods.retain(|pod| pod.node_id != 200);
-    let groups = freehold::kinds::kafka_cluster::validate::validate(&object, &lost).unwrap().groups;
-    assert!(groups.iter().any(|group| group.stateful_set == "c-b-c" && group.running == 1));
+    let groups = freehold::kinds::kafka_cluster::validate::validate(&object, &lost)
+        .unwrap()
+        .groups;
+    assert!(
+        groups
+            .iter()
+            .any(|group| group.stateful_set == "c-b-c" && group.running == 1)
+    );
 
-    // It holds nothing: its pod may go, and then its StatefulSet.
+    // The broker holds nothing: its pod may be deleted, and then its StatefulSet.
     world.kafka.as_mut().unwrap().partitions.truncate(1);
     world.emptied = [200].into();
     let (_, valid) = observe(&object, &world);
-    let left = |valid: &freehold::kinds::kafka_cluster::validate::ValidCluster| {
-        valid.groups.iter().find(|group| group.stateful_set == "c-b-c").map(|group| group.running)
+    let left = |valid: &freehold::kinds::kafka_cluster::model::cluster::ValidCluster| {
+        valid
+            .groups
+            .iter()
+            .find(|group| group.stateful_set == "c-b-c")
+            .map(|group| group.running)
     };
     assert_eq!(left(&valid.unwrap()), Some(0), "its StatefulSet runs none");
     world.pods.retain(|pod| pod.node != 200);
     world.running = [("c-b-c".to_owned(), 0)].into();
-    assert_eq!(left(&observe(&object, &world).1.unwrap()), None, "it has none: it goes");
+    assert_eq!(
+        left(&observe(&object, &world).1.unwrap()),
+        None,
+        "it has none: it goes"
+    );
+}
+
+/// Every broker holds a replica of everything: a lost one cannot be emptied, and need not be. It is
+/// never cordoned, so that Kafka fills it once it is back.
+#[test]
+fn a_lost_broker_is_given_a_new_volume_and_filled_though_nobody_could_take_its_replicas() {
+    let mut model = Model::new(1, &[(0, 0, 0), (1, 0, 0), (2, 0, 0)]);
+    model.object.metadata.annotations =
+        Some([("freehold.dev/replace".to_owned(), "200".to_owned())].into());
+    model.dead = [200].into();
+    let cordoned = |valid: &ValidCluster| {
+        let configs =
+            freehold::kinds::kafka_cluster::resources::server_properties::dynamic_configs(valid);
+        configs
+            .get("200")
+            .is_some_and(|configs| configs.contains_key("cordoned.log.dirs"))
+    };
+    let (_, valid) = model.observed();
+    assert!(valid.lost.contains(&200) && valid.replace.is_none() && !cordoned(&valid));
+    let lease = model.plan().lease.unwrap();
+    assert_eq!(
+        (lease.kind, lease.node_ids.as_slice()),
+        (DisruptionKind::Replacement, &[200][..])
+    );
+
+    // The replacement takes over from moves, which would wait for it, but not from the restart of
+    // another node.
+    let held = |kind, node_ids: &[i32]| {
+        let lease = DisruptionStatus {
+            kind,
+            node_ids: node_ids.to_vec(),
+            removes: Vec::new(),
+            ..lease.clone()
+        };
+        Some(KafkaClusterStatus {
+            disruption: Some(lease),
+            ..KafkaClusterStatus::default()
+        })
+    };
+    let kind = |model: &Model| model.plan().lease.map(|lease| lease.kind);
+    model.object.status = held(DisruptionKind::Reassignment, &[0, 100]);
+    assert_eq!(kind(&model), Some(DisruptionKind::Replacement));
+    model.object.status = held(DisruptionKind::Volumes, &[0]);
+    assert_eq!(kind(&model), Some(DisruptionKind::Replacement));
+
+    // The pod has come back by itself with an empty volume: it is filled before it is emptied.
+    model.object.status = None;
+    model.dead.clear();
+    let (mut observed, _) = model.observed();
+    let KafkaFacts::Answered { topics, .. } = &mut observed.kafka else {
+        panic!()
+    };
+    topics[0]
+        .partitions
+        .iter_mut()
+        .for_each(|partition| *partition = without(&[200].into(), partition));
+    let valid =
+        freehold::kinds::kafka_cluster::validate::validate(&model.object, &observed).unwrap();
+    assert!(!cordoned(&valid), "Kafka is to make its replicas there");
+
+    // Once it runs, it is to be emptied first; the status reports that this is impossible.
+    let (_, valid) = model.observed();
+    assert!(valid.replace == Some(200) && cordoned(&valid));
+    let plan = model.plan();
+    assert!(
+        plan.lease.is_none()
+            && plan
+                .warnings
+                .iter()
+                .any(|warning| warning.contains("add a broker")),
+        "{:?}",
+        plan.warnings
+    );
+}
+
+/// A partition without a leader cannot be copied: it stays where it is, and everything else moves.
+#[test]
+fn a_partition_that_lost_its_only_replica_holds_up_no_move() {
+    let mut model = Model::new(1, &[(0, 0, 0); 12]);
+    model.object = object(6);
+    model.per_zone = 2;
+    let gone = PartitionFields {
+        replicas: Some(vec![0]),
+        in_sync: Some(Vec::new()),
+        leader: Some(-1),
+        ..PartitionFields::default()
+    };
+    model.partitions.push(PartitionImage::of(gone));
+    assert!(model.run(&[(0, false)]), "it comes to its end");
+    assert_eq!(model.partitions.pop().unwrap().replicas.to_vec(), [0]);
+    assert_eq!(model.counts(), vec![6; 6]);
 }
 
 #[test]
@@ -356,12 +693,24 @@ fn a_proposal_waits_for_its_name_and_never_takes_everything_back() {
     model.object = propose;
     model.per_zone = 2;
     let first = model.plan();
-    let proposal = first.rebalance.as_ref().and_then(|status| status.proposal.clone()).unwrap();
+    let proposal = first
+        .rebalance
+        .as_ref()
+        .and_then(|status| status.proposal.clone())
+        .unwrap();
     assert!(first.lease.is_none() && first.steps.is_empty(), "it waits");
-    assert_eq!(model.plan().rebalance.unwrap().proposal.as_deref(), Some(proposal.as_str()), "the same plan has the same name");
-    let approve = |name: &str| [("freehold.dev/approve-rebalance".to_owned(), name.to_owned())].into();
+    assert_eq!(
+        model.plan().rebalance.unwrap().proposal.as_deref(),
+        Some(proposal.as_str()),
+        "the same plan has the same name"
+    );
+    let approve =
+        |name: &str| [("freehold.dev/approve-rebalance".to_owned(), name.to_owned())].into();
     model.object.metadata.annotations = Some(approve("another"));
-    assert!(model.plan().lease.is_none(), "another plan's name approves nothing");
+    assert!(
+        model.plan().lease.is_none(),
+        "another plan's name approves nothing"
+    );
     model.object.metadata.annotations = Some(approve(&proposal));
     let plan = model.plan();
     assert!(plan.lease.is_some());

@@ -1,203 +1,20 @@
-//! Rolls over generated clusters, against a model of what restarts do: every batch obeys the rule, every node restarts
-//! once, the roll ends, and an operator that dies between any two looks changes none of that.
+//! Rolling restarts of generated clusters against a model of restarts: every batch obeys the rule,
+//! every node restarts once, and the rolling restart finishes, also if the operator dies between
+//! any two reconciles.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod fixture;
+mod linter;
+mod rolling;
 
-use fixture::{Kafka, Pod, World, cluster, observe};
-use freehold::kinds::kafka_cluster::api::{KafkaCluster, KafkaClusterStatus};
-use freehold::kinds::kafka_cluster::plan::{self, Plan, Step};
+use fixture::{Pod, World, observe};
+use freehold::api::kafka_cluster::{KafkaCluster, KafkaClusterStatus};
+use freehold::kinds::kafka_cluster::observed::Stuck;
+use freehold::kinds::kafka_cluster::plan::{Plan, Step};
 use proptest::prelude::*;
-use std::collections::{BTreeMap, BTreeSet};
+use rolling::Model;
 
-const MIN_IN_SYNC: usize = 2;
 const LOOKS_MAX: usize = 400;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Up,
-    Ending,
-    Gone,
-    Starting,
-    CatchingUp,
-}
-
-/// A cluster of combined nodes, as it would be in the world.
-struct Model {
-    object: KafkaCluster,
-    phases: BTreeMap<i32, Phase>,
-    /// Nodes that run the new configuration.
-    new: BTreeSet<i32>,
-    restarts: BTreeMap<i32, u32>,
-    /// Replicas, and who leads.
-    partitions: Vec<(Vec<i32>, i32)>,
-    controller: i32,
-    elected: usize,
-}
-
-fn object(per_zone: u32) -> KafkaCluster {
-    let replicas = 3 * per_zone;
-    cluster(&format!(
-        "apiVersion: freehold.dev/v1alpha1\nkind: KafkaCluster\nmetadata: {{name: c, namespace: n, finalizers: [freehold.dev/finalizer]}}\nspec:\n  \
-         version: 4.3.1\n  nodePools:\n  - {{name: p, roles: [controller, broker], replicas: {replicas}, zones: [a, b, c], storage: {{size: 1Gi}}}}\n  \
-         rebalance: {{mode: Never}}\n"
-    ))
-}
-
-impl Model {
-    fn new(per_zone: i32, placements: &[(usize, usize, usize)]) -> Self {
-        let nodes: Vec<i32> = (0..3).flat_map(|zone| (0..per_zone).map(move |index| zone * 100 + index)).collect();
-        let partitions = placements.iter().map(|(first, second, third)| {
-            let mut replicas = vec![nodes[first % nodes.len()]];
-            for choice in [second, third] {
-                let free: Vec<i32> = nodes.iter().copied().filter(|id| replicas.iter().all(|taken| taken / 100 != id / 100)).collect();
-                replicas.push(free[choice % free.len()]);
-            }
-            let leader = replicas[0];
-            (replicas, leader)
-        });
-        Self {
-            object: object(u32::try_from(per_zone).unwrap()),
-            partitions: partitions.collect(),
-            controller: nodes[nodes.len() / 2],
-            phases: nodes.into_iter().map(|id| (id, Phase::Up)).collect(),
-            new: BTreeSet::new(),
-            restarts: BTreeMap::new(),
-            elected: 0,
-        }
-    }
-
-    fn is(&self, id: i32, phase: Phase) -> bool {
-        self.phases[&id] == phase
-    }
-
-    fn in_sync(&self, replicas: &[i32]) -> Vec<i32> {
-        replicas.iter().copied().filter(|id| self.is(*id, Phase::Up)).collect()
-    }
-
-    fn world(&self) -> World {
-        let pods = self.phases.iter().filter(|(_, phase)| **phase != Phase::Gone).map(|(id, phase)| Pod {
-            node: *id,
-            ready: matches!(phase, Phase::Up | Phase::CatchingUp | Phase::Ending),
-            in_sync: *phase == Phase::Up,
-            deleting: *phase == Phase::Ending,
-            config: (!self.new.contains(id)).then(|| "old".to_owned()),
-            ..Pod::default()
-        });
-        let of = |up: bool| {
-            let serves = |phase: &Phase| matches!(phase, Phase::Up | Phase::CatchingUp);
-            self.phases.iter().filter(move |(_, phase)| serves(phase) == up).map(|(id, _)| *id).collect::<Vec<_>>()
-        };
-        let partitions = self.partitions.iter().map(|(replicas, leader)| {
-            let mut in_sync = self.in_sync(replicas);
-            in_sync.sort_by_key(|id| id != leader);
-            (replicas.clone(), in_sync)
-        });
-        let voters = self.phases.keys().map(|id| (*id, if of(true).contains(id) { 1000 } else { 1 }));
-        let kafka = Kafka {
-            unfenced: of(true),
-            fenced: of(false),
-            leader: self.controller,
-            voters: voters.collect(),
-            partitions: partitions.collect(),
-            min_in_sync: Some(MIN_IN_SYNC),
-            unconfigured: false,
-        };
-        World::running(pods, kafka)
-    }
-
-    fn plan(&self) -> Plan {
-        let (observed, valid) = observe(&self.object, &self.world());
-        plan::plan(&self.object, &valid.unwrap(), &observed)
-    }
-
-    /// What the plan does to the world; the status is written at the end, unless the operator dies before.
-    fn apply(&mut self, plan: Plan, dies: bool) {
-        let batch: BTreeSet<i32> =
-            plan.steps.iter().filter_map(|step| if let Step::RestartPod { pod, .. } = step { Some(pod.node_id) } else { None }).collect();
-        self.check(&batch);
-        for step in plan.steps {
-            match step {
-                Step::RestartPod { pod, .. } => {
-                    let lease = self.object.status.as_ref().and_then(|status| status.disruption.as_ref());
-                    assert!(lease.is_some_and(|lease| lease.node_ids.contains(&pod.node_id)), "no restart without a lease in status");
-                    assert!(self.partitions.iter().all(|(_, leader)| *leader != pod.node_id), "it leads nothing any more");
-                    self.phases.insert(pod.node_id, Phase::Ending);
-                    *self.restarts.entry(pod.node_id).or_insert(0) += 1;
-                }
-                Step::ElectLeaders(elections) => {
-                    for one in elections {
-                        let index = usize::try_from(one.partition).unwrap();
-                        let (replicas, leader) = &mut self.partitions[index];
-                        if let Some(order) = one.order {
-                            *replicas = order;
-                        }
-                        // Some elections fail; an operator that dies leaves the first of them undone.
-                        if !dies || index > 0 {
-                            *leader = replicas[0];
-                        }
-                        self.elected += 1;
-                    }
-                }
-                Step::SetInSync { .. } => {}
-                other => panic!("{other}"),
-            }
-        }
-        if !dies {
-            self.object.status = Some(KafkaClusterStatus { disruption: plan.lease, ..KafkaClusterStatus::default() });
-        }
-        self.lead();
-    }
-
-    /// The rule, worked out here once more.
-    fn check(&self, batch: &BTreeSet<i32>) {
-        if batch.is_empty() {
-            return;
-        }
-        for (replicas, _) in self.partitions.iter().filter(|(replicas, _)| replicas.iter().any(|id| batch.contains(id))) {
-            let left = self.in_sync(replicas).iter().filter(|id| !batch.contains(id)).count();
-            assert!(left >= MIN_IN_SYNC, "{batch:?} leaves {left} of {replicas:?}");
-        }
-        let left = self.phases.iter().filter(|(id, phase)| **phase == Phase::Up && !batch.contains(id)).count();
-        assert!(2 * left > self.phases.len(), "{batch:?} leaves {left} of {} voters", self.phases.len());
-        let zones: BTreeSet<i32> = batch.iter().map(|id| id / 100).collect();
-        assert_eq!(zones.len(), 1, "one zone at a time");
-        if batch.contains(&self.controller) {
-            assert_eq!(self.new.len() + batch.len(), self.phases.len(), "the active controller is the last");
-        }
-    }
-
-    fn lead(&mut self) {
-        let in_sync: Vec<Vec<i32>> = self.partitions.iter().map(|(replicas, _)| self.in_sync(replicas)).collect();
-        for ((_, leader), in_sync) in self.partitions.iter_mut().zip(in_sync) {
-            if !in_sync.contains(leader) {
-                *leader = in_sync[0];
-            }
-        }
-        if !self.is(self.controller, Phase::Up) {
-            self.controller = *self.phases.iter().find(|(_, phase)| **phase == Phase::Up).unwrap().0;
-        }
-    }
-
-    /// One node goes on by a phase.
-    fn time_passes(&mut self, choice: usize) {
-        let busy: Vec<i32> = self.phases.iter().filter(|(_, phase)| **phase != Phase::Up).map(|(id, _)| *id).collect();
-        if busy.is_empty() {
-            return;
-        }
-        let id = busy[choice % busy.len()];
-        let next = match self.phases[&id] {
-            Phase::Ending => Phase::Gone,
-            Phase::Gone => Phase::Starting,
-            Phase::Starting => Phase::CatchingUp,
-            Phase::CatchingUp | Phase::Up => Phase::Up,
-        };
-        if next == Phase::Starting {
-            self.new.insert(id);
-        }
-        self.phases.insert(id, next);
-    }
-}
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
@@ -215,7 +32,7 @@ proptest! {
             let (choice, dies) = chances[look % chances.len()];
             let plan = model.plan();
             let idle = plan.steps.is_empty() && plan.lease.is_none() && plan.waiting_on.is_empty();
-            // The object's own status is what an operator that dies leaves behind.
+            // The status of the object is all that remains of an operator that dies.
             model.apply(plan, dies && look % 7 != 0);
             if idle && model.new.len() == nodes && model.object.status.as_ref().is_some_and(|status| status.disruption.is_none()) {
                 break;
@@ -229,49 +46,211 @@ proptest! {
     }
 }
 
+/// A container that exited once is started again by itself: its pod, though out of date, waits for
+/// its turn like all others.
+#[test]
+fn a_pod_that_only_restarts_is_not_deleted_out_of_its_turn() {
+    let mut model = Model::new(1, &[(0, 0, 0)]);
+    let window =
+        serde_json::json!({"maintenanceWindows": [{"cron": "0 2 1 1 *", "durationMinutes": 60}]});
+    model.object.spec.rollout = serde_json::from_value(window).unwrap();
+    let mut world = model.world();
+    world.pods[0] = Pod {
+        node: 0,
+        trouble: Some("restarted 1 times".into()),
+        config: Some("old".into()),
+        ..Pod::default()
+    };
+    let look = |world: &World, serves: bool| {
+        let mut world = world.clone();
+        if !serves {
+            let kafka = world.kafka.as_mut().unwrap();
+            (kafka.unfenced, kafka.fenced) = (vec![100, 200], vec![0]);
+            kafka.partitions[0].1 = vec![100, 200];
+            kafka.voters.insert(0, 1);
+        }
+        let (observed, valid) = observe(&model.object, &world);
+        linter::plan(&model.object, &valid.unwrap(), &observed)
+    };
+    assert!(
+        look(&world, false).lease.is_none(),
+        "it may be in the middle of its recovery"
+    );
+    world.pods[0].stuck = Some(Stuck::Start);
+    assert!(
+        look(&world, true).lease.is_none(),
+        "it is in an ISR and votes"
+    );
+    assert_eq!(
+        look(&world, false).lease.map(|lease| lease.node_ids),
+        Some(vec![0]),
+        "it can be repaired, and harms nothing"
+    );
+}
+
+#[test]
+fn a_claim_that_is_deleted_under_a_running_pod_is_told_and_not_lost_by_a_restart() {
+    let model = Model::new(1, &[(0, 0, 0)]);
+    let (mut observed, valid) = model.observed();
+    fixture::set(
+        &mut observed.volumes[0],
+        ["metadata", "deletionTimestamp"],
+        "2026-05-31T00:00:00Z",
+    );
+    observed
+        .pods
+        .iter_mut()
+        .for_each(|pod| pod.host = Some("host".into()));
+    let plan = linter::plan(&model.object, &valid, &observed);
+    assert!(
+        plan.warnings
+            .iter()
+            .any(|warning| warning.contains("data-c-p-a-0")
+                && warning.contains("freehold.dev/replace=0"))
+    );
+    assert_eq!(
+        plan.lease.map(|lease| lease.node_ids),
+        Some(vec![200]),
+        "others first"
+    );
+}
+
 #[test]
 fn a_pod_that_cannot_start_is_repaired_and_stops_the_others_until_then() {
     let mut model = Model::new(1, &[(0, 0, 0)]);
     let mut world = model.world();
-    // The first one was restarted into what cannot start; the spec has changed since, so that all are out of date.
-    world.pods[0] = Pod { node: 0, trouble: Some("ImagePullBackOff".into()), config: Some("broken".into()), ..Pod::default() };
+    // The first node was restarted with a template that cannot start. The spec has changed since,
+    // so that all nodes are out of date.
+    world.pods[0] = Pod {
+        node: 0,
+        trouble: Some("ImagePullBackOff".into()),
+        stuck: Some(Stuck::Start),
+        config: Some("broken".into()),
+        ..Pod::default()
+    };
     let kafka = world.kafka.as_mut().unwrap();
     (kafka.unfenced, kafka.fenced) = (vec![100, 200], vec![0]);
     kafka.partitions[0].1 = vec![100, 200];
+    kafka.voters.insert(0, 1);
     let look = |model: &Model| {
         let (observed, valid) = observe(&model.object, &world);
-        plan::plan(&model.object, &valid.unwrap(), &observed)
+        linter::plan(&model.object, &valid.unwrap(), &observed)
     };
     let first = look(&model);
-    assert!(!first.steps.iter().any(|step| matches!(step, Step::RestartPod { .. })), "the lease comes first");
+    assert!(
+        !first
+            .steps
+            .iter()
+            .any(|step| matches!(step, Step::RestartPod { .. })),
+        "the lease comes first"
+    );
     assert_eq!(first.lease.as_ref().unwrap().node_ids, [0]);
-    model.object.status = Some(KafkaClusterStatus { disruption: first.lease, ..KafkaClusterStatus::default() });
+    model.object.status = Some(KafkaClusterStatus {
+        disruption: first.lease,
+        ..KafkaClusterStatus::default()
+    });
     let second = look(&model);
-    let restarted: Vec<_> =
-        second.steps.iter().filter_map(|step| if let Step::RestartPod { pod, .. } = step { Some(pod.node_id) } else { None }).collect();
+    let restarted: Vec<_> = second
+        .steps
+        .iter()
+        .filter_map(|step| {
+            if let Step::RestartPod { pod, .. } = step {
+                Some(pod.node_id)
+            } else {
+                None
+            }
+        })
+        .collect();
     assert_eq!(restarted, [0], "the broken one alone");
+}
+
+/// A change that only a new version of Freehold causes restarts nothing before a user allows it;
+/// the status says how.
+#[test]
+fn what_the_operator_alone_changed_restarts_nothing_before_somebody_allows_it() {
+    let mut model = Model::new(1, &[(0, 0, 0)]);
+    let look = |model: &Model| {
+        let (mut observed, valid) = model.observed();
+        let set = &observed.objects.stateful_sets()[0];
+        let spec =
+            set.live.value["spec"]["template"]["metadata"]["annotations"]["freehold.dev/spec-hash"]
+                .as_str()
+                .unwrap()
+                .to_owned();
+        for pod in &mut observed.pods {
+            (pod.revision.spec, pod.revision.requested) = (spec.clone(), None);
+        }
+        linter::plan(&model.object, &valid, &observed)
+    };
+    let waits = look(&model);
+    let way_out = "set spec.rollout.operatorUpgrade to Restart, or ask for it by the annotation freehold.dev/restart";
+    assert!(
+        waits.lease.is_none()
+            && waits
+                .warnings
+                .iter()
+                .any(|warning| warning.contains(way_out)),
+        "{:?}",
+        waits.warnings
+    );
+    model.object.metadata.annotations =
+        Some([("freehold.dev/restart".to_owned(), "1".to_owned())].into());
+    assert_eq!(
+        look(&model).lease.map(|lease| lease.node_ids),
+        Some(vec![0]),
+        "asked for by the annotation"
+    );
+    model.object.metadata.annotations = None;
+    model.object.spec.rollout =
+        serde_json::from_value(serde_json::json!({"operatorUpgrade": "Restart"})).unwrap();
+    assert_eq!(
+        look(&model).lease.map(|lease| lease.node_ids),
+        Some(vec![0]),
+        "allowed by the spec"
+    );
 }
 
 #[test]
 fn outside_its_windows_and_without_consent_nothing_begins_and_it_says_what_it_waits_for() {
-    let words = |plan: &Plan| plan.waiting_on.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    let words = |plan: &Plan| {
+        plan.waiting_on
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("; ")
+    };
     let mut model = Model::new(1, &[(0, 0, 0)]);
-    let window = serde_json::json!({"maintenanceWindows": [{"cron": "0 2 * * *", "durationMinutes": 60}]});
+    let window =
+        serde_json::json!({"maintenanceWindows": [{"cron": "0 2 * * *", "durationMinutes": 60}]});
     model.object.spec.rollout = serde_json::from_value(window).unwrap();
     let plan = model.plan();
-    assert!(plan.lease.is_none() && words(&plan).contains("maintenance window that opens at 2026-06-01T02:00:00Z"), "{}", words(&plan));
+    assert!(
+        plan.lease.is_none()
+            && words(&plan).contains("maintenance window that opens at 2026-06-01T02:00:00Z"),
+        "{}",
+        words(&plan)
+    );
     model.object.spec.rollout = Default::default();
     assert!(model.plan().lease.is_some());
 
-    // With two replicas in sync needed of two, no restart can spare the partition.
+    // The partition has two replicas and needs two in sync: no restart can spare it.
     let mut world = model.world();
-    world.kafka.as_mut().unwrap().partitions = vec![(vec![0, 100], vec![0, 100]), (vec![200], vec![200])];
+    world.kafka.as_mut().unwrap().partitions =
+        vec![(vec![0, 100], vec![0, 100]), (vec![200], vec![200])];
     let look = |object: &KafkaCluster| {
         let (observed, valid) = observe(object, &world);
-        plan::plan(object, &valid.unwrap(), &observed)
+        linter::plan(object, &valid.unwrap(), &observed)
     };
     let plan = look(&model.object);
-    assert!(plan.lease.is_none() && words(&plan).contains("spec.rollout.allowUnavailable"), "{}", words(&plan));
+    assert!(
+        plan.lease.is_none() && words(&plan).contains("spec.rollout.allowUnavailable"),
+        "{}",
+        words(&plan)
+    );
     model.object.spec.rollout.allow_unavailable = true;
-    assert_eq!(look(&model.object).lease.unwrap().node_ids.len(), 1, "one at a time");
+    assert_eq!(
+        look(&model.object).lease.unwrap().node_ids.len(),
+        1,
+        "one at a time"
+    );
 }

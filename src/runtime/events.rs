@@ -1,20 +1,41 @@
-//! Events: when an object's state changes, and of what was put right.
+//! Events about objects: changes of their state, and notices.
 
-use super::kind::{Kind, Notice};
+use crate::runtime::kind::Notice;
+use crate::words;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use kube::{Client, Resource};
+
+/// The API server takes 1024 bytes.
+const EVENT_BYTES_MAX: usize = 1000;
 
 /// Publishes a notice. An event that cannot be written is only logged: nothing depends on it.
-pub async fn publish<K: Kind>(client: &Client, object: &K::Object, notice: &Notice, warns: bool) {
+pub async fn publish(client: &Client, object: &ObjectReference, notice: &Notice, warns: bool) {
+    // A character has up to four bytes.
+    let chars_max = if notice.message.is_ascii() {
+        EVENT_BYTES_MAX
+    } else {
+        EVENT_BYTES_MAX / 4
+    };
     let event = Event {
-        type_: if warns { EventType::Warning } else { EventType::Normal },
+        type_: if warns {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        },
         reason: notice.reason.name().to_owned(),
-        note: Some(notice.message.chars().take(1000).collect()),
+        note: Some(words::cut(notice.message.as_str(), chars_max)),
         action: "Reconcile".to_owned(),
         secondary: None,
     };
-    let recorder = Recorder::new(client.clone(), Reporter { controller: "freehold".into(), instance: None });
-    if let Err(error) = recorder.publish(&event, &object.object_ref(&())).await {
+    let recorder = Recorder::new(
+        client.clone(),
+        Reporter {
+            controller: "freehold".into(),
+            instance: None,
+        },
+    );
+    if let Err(error) = recorder.publish(&event, object).await {
         tracing::warn!(%error, "cannot write an event");
     }
 }

@@ -1,11 +1,7 @@
-//! What a kind must say of itself for the driver to run it.
+//! What a kind gives the driver: its types, what requeues its objects, and its reconcile.
 
-use super::claims::{Claim, Claims};
-use super::clusters::ClusterEvent;
-use super::context::Context;
-use super::sweeps::Order;
-use crate::conditions::{Condition, Reason, State};
-use crate::kafka::metadata_image::Concerned;
+use crate::api::conditions::{Condition, Reason, State};
+use crate::runtime::services::Services;
 use futures::stream::BoxStream;
 use k8s_openapi::NamespaceResourceScope;
 use kube::Resource;
@@ -17,36 +13,37 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// When to look again without being woken.
+/// When an object is reconciled again if nothing else requeues it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requeue {
-    /// Not at all: what it depends on wakes it, and a round comes by ([`super::sweeps`]).
-    Woken,
+    /// Only by a change of the object or of what it depends on, and by the resync
+    /// ([`crate::runtime::resync`]).
+    OnChange,
     After(Duration),
-    /// It failed in a way that may pass: with backoff.
+    /// After a failure that may pass: with backoff.
     Backoff,
-    /// At once, as the API server has the object.
+    /// At once, with the object read again from the API server.
     Anew,
 }
 
-/// Something that a person should hear of although the state stays as it is.
+/// News about an object whose state stays as it is; published as an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     pub reason: Reason,
     pub message: String,
 }
 
-/// What a reconcile learned.
+/// The result of a reconcile.
 #[derive(Debug)]
 pub struct Outcome<S> {
-    /// `None` when the object is on its way out and has no status to keep.
+    /// `None`: the status stays as it is, or the object is gone.
     pub status: Option<S>,
     pub state: State,
     pub notices: Vec<Notice>,
     pub requeue: Requeue,
 }
 
-/// Objects whose changes wake the object that a label of theirs names.
+/// Child objects: a change of one requeues the object that its label names.
 #[derive(Clone, Debug)]
 pub struct Watch {
     pub resource: ApiResource,
@@ -54,64 +51,70 @@ pub struct Watch {
     pub label: &'static str,
 }
 
-/// A resource kind.
-pub trait Kind: Send + Sync + 'static {
-    type Object: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize + Send + Sync;
-    type Status: Serialize + PartialEq + Clone + Debug + Send + Sync;
-
-    /// Objects of one watched namespace that are looked at side by side.
-    const CONCURRENCY: u16;
-    /// Changes of an object within this time are looked at together.
-    const DEBOUNCE: Duration;
-
-    fn status(object: &Self::Object) -> Option<&Self::Status>;
-    fn conditions(status: &Self::Status) -> &[Condition];
-    fn watches() -> Vec<Watch> {
-        Vec::new()
-    }
-    /// Other things that wake objects, in a namespace (`None`: in all).
-    fn wakes(_context: &Arc<Context>, _namespace: Option<&str>) -> Option<BoxStream<'static, Woken<Self::Object>>> {
-        None
-    }
-    fn remember(_context: &Context, _store: &Store<Self::Object>) {}
-    /// An object is gone from the cache.
-    fn gone(_context: &Context, _object: &Self::Object) {}
-    /// The kind's claims, where its objects claim something in Kafka.
-    fn claims(_context: &Context) -> Option<&Claims> {
-        None
-    }
-    /// What an object claims in its cluster.
-    fn claim(_object: &Self::Object) -> Option<Claim> {
-        None
-    }
-    /// The name of the claim that a change of metadata concerns, and the other way round.
-    fn concerned(_concerned: &Concerned) -> Option<&str> {
-        None
-    }
-    fn concern(name: &str) -> Concerned {
-        Concerned::Topic(name.into())
-    }
-
-    /// observe -> validate -> desired -> plan -> apply -> status, once.
-    fn reconcile(object: Arc<Self::Object>, context: Arc<Context>) -> impl Future<Output = Outcome<Self::Status>> + Send;
-}
-
-/// Whom an event concerns.
-#[derive(Debug, PartialEq)]
-pub enum Woken<O: Resource<DynamicType = ()> + 'static> {
-    All(Order),
+/// The objects to reconcile after an event.
+#[derive(Debug)]
+pub enum Requeued<O: Resource<DynamicType = ()> + 'static, G> {
+    All,
+    /// Every object of a group ([`Kind::Group`]).
+    Group(G),
     These(Vec<ObjectRef<O>>),
 }
 
-/// The objects of a kind that an event wakes.
-pub fn woken<K: Kind>(context: &Context, event: ClusterEvent) -> Woken<K::Object> {
-    match event {
-        ClusterEvent::Changed(cluster) => Woken::All(Some(cluster)),
-        ClusterEvent::Metadata(cluster, concerned) => {
-            let claim = K::concerned(&concerned).map(|name| Claim { cluster, name: name.to_owned() });
-            Woken::These(claim.zip(K::claims(context)).map(|(claim, claims)| claims.objects(&claim)).unwrap_or_default())
-        }
+/// A resource kind.
+pub trait Kind: Send + Sync + 'static {
+    type Object: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Serialize
+        + Send
+        + Sync;
+    type Status: Serialize + PartialEq + Clone + Debug + Send + Sync;
+    /// What the reconciles of this kind share.
+    type Context: AsRef<Services> + Send + Sync + 'static;
+    /// Names the objects that are reconciled together after an event, such as all objects that
+    /// refer to one cluster. `()` where there are no such groups.
+    type Group: Clone + Debug + Ord + Send + Sync + 'static;
+
+    /// How many objects of one watched namespace are reconciled at the same time.
+    const CONCURRENCY: u16;
+    /// Changes of an object within this time lead to one reconcile.
+    const DEBOUNCE: Duration;
+    /// Its status says what is under way. It is written only where nobody has written the object
+    /// since it was read, so that the late write of an earlier leader fails.
+    const STATUS_IS_A_LEASE: bool = false;
+
+    fn status(object: &Self::Object) -> Option<&Self::Status>;
+    fn conditions(status: &Self::Status) -> &[Condition];
+    /// The group of an object.
+    fn group(_object: &Self::Object) -> Option<Self::Group> {
+        None
     }
+    /// The kinds of its child objects.
+    fn watches() -> Vec<Watch> {
+        Vec::new()
+    }
+    /// Whatever else requeues its objects, in a namespace (`None`: in all). The driver drops
+    /// objects that are not in its cache.
+    fn triggers(
+        _context: &Arc<Self::Context>,
+        _namespace: Option<&str>,
+    ) -> Vec<BoxStream<'static, Requeued<Self::Object, Self::Group>>> {
+        Vec::new()
+    }
+    /// Takes the cache of a namespace (`None`: of all), for a kind whose objects are looked up by
+    /// others.
+    fn remember(_context: &Self::Context, _namespace: Option<&str>, _store: &Store<Self::Object>) {}
+    /// An object is new in the cache, or has changed. Called before it is reconciled.
+    fn noted(_context: &Self::Context, _object: &Self::Object) {}
+    /// An object is gone from the cache.
+    fn gone(_context: &Self::Context, _object: &Self::Object) {}
+
+    /// observe -> validate -> desired -> plan -> apply -> status, once.
+    fn reconcile(
+        object: Arc<Self::Object>,
+        context: Arc<Self::Context>,
+    ) -> impl Future<Output = Outcome<Self::Status>> + Send;
 }
 
 /// An error of a kind: what the driver and the status need to know of it.
@@ -119,10 +122,14 @@ pub trait Failure {
     fn reason(&self) -> Reason;
     /// True when it may pass by itself.
     fn is_transient(&self) -> bool;
-    /// Without anything secret.
+    /// The message for people, without anything secret.
     fn words(&self) -> String;
 
     fn state(&self) -> State {
-        if self.is_transient() { State::reconciling(self.reason(), self.words()) } else { State::stalled(self.reason(), self.words()) }
+        if self.is_transient() {
+            State::reconciling(self.reason(), self.words())
+        } else {
+            State::stalled(self.reason(), self.words())
+        }
     }
 }

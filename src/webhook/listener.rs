@@ -1,28 +1,32 @@
-//! TLS for the webhook: each connection with the certificate that is current.
+//! TLS for the webhook: each new connection uses the current certificate.
 
-use super::certificate::ServingCertificate;
+use crate::runtime::sockets;
+use crate::webhook::certificate::ServingCertificate;
 use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// Who does not shake hands by then is let go.
+/// A client that has not completed the handshake in this time is disconnected.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
 const CONNECTIONS_MAX: usize = 64;
 
 type Accepted = (TlsStream<TcpStream>, SocketAddr);
 
-/// Connections whose handshake is done.
+/// Connections that have completed the handshake.
 pub struct TlsListener {
     accepted: mpsc::Receiver<Accepted>,
     address: SocketAddr,
 }
 
 impl TlsListener {
-    pub async fn bind(address: SocketAddr, certificate: ServingCertificate) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+    pub async fn bind(
+        address: SocketAddr,
+        certificate: ServingCertificate,
+    ) -> std::io::Result<Self> {
+        let listener = sockets::bind(address).await?;
         let address = listener.local_addr()?;
         let (sender, accepted) = mpsc::channel(CONNECTIONS_MAX);
         tokio::spawn(async move {
@@ -31,12 +35,15 @@ impl TlsListener {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 };
-                let Some(config) = certificate.current() else { continue };
+                let Some(config) = certificate.current() else {
+                    continue;
+                };
                 let sender = sender.clone();
                 tokio::spawn(async move {
                     let handshake = TlsAcceptor::from(config).accept(stream);
                     if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_LIMIT, handshake).await {
-                        // Nobody receives any more when the process ends.
+                        // An error means that the process is ending and nobody receives
+                        // connections.
                         let _ = sender.send((stream, from)).await;
                     }
                 });

@@ -1,23 +1,30 @@
-//! `cargo xtask bench cluster`: how long from a KafkaCluster to Ready, beside a floor in the same run: the same three
-//! nodes by a StatefulSet written by hand, plaintext, on Java 17, formatted by Kafka's own tool. And the operator's size.
-//! `cargo xtask bench topics|users`: bursts of them (tests/e2e/benches/scale.rs). `cargo xtask bench planner`: benches/planner.rs
-//! beside Kafka's own tool.
+//! `cargo xtask bench cluster`: the time from a new KafkaCluster to Ready, next to a baseline in
+//! the same run: the same three nodes in a handwritten StatefulSet, plaintext, on Java 17,
+//! formatted by Kafka's own tool; and the size of the operator. `cargo xtask bench topics|users`:
+//! bursts of them (tests/e2e/benches/scale.rs). `cargo xtask bench planner`:
+//! crates/kafka/benches/planner.rs
+//! next to Kafka's own tool. `--short` only shows that they work; `cargo xtask test` runs each of
+//! them in this form.
 
-use crate::bench_roll;
+use crate::cargo::{Profile, cargo};
 use crate::layout::{Layout, version};
+use crate::{bench_leftovers, bench_roll};
 use crate::{builds, images, prerequisites, up};
 use anyhow::{Context, Result, ensure};
-use ground::kubectl::{Kubectl, not_ready};
-use ground::shell;
+use freehold_e2e::kubectl::{Kubectl, not_ready};
+use freehold_e2e::shell;
 use serde_json::json;
 use std::fmt::Write;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 #[derive(clap::Args)]
 pub struct Options {
     #[command(subcommand)]
     what: What,
+    /// As short as it can be, to see that the benchmark works: the figures mean nothing.
+    #[arg(long, global = true)]
+    short: bool,
 }
 
 #[derive(clap::Subcommand)]
@@ -60,37 +67,103 @@ struct Burst {
 }
 
 const LIMIT: Duration = Duration::from_secs(300);
+/// Number of Topics or Users in the short form.
+const SHORT_COUNT: usize = 30;
 
 pub fn bench(layout: &Layout, options: &Options) -> Result<()> {
-    let (runs, write) = match &options.what {
-        What::Cluster { runs, write } => (*runs, *write),
-        What::Topics(burst) => return bursts(layout, "topics", burst, &["1000", "10000"]),
-        What::Planner { write } => return planner(layout, *write),
-        What::Roll { write } => return bench_roll::bench(layout, *write),
-        What::Users(burst) => return bursts(layout, "users", burst, &["1000", "5000"]),
+    let write = match &options.what {
+        What::Cluster { write, .. } | What::Planner { write } | What::Roll { write } => *write,
+        What::Topics(burst) | What::Users(burst) => burst.write,
     };
-    up::up(layout, &up::Options::default())?;
-    let bin = builds::go_programs(layout)?;
-    let kubectl = up::local_kubectl(layout, &bin);
+    ensure!(
+        !(options.short && write),
+        "figures of the short form mean nothing: leave out --short or --write"
+    );
+    if !matches!(options.what, What::Planner { .. }) {
+        let profile = if options.short {
+            Profile::Local
+        } else {
+            Profile::Release
+        };
+        up::up(layout, &up::Options::local(profile))?;
+    }
+    run(layout, &options.what, options.short)
+}
+
+/// Runs every benchmark in its short form on the running local cluster, because a command that
+/// nobody runs stops working unnoticed.
+pub fn short_forms(layout: &Layout) -> Result<()> {
+    let (write, burst) = (false, || Burst {
+        counts: Vec::new(),
+        write: false,
+    });
+    for what in [
+        What::Planner { write },
+        What::Cluster { runs: 1, write },
+        What::Topics(burst()),
+        What::Users(burst()),
+        What::Roll { write },
+    ] {
+        run(layout, &what, true)?;
+    }
+    Ok(())
+}
+
+fn run(layout: &Layout, what: &What, short: bool) -> Result<()> {
+    if let What::Planner { write } = what {
+        return planner(layout, short, *write);
+    }
+    let kubectl = up::local_kubectl(layout, &builds::go_programs(layout)?);
+    let counts = |most: usize| {
+        if short {
+            vec![SHORT_COUNT]
+        } else {
+            vec![1000, most]
+        }
+    };
+    bench_leftovers::cleaned_up(&kubectl, || match what {
+        What::Cluster { runs, write } => clusters(layout, &kubectl, *runs, short, *write),
+        What::Topics(burst) => bursts(layout, &kubectl, "topics", burst, &counts(10_000), short),
+        What::Users(burst) => bursts(layout, &kubectl, "users", burst, &counts(5000), short),
+        What::Roll { write } => bench_roll::bench(layout, short, *write),
+        What::Planner { .. } => Ok(()),
+    })
+}
+
+fn clusters(layout: &Layout, kubectl: &Kubectl, runs: u32, short: bool, write: bool) -> Result<()> {
     let kafka = version(&layout.repo, "KAFKA")?;
+    let profile = if short {
+        Profile::Local
+    } else {
+        Profile::Release
+    };
     let fallback: u32 = version(&layout.repo, "JAVA_FALLBACK")?.parse()?;
     let floor_image = images::kafka(layout, &kafka, fallback)?;
     images::load(layout, std::slice::from_ref(&floor_image))?;
     let rss = resident()?;
-    let first = first_reconcile(layout, &kubectl)?;
-    println!("operators: {} MB resident; first reconcile after {first:.2} s", rss.join(" and "));
+    let first = first_reconcile(layout, kubectl, profile)?;
+    println!(
+        "operators: {} MB resident; first reconcile after {first:.2} s",
+        rss.join(" and ")
+    );
     let load_before = load()?;
     let (mut ours, mut floors) = (Vec::new(), Vec::new());
     for run in 1..=runs {
-        floors.push(floor(&kubectl, &floor_image.name)?);
-        ours.push(cluster(&kubectl, &kafka)?);
-        println!("run {run}: floor {:.1} s, Freehold {:.1} s", floors[floors.len() - 1], ours[ours.len() - 1]);
+        floors.push(floor(kubectl, &floor_image.name)?);
+        ours.push(cluster(kubectl, &kafka)?);
+        println!(
+            "run {run}: floor {:.1} s, Freehold {:.1} s",
+            floors[floors.len() - 1],
+            ours[ours.len() - 1]
+        );
     }
     let load_after = load()?;
     let java = prerequisites::java_feature(layout)?;
     let kafka_image = images::kafka(layout, &kafka, java)?;
-    let operator_image = images::operator(layout, &builds::operator(layout)?)?;
-    let mib = |path: &std::path::Path| -> Result<f64> { Ok(std::fs::metadata(path)?.len() as f64 / (1024.0 * 1024.0)) };
+    let operator_image = images::operator(layout, &builds::operator(layout, profile)?)?;
+    let mib = |path: &std::path::Path| -> Result<f64> {
+        Ok(std::fs::metadata(path)?.len() as f64 / (1024.0 * 1024.0))
+    };
     let mut page = String::from(HEAD);
     let row = |times: &[f64]| {
         let list: Vec<_> = times.iter().map(|time| format!("{time:.1}")).collect();
@@ -98,15 +171,42 @@ pub fn bench(layout: &Layout, options: &Options) -> Result<()> {
     };
     let (floor_list, floor_median) = row(&floors);
     let (our_list, our_median) = row(&ours);
-    writeln!(page, "| | runs, s | median, s | ratio |\n| --- | --- | --- | --- |")?;
-    writeln!(page, "| floor: StatefulSet by hand, plaintext, Java {fallback} | {floor_list} | {floor_median:.1} | 1 |")?;
+    writeln!(
+        page,
+        "| | runs, s | median, s | ratio |\n| --- | --- | --- | --- |"
+    )?;
+    writeln!(
+        page,
+        "| floor: StatefulSet by hand, plaintext, Java {fallback} | {floor_list} | {floor_median:.1} | 1 |"
+    )?;
     let ratio = our_median / floor_median;
-    writeln!(page, "| Freehold: TLS, SCRAM, authorizer, Java {java} with its archive | {our_list} | {our_median:.1} | {ratio:.2} |")?;
-    writeln!(page, "\n## The operator\n\n| what | seen | aim |\n| --- | --- | --- |")?;
-    writeln!(page, "| resident memory, idle, leader and standby | {} MB | ≤ 20 MB |", rss.join(" and "))?;
-    writeln!(page, "| start of the process to the first reconcile | {first:.2} s | ≤ 0.5 s |")?;
-    writeln!(page, "| image of the operator, uncompressed | {:.1} MiB | ≤ 20 MB |", mib(&operator_image.archive)?)?;
-    writeln!(page, "| image of Kafka {kafka}, uncompressed | {:.0} MiB | |", mib(&kafka_image.archive)?)?;
+    writeln!(
+        page,
+        "| Freehold: TLS, SCRAM, authorizer, Java {java} with its archive | {our_list} | {our_median:.1} | {ratio:.2} |"
+    )?;
+    writeln!(
+        page,
+        "\n## The operator\n\n| what | seen | aim |\n| --- | --- | --- |"
+    )?;
+    writeln!(
+        page,
+        "| resident memory, idle, leader and standby | {} MB | ≤ 20 MB |",
+        rss.join(" and ")
+    )?;
+    writeln!(
+        page,
+        "| start of the process to the first reconcile | {first:.2} s | ≤ 0.5 s |"
+    )?;
+    writeln!(
+        page,
+        "| image of the operator, uncompressed | {:.1} MiB | ≤ 20 MB |",
+        mib(&operator_image.archive)?
+    )?;
+    writeln!(
+        page,
+        "| image of Kafka {kafka}, uncompressed | {:.0} MiB | |",
+        mib(&kafka_image.archive)?
+    )?;
     writeln!(
         page,
         "\nLoad of the machine (1, 5, 15 minutes) before: {load_before}; after: {load_after}; two cores, all of it on one machine."
@@ -131,39 +231,89 @@ count. Both sides start from nothing (no object, no volume), one after the other
 
 ";
 
-/// Runs the benchmark of bursts, and makes a table of its lines.
-fn bursts(layout: &Layout, kind: &str, burst: &Burst, defaults: &[&str]) -> Result<()> {
-    up::up(layout, &up::Options::default())?;
-    let bin = builds::go_programs(layout)?;
-    let counts: Vec<String> = burst.counts.iter().map(ToString::to_string).collect();
-    let counts = if counts.is_empty() { defaults.iter().map(|count| (*count).to_owned()).collect() } else { counts };
+/// Runs the benchmark of bursts, and makes a table of its output.
+fn bursts(
+    layout: &Layout,
+    kubectl: &Kubectl,
+    kind: &str,
+    burst: &Burst,
+    defaults: &[usize],
+    short: bool,
+) -> Result<()> {
+    let counts = if burst.counts.is_empty() {
+        defaults
+    } else {
+        burst.counts.as_slice()
+    };
+    let most = counts.iter().copied().max().unwrap_or_default();
+    bench_leftovers::start_cluster(kubectl, &version(&layout.repo, "KAFKA")?, most)?;
     let load_before = load()?;
-    let mut bench = shell::command("cargo", ["bench", "--locked", "--package", "freehold-e2e", "--bench", "scale", "--", kind]);
+    let mut bench = bench_program(layout, "freehold-e2e", "scale", short)?;
     bench
-        .args(&counts)
+        .arg(kind)
+        .args(counts.iter().map(ToString::to_string))
         .env("KUBECONFIG", layout.kubeconfig())
-        .env("FREEHOLD_KUBECTL", bin.join("kubectl"))
-        .env("FREEHOLD_AUDIT_LOG", layout.logs().join("audit.json"))
-        .current_dir(&layout.repo);
+        .env("FREEHOLD_AUDIT_LOG", layout.logs().join("audit.json"));
     let text = shell::output(&mut bench)?;
-    let mut page = format!("# Benchmarks: bursts of {kind}\n\nWritten by `cargo xtask bench {kind} --write`: {BURSTS_HEAD}\n");
+    let mut page = format!(
+        "# Benchmarks: bursts of {kind}\n\n\
+         Written by `cargo xtask bench {kind} --write`: {BURSTS_HEAD}\n"
+    );
     writeln!(page, "| how many | what | seen |\n| --- | --- | --- |")?;
-    for line in text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()) {
+    for line in text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+    {
         let (count, what) = (&line["count"], line["what"].as_str().unwrap_or_default());
-        writeln!(page, "| {count} | {what} | {} {} |", line["value"], line["unit"].as_str().unwrap_or_default())?;
+        writeln!(
+            page,
+            "| {count} | {what} | {} {} |",
+            line["value"],
+            line["unit"].as_str().unwrap_or_default()
+        )?;
     }
-    writeln!(page, "\nLoad of the machine (1, 5, 15 minutes) before: {load_before}; after: {}.", load()?)?;
+    writeln!(
+        page,
+        "\nLoad of the machine (1, 5, 15 minutes) before: {load_before}; after: {}.",
+        load()?
+    )?;
     println!("{page}");
     if burst.write {
-        shell::write_file(&layout.repo.join(format!("docs/benchmarks/{kind}.md")), page)?;
+        shell::write_file(
+            &layout.repo.join(format!("docs/benchmarks/{kind}.md")),
+            page,
+        )?;
     }
     Ok(())
 }
 
-/// Runs the planner's benchmark with Kafka's own tool at hand.
-fn planner(layout: &Layout, write: bool) -> Result<()> {
-    let mut bench = shell::command("cargo", ["bench", "--locked", "--package", "freehold", "--bench", "planner"]);
-    let table = shell::output(bench.env("FREEHOLD_REASSIGN", builds::reassign_tool(layout)?).current_dir(&layout.repo))?;
+/// A benchmark of one of our crates. The short form uses the profile of the tests, so that nothing
+/// is compiled only for it.
+fn bench_program(layout: &Layout, package: &str, name: &str, short: bool) -> Result<Command> {
+    let what = if short { "test" } else { "bench" };
+    let mut bench = cargo(
+        layout,
+        [
+            what,
+            "--quiet",
+            "--locked",
+            "--package",
+            package,
+            "--bench",
+            name,
+            "--",
+        ],
+    )?;
+    if short {
+        bench.env("FREEHOLD_BENCH_SHORT", "1");
+    }
+    Ok(bench)
+}
+
+/// Runs the planner's benchmark, with Kafka's own tool for comparison.
+fn planner(layout: &Layout, short: bool, write: bool) -> Result<()> {
+    let mut bench = bench_program(layout, "freehold-kafka", "planner", short)?;
+    let table = shell::output(bench.env("FREEHOLD_REASSIGN", builds::reassign_tool(layout)?))?;
     let page = format!("{PLANNER_HEAD}\n{table}\n\n{PLANNER_END}");
     println!("{page}");
     if write {
@@ -200,19 +350,30 @@ fn median(times: &[f64]) -> f64 {
 
 fn load() -> Result<String> {
     let text = std::fs::read_to_string("/proc/loadavg")?;
-    Ok(text.split_whitespace().take(3).collect::<Vec<_>>().join(" "))
+    Ok(text
+        .split_whitespace()
+        .take(3)
+        .collect::<Vec<_>>()
+        .join(" "))
 }
 
 fn cluster(kubectl: &Kubectl, kafka: &str) -> Result<f64> {
     let spec = format!(
-        "apiVersion: freehold.dev/v1alpha1\nkind: KafkaCluster\nmetadata: {{name: bench, namespace: kafka}}\nspec:\n  version: {kafka}\n  \
-         deletionPolicy: Delete\n  nodePools:\n  - {{name: nodes, roles: [controller, broker], replicas: 3, zones: [zone-a, zone-b, zone-c], \
-         storage: {{size: 1Gi}}, jvm: {{heap: 384Mi}}}}\n  listeners:\n  - {{name: tls, port: 9093, authentication: MutualTls}}\n  \
+        "apiVersion: freehold.dev/v1alpha1\nkind: KafkaCluster\n\
+         metadata: {{name: bench, namespace: kafka}}\nspec:\n  version: {kafka}\n  \
+         deletionPolicy: Delete\n  nodePools:\n  \
+         - {{name: nodes, roles: [controller, broker], replicas: 3, zones: [zone-a, zone-b, zone-c], \
+         storage: {{size: 1Gi}}, jvm: {{heap: 384Mi}}}}\n  listeners:\n  \
+         - {{name: tls, port: 9093, authentication: MutualTls}}\n  \
          - {{name: scram, port: 9094, authentication: ScramSha512}}\n"
     );
     let start = Instant::now();
     kubectl.apply(&spec)?;
-    poll("the cluster", || Ok(kubectl.get("kafkacluster", "kafka", "bench")?.is_some_and(|object| not_ready(&object).is_none())))?;
+    poll("the cluster", || {
+        Ok(kubectl
+            .get("kafkacluster", "kafka", "bench")?
+            .is_some_and(|object| not_ready(&object).is_none()))
+    })?;
     let took = start.elapsed().as_secs_f64();
     kubectl.delete("kafkacluster", "kafka", "bench", LIMIT)?;
     settle(kubectl, "freehold.dev/cluster=bench")?;
@@ -220,12 +381,17 @@ fn cluster(kubectl: &Kubectl, kafka: &str) -> Result<f64> {
 }
 
 fn floor(kubectl: &Kubectl, image: &str) -> Result<f64> {
-    let voters: Vec<_> = (0..3).map(|id| format!("{id}@floor-{id}.floor.kafka.svc:9090")).collect();
+    let voters: Vec<_> = (0..3)
+        .map(|id| format!("{id}@floor-{id}.floor.kafka.svc:9090"))
+        .collect();
     let properties = format!(
         "process.roles=controller,broker\nnode.id=${{env:NODE_ID}}\nconfig.providers=env\n\
-         config.providers.env.class=org.apache.kafka.common.config.provider.EnvVarConfigProvider\nlog.dirs=/data/log\n\
-         listeners=CONTROLLER://:9090,INTERNAL://:9091\nadvertised.listeners=INTERNAL://${{env:POD_NAME}}.floor.kafka.svc:9091\n\
-         listener.security.protocol.map=CONTROLLER:PLAINTEXT,INTERNAL:PLAINTEXT\ncontroller.listener.names=CONTROLLER\n\
+         config.providers.env.class=org.apache.kafka.common.config.provider.EnvVarConfigProvider\n\
+         log.dirs=/data/log\n\
+         listeners=CONTROLLER://:9090,INTERNAL://:9091\n\
+         advertised.listeners=INTERNAL://${{env:POD_NAME}}.floor.kafka.svc:9091\n\
+         listener.security.protocol.map=CONTROLLER:PLAINTEXT,INTERNAL:PLAINTEXT\n\
+         controller.listener.names=CONTROLLER\n\
          inter.broker.listener.name=INTERNAL\ncontroller.quorum.voters={}\n",
         voters.join(",")
     );
@@ -244,8 +410,7 @@ fn floor(kubectl: &Kubectl, image: &str) -> Result<f64> {
     let environment = json!([
         {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         {"name": "NODE_ID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['apps.kubernetes.io/pod-index']"}}}]);
-    let mounts =
-        json!([{"name": "data", "mountPath": "/data"}, {"name": "config", "mountPath": "/config"}, {"name": "tmp", "mountPath": "/tmp"}]);
+    let mounts = json!([{"name": "data", "mountPath": "/data"}, {"name": "config", "mountPath": "/config"}, {"name": "tmp", "mountPath": "/tmp"}]);
     let security = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
     let container = |name: &str, command: serde_json::Value| json!({"name": name, "image": image, "command": command, "env": environment, "volumeMounts": mounts, "securityContext": security});
     let mut kafka = container("kafka", java(&["kafka.Kafka", "/config/server.properties"]));
@@ -277,20 +442,44 @@ fn floor(kubectl: &Kubectl, image: &str) -> Result<f64> {
     ]});
     let start = Instant::now();
     kubectl.apply(&objects.to_string())?;
-    poll("the floor", || Ok(kubectl.get("statefulset", "kafka", "floor")?.is_some_and(|set| set["status"]["readyReplicas"] == 3)))?;
+    poll("the floor", || {
+        Ok(kubectl
+            .get("statefulset", "kafka", "floor")?
+            .is_some_and(|set| set["status"]["readyReplicas"] == 3))
+    })?;
     let took = start.elapsed().as_secs_f64();
     for kind in ["statefulset", "service", "configmap"] {
         kubectl.delete(kind, "kafka", "floor", LIMIT)?;
     }
-    kubectl.run(&["delete", "pvc", "--namespace", "kafka", "--selector", "app=floor", "--wait=false"])?;
+    kubectl.run(&[
+        "delete",
+        "pvc",
+        "--namespace",
+        "kafka",
+        "--selector",
+        "app=floor",
+        "--wait=false",
+    ])?;
     settle(kubectl, "app=floor")?;
     Ok(took)
 }
 
-/// Waits until all pods and volumes of a run are gone, and a moment more for what cleans up after them.
+/// Waits until all pods and volumes of a run are gone, and a little longer for the controllers that
+/// clean up after them.
 fn settle(kubectl: &Kubectl, selector: &str) -> Result<()> {
     poll("the end of the run before", || {
-        Ok(kubectl.run(&["get", "pods,pvc", "--namespace", "kafka", "--selector", selector, "-o", "name"])?.is_empty())
+        Ok(kubectl
+            .run(&[
+                "get",
+                "pods,pvc",
+                "--namespace",
+                "kafka",
+                "--selector",
+                selector,
+                "-o",
+                "name",
+            ])?
+            .is_empty())
     })?;
     std::thread::sleep(Duration::from_secs(5));
     Ok(())
@@ -307,36 +496,79 @@ fn resident() -> Result<Vec<String>> {
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         if line.starts_with(b"/usr/local/bin/freehold\0operator") {
             let status = std::fs::read_to_string(entry.path().join("status"))?;
-            let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+            let resident = status
+                .lines()
+                .find_map(|line| line.strip_prefix("VmRSS:"))
+                .context("VmRSS")?;
             let kibibytes: f64 = resident.trim().trim_end_matches(" kB").parse()?;
             found.push(format!("{:.1}", kibibytes * 1024.0 / 1e6));
         }
     }
-    ensure!(!found.is_empty(), "no operator runs in a pod on this machine");
+    ensure!(
+        !found.is_empty(),
+        "no operator runs in a pod on this machine"
+    );
     Ok(found)
 }
 
-/// Seconds from the start of an operator's process to the end of its first reconcile, as its log shows it.
-fn first_reconcile(layout: &Layout, kubectl: &Kubectl) -> Result<f64> {
+/// An operator that runs as a process on this machine; it is killed with its benchmark.
+struct Operator(Child);
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        // An error means that it has already exited.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Seconds from the start of an operator's process to the end of its first reconcile, from its log.
+fn first_reconcile(layout: &Layout, kubectl: &Kubectl, profile: Profile) -> Result<f64> {
     let namespace = "bench-start";
     let object = format!(
-        "apiVersion: freehold.dev/v1alpha1\nkind: KafkaCluster\nmetadata: {{name: paused, namespace: {namespace}}}\nspec:\n  version: {}\n  state: Paused\n  \
-         nodePools:\n  - {{name: all, roles: [controller, broker], replicas: 1, zones: [zone-a], storage: {{size: 1Gi}}}}\n",
+        "apiVersion: freehold.dev/v1alpha1\nkind: KafkaCluster\n\
+         metadata: {{name: paused, namespace: {namespace}}}\nspec:\n  version: {}\n  \
+         state: Paused\n  \
+         nodePools:\n  \
+         - {{name: all, roles: [controller, broker], replicas: 1, zones: [zone-a], storage: {{size: 1Gi}}}}\n",
         version(&layout.repo, "KAFKA")?
     );
-    kubectl.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}).to_string())?;
+    // They stay until the cleanup at the end of the benchmark: nothing uses them after this.
+    kubectl.apply(
+        &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+            .to_string(),
+    )?;
     kubectl.apply(&object)?;
     let log = layout.logs().join("operator-bench.log");
     let _ = std::fs::remove_file(&log);
-    let start = Instant::now();
-    let mut operator = Command::new(layout.target().join("release/freehold"))
-        .args(["operator", "--watch-namespaces", namespace, "--namespace", namespace, "--identity", "bench", "--http", "127.0.0.1:0"])
-        .args(["--log", "debug", "--log-format", "human", "--images", "4.3.1=none"])
+    let kafka = version(&layout.repo, "KAFKA")?;
+    let mut command = Command::new(builds::operator(layout, profile)?);
+    command
+        .args([
+            "operator",
+            "--watch-namespaces",
+            namespace,
+            "--namespace",
+            namespace,
+            "--identity",
+            "bench",
+            "--http",
+            "127.0.0.1:0",
+        ])
+        .args([
+            "--log",
+            "debug",
+            "--log-format",
+            "human",
+            "--images",
+            &format!("{kafka}=none"),
+        ])
         .env("KUBECONFIG", layout.kubeconfig())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(shell::log_file(&log)?)
-        .spawn()?;
+        .stderr(shell::log_file(&log)?);
+    let start = Instant::now();
+    let operator = Operator(command.spawn()?);
     let mut took = None;
     while took.is_none() && start.elapsed() < Duration::from_secs(60) {
         if std::fs::read_to_string(&log)?.contains("reconciled kind=KafkaCluster") {
@@ -344,9 +576,6 @@ fn first_reconcile(layout: &Layout, kubectl: &Kubectl) -> Result<f64> {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    operator.kill()?;
-    operator.wait()?;
-    kubectl.delete("kafkacluster", namespace, "paused", LIMIT)?;
-    kubectl.delete("namespace", "", namespace, LIMIT)?;
+    drop(operator);
     took.context("no reconcile was seen in the operator's log")
 }

@@ -1,7 +1,9 @@
-//! The build cache: one folder for each thing built, keyed by the hash of its inputs, complete or absent.
+//! The build cache: one folder for each build, with the hash of its inputs as key. A folder is
+//! complete or absent.
 //!
-//! A build writes into a temporary folder that is renamed when it is done, together with a manifest of the
-//! hashes of what it made. A folder whose files do not match its manifest is thrown away and built again.
+//! A build writes into a temporary folder, which is renamed when it is complete, together with a
+//! manifest of the hashes of its files. A folder whose files do not match its manifest is deleted
+//! and built again.
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
@@ -10,10 +12,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 const MANIFEST: &str = "MANIFEST.sha256";
-/// So many builds of a thing are kept, those that were used last: two versions of Kafka as they are and as they were before two changes.
+/// Number of builds of one thing that are kept, the last used ones: two versions of Kafka in their
+/// present form and in that before each of two changes.
 const KEPT: usize = 6;
 
-/// The hash of a list of inputs: texts and whole folders or files.
+/// The hash of a list of inputs: texts, files and whole folders.
 #[derive(Default)]
 pub struct Inputs(Sha256);
 
@@ -24,13 +27,15 @@ impl Inputs {
         self
     }
 
-    /// A file, or a folder with everything below it in the order of names.
+    /// Adds a file, or a folder with everything below it in the order of names.
     pub fn path(mut self, path: &Path) -> Result<Self> {
         if path.is_dir() {
             let mut entries: Vec<_> = fs::read_dir(path)?.collect::<std::io::Result<_>>()?;
             entries.sort_by_key(fs::DirEntry::file_name);
             for entry in entries {
-                self = self.text(&entry.file_name().to_string_lossy()).path(&entry.path())?;
+                self = self
+                    .text(&entry.file_name().to_string_lossy())
+                    .path(&entry.path())?;
             }
             return Ok(self);
         }
@@ -40,7 +45,7 @@ impl Inputs {
         Ok(self)
     }
 
-    /// Twelve hexadecimal digits: enough to tell builds apart, short enough for a tag.
+    /// Twelve hexadecimal digits: enough to distinguish builds, and short enough for a tag.
     pub fn key(self) -> String {
         hex(&self.0.finalize())[..12].to_owned()
     }
@@ -51,12 +56,20 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The folder `<cache>/<name>/<key>`, built by `build(folder)` when it is not there or not whole.
-pub fn cached(cache: &Path, name: &str, key: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+/// The folder `<cache>/<name>/<key>`. `build(folder)` builds it if it is missing or incomplete.
+pub fn cached(
+    cache: &Path,
+    name: &str,
+    key: &str,
+    build: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
     let home = cache.join(name);
     let folder = home.join(key);
     if verified(&folder) {
-        fs::File::options().append(true).open(folder.join(MANIFEST))?.set_modified(SystemTime::now())?;
+        fs::File::options()
+            .append(true)
+            .open(folder.join(MANIFEST))?
+            .set_modified(SystemTime::now())?;
         return Ok(folder);
     }
     let start = Instant::now();
@@ -76,7 +89,8 @@ pub fn cached(cache: &Path, name: &str, key: &str, build: impl FnOnce(&Path) -> 
     Ok(folder)
 }
 
-/// Removes all builds of a thing but for those that were used last. One without a manifest is not whole, and perhaps under way.
+/// Removes all builds of one thing except the last used ones. A folder without a manifest is
+/// incomplete, and may be a build that is running.
 fn forget(home: &Path) -> Result<()> {
     let mut builds: Vec<(SystemTime, PathBuf)> = Vec::new();
     for entry in fs::read_dir(home)? {
@@ -118,8 +132,10 @@ fn manifest(folder: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// A folder that is there and whose files are those of its manifest.
+/// True if the folder exists and its files match its manifest.
 fn verified(folder: &Path) -> bool {
-    let Ok(expected) = fs::read_to_string(folder.join(MANIFEST)) else { return false };
+    let Ok(expected) = fs::read_to_string(folder.join(MANIFEST)) else {
+        return false;
+    };
     manifest(folder).is_ok_and(|found| found == expected)
 }

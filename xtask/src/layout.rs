@@ -1,4 +1,5 @@
-//! Where things are: the repository, the cache (survives `down`), the state and the run folder (do not).
+//! The folders: the repository, the cache (which survives `down`), and the state and run folders
+//! (which do not).
 
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
@@ -8,7 +9,8 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug)]
 pub struct Layout {
     pub repo: PathBuf,
-    /// Builds and containers' image stores, keyed by version and inputs. `FREEHOLD_CACHE` moves it.
+    /// Builds and the image stores of the containers, by version and inputs. `FREEHOLD_CACHE`
+    /// changes the path.
     pub cache: PathBuf,
     /// etcd's data, kubelets' roots, volumes, logs.
     pub state: PathBuf,
@@ -18,12 +20,21 @@ pub struct Layout {
 
 impl Layout {
     pub fn find() -> Result<Self> {
-        let repo = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the repository")?.to_owned();
+        let repo = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .context("xtask lies in the repository")?
+            .to_owned();
         let cache = match std::env::var_os("FREEHOLD_CACHE") {
             Some(path) => PathBuf::from(path),
-            None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache/freehold"),
+            None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?)
+                .join(".cache/freehold"),
         };
-        Ok(Self { repo, cache, state: "/var/lib/freehold-local".into(), run: "/run/freehold-local".into() })
+        Ok(Self {
+            repo,
+            cache,
+            state: "/var/lib/freehold-local".into(),
+            run: "/run/freehold-local".into(),
+        })
     }
 
     pub fn bin(&self) -> PathBuf {
@@ -37,16 +48,13 @@ impl Layout {
     pub fn logs(&self) -> PathBuf {
         self.state.join("logs")
     }
-
-    pub fn target(&self) -> PathBuf {
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.repo.join("target"), PathBuf::from)
-    }
 }
 
-/// `deploy/versions.env`, the one file of versions.
+/// Reads `deploy/versions.env`, the only file with versions.
 pub fn versions(repo: &Path) -> Result<BTreeMap<String, String>> {
     let path = repo.join("deploy/versions.env");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     Ok(text
         .lines()
         .filter(|line| !line.starts_with('#'))
@@ -55,7 +63,9 @@ pub fn versions(repo: &Path) -> Result<BTreeMap<String, String>> {
         .collect())
 }
 
-/// One version; an error names the key that is missing.
+/// Reads one version. An error names the missing key.
 pub fn version(repo: &Path, key: &str) -> Result<String> {
-    versions(repo)?.remove(key).with_context(|| format!("deploy/versions.env has no {key}"))
+    versions(repo)?
+        .remove(key)
+        .with_context(|| format!("deploy/versions.env has no {key}"))
 }

@@ -1,22 +1,31 @@
-//! `cargo xtask …`: the tasks of this repository. Each subcommand can be run again, also after a kill.
-#![allow(clippy::print_stdout, reason = "a task talks to the person who started it")]
+//! `cargo xtask …`: the tasks of this repository. Each subcommand can be run again, also after it
+//! was killed.
+#![allow(
+    clippy::print_stdout,
+    reason = "a task talks to the person who started it"
+)]
 
 mod bench;
+mod bench_leftovers;
 mod bench_roll;
 mod builds;
+mod c_library;
 mod cache;
+mod cargo;
 mod generate;
 mod images;
 mod install;
 mod layout;
 mod local;
 mod prerequisites;
+mod publish;
 mod test;
+mod times;
 mod up;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use ground::shell;
+use freehold_e2e::shell;
 use layout::Layout;
 use std::process::ExitCode;
 
@@ -37,22 +46,31 @@ enum Task {
         #[arg(long)]
         purge: bool,
     },
-    /// Say what runs.
+    /// Print what runs.
     Status,
+    /// Build the images of the operator, of the runner and of Kafka for your own cluster, push them
+    /// to a registry, and print the chart's values.
+    Images(publish::Options),
     /// Run every test: the fast ones, then those on the local Kubernetes.
     Test(test::Options),
-    /// Disturb a running cluster again and again: rolls, brokers that join and leave, CAs, upgrades; each round proves itself.
+    /// Disturb a running cluster again and again: rolls, brokers that join and leave, CAs,
+    /// upgrades. Each round checks its results.
     Soak(test::SoakOptions),
-    /// Write generated files: CRDs, charts' copies of them, rendered manifests, config lists, reference pages.
+    /// Write generated files: CRDs, the charts' copies of them and rules, rendered manifests,
+    /// config lists, reference pages.
     Generate(generate::Options),
-    /// Measure, beside a floor in the same run.
+    /// Run the benchmarks. Each measures the least possible time too, in the same run.
     Bench(bench::Options),
     /// kubectl for the local Kubernetes.
-    #[command(trailing_var_arg = true, allow_hyphen_values = true, disable_help_flag = true)]
+    #[command(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        disable_help_flag = true
+    )]
     Kubectl { args: Vec<String> },
     /// The operator's log.
     Logs {
-        /// Go on as it is written.
+        /// Print new lines as they are written.
         #[arg(short, long)]
         follow: bool,
     },
@@ -62,7 +80,7 @@ fn main() -> ExitCode {
     match run(Arguments::parse().task) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Causes, and no backtrace: what went wrong is in words.
+            // Print the causes without a backtrace: the text explains the error.
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
@@ -81,6 +99,7 @@ fn run(task: Task) -> Result<()> {
             Ok(())
         }
         Task::Status => local::status(&layout),
+        Task::Images(options) => publish::publish(&layout, &options),
         Task::Test(options) => test::test(&layout, &options),
         Task::Soak(options) => test::soak(&layout, &options),
         Task::Bench(options) => bench::bench(&layout, &options),
@@ -92,8 +111,15 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Logs { follow } => {
             let kubectl = up::local_kubectl(&layout, &layout.bin());
-            let selector =
-                ["logs", "--namespace", install::NAMESPACE, "--selector", "app.kubernetes.io/name=freehold", "--tail=500", "--prefix"];
+            let selector = [
+                "logs",
+                "--namespace",
+                install::NAMESPACE,
+                "--selector",
+                "app.kubernetes.io/name=freehold",
+                "--tail=500",
+                "--prefix",
+            ];
             let mut logs = kubectl.command(&selector);
             if follow {
                 logs.arg("--follow");

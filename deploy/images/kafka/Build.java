@@ -28,14 +28,16 @@ public final class Build {
             Files.copy(jar, libs.resolve(jar.getFileName()));
         }
         Path launcher = libs.resolve("freehold-launcher.jar");
-        List<String> javac = new ArrayList<>(List.of(jdk + "/bin/javac", "--release", "17", "-cp", "/opt/kafka/libs/*", "-d", "/build/classes"));
+        List<String> javac = new ArrayList<>(List.of(jdk + "/bin/javac", "-encoding", "UTF-8", "--release", "17", "-cp", "/opt/kafka/libs/*", "-d", "/build/classes"));
         try (Stream<Path> sources = Files.walk(Path.of("/build/src"))) {
             sources.filter(Files::isRegularFile).forEach(source -> javac.add(source.toString()));
         }
         run(javac);
-        check(jdk, "lost", "/opt/kafka/libs/*");
+        check(jdk, "ScramDeltaCheck", "lost", "/opt/kafka/libs/*");
         run(List.of(jdk + "/bin/jar", "--create", "--file", launcher.toString(), "-C", "/build/classes", "."));
-        check(jdk, "kept", list(libs).stream().map(Path::toString).collect(Collectors.joining(":")));
+        String checked = list(libs).stream().map(Path::toString).collect(Collectors.joining(":"));
+        check(jdk, "ScramDeltaCheck", "kept", checked);
+        check(jdk, "DiskCheck", "", checked);
         for (Path jar : list(libs)) {
             // The archive is checked against whole seconds of modification times, which images keep.
             Files.setLastModifiedTime(jar, FileTime.fromMillis(1_700_000_000_000L));
@@ -53,6 +55,8 @@ public final class Build {
                 // A pod that restarts has another address, and no name while it is away: a name is asked for again after two
                 // seconds, not after thirty, and one that was not known at once, not after ten.
                 + "-Dsun.net.inetaddr.ttl=2\n-Dsun.net.inetaddr.negative.ttl=0\n"
+                // A container has no locale: without these, older versions read and all of them log in ASCII.
+                + "-Dfile.encoding=UTF-8\n-Dstdout.encoding=UTF-8\n-Dstderr.encoding=UTF-8\n"
                 + "-Dlog4j2.configurationFile=/opt/kafka/config/log4j2.properties\n"
                 + (aot ? "--sun-misc-unsafe-memory-access=allow\n--enable-native-access=ALL-UNNAMED\n" : "-Xshare:auto\n");
         String archive = "/opt/kafka/kafka.archive";
@@ -75,9 +79,9 @@ public final class Build {
             "slf4j-api", "log4j-", "jackson-", "metrics-core", "caffeine", "jopt-simple", "argparse4j", "jose4j", "pcollections", "commons-",
             "hash4j", "re2j", "HdrHistogram", "joda", "protobuf", "opentelemetry", "checker", "error_prone", "jspecify", "snakeyaml");
 
-    /** What ScramDelta does with this class path. */
-    private static void check(String jdk, String expected, String classpath) throws Exception {
-        run(List.of(jdk + "/bin/java", "-cp", classpath, "/build/checks/ScramDeltaCheck.java", expected));
+    /** Runs one of the checks with this class path. */
+    private static void check(String jdk, String name, String expected, String classpath) throws Exception {
+        run(List.of(jdk + "/bin/java", "-Dfile.encoding=UTF-8", "-cp", classpath, "/build/checks/" + name + ".java", expected));
     }
 
     private static List<Path> list(Path folder) throws IOException {

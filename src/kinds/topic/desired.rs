@@ -1,9 +1,20 @@
-//! Valid topic -> the topic as Kafka should have it. Pure; cannot fail.
+//! Builds the topic as Kafka should have it, from the valid Topic. Pure; it cannot fail.
 
-use super::validate::ValidTopic;
-use crate::kafka::topic_plan::WantedTopic;
+use crate::kinds::topic::validate::ValidTopic;
+use freehold_kafka::topic_plan::WantedTopic;
 
+/// The topic as Kafka should have it.
 pub fn desired(topic: &ValidTopic) -> WantedTopic {
-    let ValidTopic { name, partitions, replicas, config } = topic.clone();
-    WantedTopic { name, partitions, replicas, config }
+    let ValidTopic {
+        name,
+        partitions,
+        replicas,
+        config,
+    } = topic.clone();
+    WantedTopic {
+        name,
+        partitions,
+        replicas,
+        config,
+    }
 }

@@ -1,24 +1,29 @@
-//! Wanted topic and observed world -> the steps between them. Pure.
+//! Plans the steps from the observed topic to the wanted one, and the deletion of a topic. Pure.
 
-use super::api::{Adoption, Topic, TopicDeletionPolicy};
-use super::observe::Observed;
-use super::validate::topic_name;
-use crate::conditions::Reason;
-use crate::kafka::metadata_image::{TopicImage, id_text};
-use crate::kafka::topic_plan::{self, RATE_START, THROTTLE_RATES, TopicChange, WantedTopic};
+use crate::api::conditions::Reason;
+use crate::api::invalid::Invalid;
+use crate::api::topic::{Adoption, Topic, TopicDeletionPolicy};
+use crate::kinds::dependent::outcome;
 use crate::kinds::drift;
-use crate::kinds::error::Invalid;
-use crate::kinds::look;
-use crate::{kube_io, labels};
+use crate::kinds::topic::deletion::{is_confirmed, leaderless};
+use crate::kinds::topic::observe::Observed;
+use crate::kubernetes;
+use crate::kubernetes::labels;
+use crate::tenancy::access;
+use crate::tenancy::tenants::Tenant;
+use freehold_kafka::metadata_image::{TopicImage, id_text};
+use freehold_kafka::topic_plan::{self, RATE_START, THROTTLE_RATES, TopicChange, WantedTopic};
 use k8s_openapi::jiff::Timestamp;
 use std::fmt;
 use std::time::Duration;
 
-/// One write.
+/// One write to Kubernetes or Kafka.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     AddFinalizer,
-    /// The brokers' throttle for replicas that move, bytes per second.
+    /// Records this object in Kafka as the topic's owner, before the topic is created.
+    RecordOwner,
+    /// Sets the brokers' throttle for replica moves, in bytes per second.
     SetThrottle(u64),
     Change(TopicChange),
 }
@@ -27,79 +32,122 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AddFinalizer => write!(f, "add the finalizer"),
-            Self::SetThrottle(rate) => write!(f, "set the brokers' throttle to {rate} bytes per second"),
+            Self::RecordOwner => write!(f, "record the owner"),
+            Self::SetThrottle(rate) => {
+                write!(f, "set the brokers' throttle to {rate} bytes per second")
+            }
             Self::Change(change) => write!(f, "{change}"),
         }
     }
 }
 
-/// What to do, and what somebody else did that it undoes.
+/// The steps to do, and the changes of others that they undo.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     pub steps: Vec<Step>,
     pub drift: Vec<String>,
-    /// The topic is gone, and so is its id, in status before another one is made: that one would not count as this object's
-    /// where the operator, or the object, ends before its id is known.
+    /// The topic is gone. Its id is removed from the status before another topic is created: if the
+    /// operator or the object ended before the new id is known, the new topic would not count as
+    /// this object's.
     pub forgets: bool,
+    /// True if an existing topic is adopted.
+    pub adopts: bool,
 }
 
-/// The id of the topic that this object made or took over.
+/// The id of the topic that this object created or adopted.
 fn managed(object: &Topic) -> Option<&str> {
     object.status.as_ref()?.topic_id.as_deref()
 }
 
-/// Plans the next steps.
+/// Plans the next steps of a Topic.
 ///
 /// # Errors
-/// What the topic cannot become, or that it is not this object's.
-pub fn plan(object: &Topic, wanted: &WantedTopic, observed: &Observed) -> Result<Plan, Vec<Invalid>> {
+/// Fails if the topic cannot be changed as wanted, or belongs to another object.
+pub fn plan(
+    object: &Topic,
+    wanted: &WantedTopic,
+    observed: &Observed,
+) -> Result<Plan, Vec<Invalid>> {
     let mut plan = Plan::default();
     let found = observed.topic.as_ref();
-    let differences = found.map(|topic| topic_plan::differences(wanted, topic)).unwrap_or_default();
-    let settled = object.status.as_ref().is_some_and(|status| drift::was_settled(&status.conditions, object.metadata.generation));
+    let differences = found
+        .map(|topic| topic_plan::differences(wanted, topic))
+        .unwrap_or_default();
+    let settled = object
+        .status
+        .as_ref()
+        .is_some_and(|status| drift::was_settled(&status.conditions, object.metadata.generation));
     match (found, managed(object)) {
-        (Some(topic), None) if !kube_io::has_finalizer(object) => adopt(object, topic, &differences)?,
+        // If the owner is recorded, the topic is ours: an operator may have died right after it
+        // created the topic.
+        (Some(topic), None) if !observed.ownership.mine => {
+            adopt(object, topic, &differences, observed)?;
+            plan.adopts = true;
+        }
         (Some(topic), Some(id)) if id_text(topic.id) != id => {
-            if object.spec.adoption == Adoption::Never {
-                let why = format!(
-                    "topic {} was deleted and made again by somebody else (id {}, not {id}), and adoption is Never",
-                    wanted.name,
-                    id_text(topic.id)
-                );
-                return Err(vec![Invalid::new("spec.adoption", why).because(Reason::NotOurs)]);
+            if !observed.ownership.mine {
+                adopt(object, topic, &differences, observed)?;
             }
-            plan.drift.push(format!("the topic was deleted and made again (id {}, not {id})", id_text(topic.id)));
+            plan.drift.push(format!(
+                "the topic was deleted and made again (id {}, not {id})",
+                id_text(topic.id)
+            ));
             plan.drift.extend(differences);
         }
         (Some(_), Some(_)) if settled => plan.drift = differences,
         (None, Some(id)) => {
-            plan.drift.push(format!("the topic was deleted (id {id}) with what it held"));
-            return Ok(Plan { forgets: true, ..plan });
+            plan.drift
+                .push(format!("the topic was deleted (id {id}) with what it held"));
+            return Ok(Plan {
+                forgets: true,
+                ..plan
+            });
         }
         _ => {}
     }
-    let changes =
-        topic_plan::changes(wanted, found, &observed.brokers).map_err(|refusal| vec![Invalid::new(refusal.field, refusal.why)])?;
-    if !kube_io::has_finalizer(object) {
+    let changes = topic_plan::changes(wanted, found, &observed.brokers)
+        .map_err(|refusal| vec![Invalid::new(refusal.field, refusal.why)])?;
+    if !kubernetes::has_finalizer(object) {
         plan.steps.push(Step::AddFinalizer);
     }
+    if !observed.ownership.mine {
+        plan.steps.push(Step::RecordOwner);
+    }
     let rate = observed.cluster.throttle.unwrap_or(RATE_START);
-    // Where the cluster works it out, whatever there is was worked out already.
+    // If the cluster sets the throttle automatically, a present value is already the right one.
     let throttled = |key: &&str| {
         let found = observed.brokers_config.get(*key);
         found.is_some_and(|found| observed.cluster.throttle.is_none() || *found == rate.to_string())
     };
-    if !THROTTLE_RATES.iter().all(throttled) && changes.iter().any(|change| matches!(change, TopicChange::Reassign(_))) {
+    if !THROTTLE_RATES.iter().all(throttled)
+        && changes
+            .iter()
+            .any(|change| matches!(change, TopicChange::Reassign(_)))
+    {
         plan.steps.push(Step::SetThrottle(rate));
     }
     plan.steps.extend(changes.into_iter().map(Step::Change));
     Ok(plan)
 }
 
-/// Whether a topic that exists and that this object did not make becomes its own.
-fn adopt(object: &Topic, topic: &TopicImage, differences: &[String]) -> Result<(), Vec<Invalid>> {
-    let name = topic_name(object);
+/// Decides whether a topic that exists and that this object did not create is adopted; fails if
+/// not.
+fn adopt(
+    object: &Topic,
+    topic: &TopicImage,
+    differences: &[String],
+    observed: &Observed,
+) -> Result<(), Vec<Invalid>> {
+    let name = object.topic_name();
+    let access = &observed.cluster.access;
+    let refused = access::refuse_adoption(
+        access,
+        observed.at_home,
+        access.topic_names.as_ref(),
+        &object.claim().cluster,
+    );
     let why = match object.spec.adoption {
+        _ if let Some(why) = refused => format!("topic {name} exists (id {}): {why}", topic.id),
         Adoption::Always => return Ok(()),
         Adoption::IfIdentical if differences.is_empty() => return Ok(()),
         Adoption::IfIdentical => format!(
@@ -107,49 +155,100 @@ fn adopt(object: &Topic, topic: &TopicImage, differences: &[String]) -> Result<(
             topic.id,
             differences.join("; ")
         ),
-        Adoption::Never => format!("topic {name} exists (id {}) and adoption is Never; take another name", topic.id),
+        Adoption::Never => format!(
+            "topic {name} exists (id {}) and adoption is Never; take another name, or set adoption: IfIdentical to take it over",
+            topic.id
+        ),
     };
-    Err(vec![Invalid::new("spec.adoption", why).because(Reason::NotOurs)])
+    Err(vec![
+        Invalid::new("spec.adoption", why).because(Reason::NotOurs),
+    ])
 }
 
-/// What the end of a Topic does to the topic.
+/// What happens to the topic when its Topic is deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// The topic stays, or there is none.
     Release,
-    /// There is none, and one that was asked for may come yet.
+    /// There is none, but an earlier request may still create it.
     Wait(Duration),
     Delete(uuid::Uuid),
-    /// It holds records, and nobody confirmed.
+    /// It holds records, and nobody has confirmed the deletion.
     Refuse,
+    /// Kafka deletes no topics, because `delete.topic.enable` is false.
+    Off,
 }
 
-/// Decides the end.
+/// Why a topic stays because Kafka does not delete topics, and what to do about it.
+pub fn deletion_is_off(name: &str) -> String {
+    format!(
+        "topic {name} stays: delete.topic.enable is false, so that Kafka deletes no topic; set it to true in the KafkaCluster's spec.config, or set this Topic's spec.deletionPolicy to Retain, which lets the object go and keeps the topic"
+    )
+}
+
+/// Why a topic is not deleted without a confirmation, and how to confirm it.
+pub fn refusal(object: &Topic, topic: Option<&TopicImage>) -> String {
+    let name = object.topic_name();
+    let leaderless: Vec<String> = topic
+        .into_iter()
+        .flat_map(leaderless)
+        .map(|index| index.to_string())
+        .collect();
+    let holds = if leaderless.is_empty() {
+        format!("topic {name} holds records; to delete them with it")
+    } else {
+        format!(
+            "topic {name} may hold records, since nobody leads its partitions {}; to delete it all the same",
+            leaderless.join(", ")
+        )
+    };
+    format!(
+        "{holds}, annotate this Topic with {}: {name}",
+        labels::CONFIRM_DELETE
+    )
+}
+
+/// Decides what happens to the topic when its Topic is deleted.
 pub fn end(object: &Topic, observed: &Observed, now: Timestamp) -> End {
     let Some(found) = &observed.topic else {
-        let late = managed(object).is_none().then(|| look::late(&object.metadata, now)).flatten();
+        // No creation was requested before the owner was recorded.
+        let asked = managed(object).is_none() && observed.ownership.mine;
+        let late = asked
+            .then(|| outcome::late(&object.metadata, now))
+            .flatten();
         return late.map_or(End::Release, End::Wait);
     };
-    // Only the topic that this object manages is deleted: not one that somebody else made under its name.
-    let ours = managed(object).is_none_or(|id| *id == id_text(found.id)) && observed.older.is_none();
+    // Only a topic that this object is proven to own is deleted, not one that somebody else created
+    // under its name.
+    let is_same = managed(object).map(|id| *id == id_text(found.id));
+    let ours = observed.ownership.is_proven(is_same == Some(true))
+        && is_same != Some(false)
+        && observed.ownership.other.is_none();
     if !ours || object.spec.deletion_policy == TopicDeletionPolicy::Retain {
         return End::Release;
     }
-    let annotations = object.metadata.annotations.as_ref();
-    let confirmed = annotations.and_then(|all| all.get(labels::CONFIRM_DELETE)).is_some_and(|name| name == topic_name(object));
-    if observed.holds_records && !confirmed { End::Refuse } else { End::Delete(found.id) }
+    if !observed.cluster.deletes_topics {
+        return End::Off;
+    }
+    if observed.holds_records && !is_confirmed(object) {
+        End::Refuse
+    } else {
+        End::Delete(found.id)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::api::TopicStatus;
-    use super::super::{desired, validate};
     use super::*;
-    use crate::conditions::{State, conditions};
-    use crate::kafka::metadata_image::PartitionImage;
-    use crate::kafka::replication::Brokers;
-    use crate::kinds::kafka_cluster::api::KafkaCluster;
-    use crate::runtime::clusters::ClusterFacts;
+    use crate::api::conditions::{State, conditions};
+    use crate::api::kafka_cluster::{KafkaCluster, RightsPolicy};
+    use crate::api::topic::TopicStatus;
+    use crate::clusters::ClusterFacts;
+    use crate::kinds::topic::deletion::asks_for_records;
+    use crate::kinds::topic::{desired, validate};
+    use crate::tenancy::ownership::{Other, Ownership};
+    use freehold_kafka::metadata_image::PartitionImage;
+    use freehold_kafka::replication::Brokers;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use k8s_openapi::jiff::SignedDuration;
     use serde_json::json;
@@ -163,14 +262,23 @@ mod tests {
         .unwrap();
         topic.metadata.finalizers = finalizer.then(|| vec![labels::FINALIZER.into()]);
         let conditions = conditions(&State::Ready, Some(1), &[], &Time(Timestamp::UNIX_EPOCH));
-        topic.status =
-            id.map(|id| TopicStatus { topic_id: Some(id_text(uuid::Uuid::from_u128(id))), conditions, ..TopicStatus::default() });
+        topic.status = id.map(|id| TopicStatus {
+            topic_id: Some(id_text(uuid::Uuid::from_u128(id))),
+            conditions,
+            ..TopicStatus::default()
+        });
         topic
     }
 
     fn found(id: u128, retention: &str) -> TopicImage {
-        let config = std::collections::BTreeMap::from([("retention.ms".to_owned(), retention.to_owned())]).into();
-        TopicImage { id: uuid::Uuid::from_u128(id), partitions: vec![PartitionImage::new(&[1, 2, 3]); 2], config }
+        let config =
+            std::collections::BTreeMap::from([("retention.ms".to_owned(), retention.to_owned())])
+                .into();
+        TopicImage {
+            id: uuid::Uuid::from_u128(id),
+            partitions: vec![PartitionImage::new(&[1, 2, 3]); 2],
+            config,
+        }
     }
 
     fn observed(topic: Option<TopicImage>) -> Observed {
@@ -188,12 +296,26 @@ mod tests {
             brokers: Brokers::default(),
             brokers_config: Default::default(),
             holds_records: false,
-            older: None,
+            ownership: Ownership::default(),
+        }
+    }
+
+    fn owned(topic: Option<TopicImage>) -> Observed {
+        Observed {
+            ownership: Ownership {
+                mine: true,
+                ..Ownership::default()
+            },
+            ..observed(topic)
         }
     }
 
     fn planned(object: &Topic, observed: &Observed) -> Result<Plan, Vec<Invalid>> {
-        plan(object, &desired::desired(&validate::validate(object, observed)?), observed)
+        plan(
+            object,
+            &desired::desired(&validate::validate(object, observed)?),
+            observed,
+        )
     }
 
     fn words(plan: &Plan) -> Vec<String> {
@@ -202,44 +324,222 @@ mod tests {
 
     #[test]
     fn a_topic_that_exists_is_adopted_as_the_spec_says() {
-        let there = observed(Some(found(1, "5")));
+        let at_home = |topic| Observed {
+            at_home: true,
+            ..observed(topic)
+        };
+        let there = at_home(Some(found(1, "5")));
         let refused = planned(&topic("IfIdentical", false, None), &there).unwrap_err();
-        assert!(refused[0].reason == Reason::NotOurs && refused[0].why.contains("retention.ms is 5, not 1000"), "{refused:?}");
-        assert!(planned(&topic("Never", false, None), &observed(Some(found(1, "1000")))).is_err());
+        assert!(
+            refused[0].reason == Reason::NotOurs
+                && refused[0].why.contains("retention.ms is 5, not 1000"),
+            "{refused:?}"
+        );
+        assert!(
+            planned(
+                &topic("Never", false, None),
+                &observed(Some(found(1, "1000")))
+            )
+            .is_err()
+        );
         let adopted = planned(&topic("Always", false, None), &there).unwrap();
-        assert_eq!(words(&adopted), ["add the finalizer", "set retention.ms to 1000"]);
-        assert_eq!(words(&planned(&topic("IfIdentical", false, None), &observed(Some(found(1, "1000")))).unwrap()), ["add the finalizer"]);
+        assert_eq!(
+            words(&adopted),
+            [
+                "add the finalizer",
+                "record the owner",
+                "set retention.ms to 1000"
+            ]
+        );
+        let identical = planned(
+            &topic("IfIdentical", false, None),
+            &at_home(Some(found(1, "1000"))),
+        )
+        .unwrap();
+        assert!(
+            identical.adopts && words(&identical) == ["add the finalizer", "record the owner"],
+            "{identical:?}"
+        );
+        // From another namespace only if a policy restricts it to its own names, or if rights are
+        // not restricted.
+        let mut elsewhere = observed(Some(found(1, "1000")));
+        let refused = planned(&topic("Always", false, None), &elsewhere).unwrap_err();
+        assert!(
+            refused[0].reason == Reason::NotOurs
+                && refused[0].why.contains("ask the owner of KafkaCluster"),
+            "{refused:?}"
+        );
+        Arc::get_mut(&mut elsewhere.cluster).unwrap().access.rights = Some(RightsPolicy::Any);
+        assert!(
+            planned(&topic("IfIdentical", false, None), &elsewhere)
+                .unwrap()
+                .adopts
+        );
+        // A finalizer in the manifest proves nothing.
+        assert!(
+            planned(
+                &topic("Never", true, None),
+                &observed(Some(found(1, "1000")))
+            )
+            .is_err()
+        );
+        assert_eq!(
+            planned(&topic("Never", true, None), &owned(Some(found(1, "1000")))),
+            Ok(Plan::default()),
+            "made by an operator that died"
+        );
     }
 
     #[test]
     fn drift_is_told_and_put_right() {
         let managed = topic("IfIdentical", true, Some(1));
-        assert_eq!(planned(&managed, &observed(Some(found(1, "1000")))), Ok(Plan::default()));
-        let changed = planned(&managed, &observed(Some(found(1, "5")))).unwrap();
+        assert_eq!(
+            planned(&managed, &owned(Some(found(1, "1000")))),
+            Ok(Plan::default())
+        );
+        let before_records = planned(&managed, &observed(Some(found(1, "1000")))).unwrap();
+        assert!(
+            words(&before_records) == ["record the owner"] && !before_records.adopts,
+            "{before_records:?}"
+        );
+        let changed = planned(&managed, &owned(Some(found(1, "5")))).unwrap();
         assert_eq!(
             (words(&changed), changed.drift),
-            (vec!["set retention.ms to 1000".to_owned()], vec!["config retention.ms is 5, not 1000".to_owned()])
+            (
+                vec!["set retention.ms to 1000".to_owned()],
+                vec!["config retention.ms is 5, not 1000".to_owned()]
+            )
         );
         let gone = planned(&managed, &observed(None)).unwrap();
-        assert!(gone.forgets && gone.steps.is_empty() && gone.drift[0].contains("was deleted"), "{gone:?}");
-        assert_eq!(words(&planned(&topic("Never", true, None), &observed(None)).unwrap()), ["create it with 2 partitions"]);
-        let again = planned(&managed, &observed(Some(found(2, "1000")))).unwrap();
-        assert!(again.steps.is_empty() && again.drift[0].contains("made again"), "{again:?}");
-        assert!(planned(&topic("Never", true, Some(1)), &observed(Some(found(2, "1000")))).is_err());
+        assert!(
+            gone.forgets && gone.steps.is_empty() && gone.drift[0].contains("was deleted"),
+            "{gone:?}"
+        );
+        let anew = planned(&topic("Never", true, None), &observed(None)).unwrap();
+        assert_eq!(
+            words(&anew),
+            ["record the owner", "create it with 2 partitions"]
+        );
+        let again = planned(&managed, &owned(Some(found(2, "1000")))).unwrap();
+        assert!(
+            again.steps.is_empty() && again.drift[0].contains("made again"),
+            "{again:?}"
+        );
+        let named = planned(
+            &topic("Never", true, Some(1)),
+            &owned(Some(found(2, "1000"))),
+        )
+        .unwrap();
+        assert!(
+            named.drift[0].contains("made again"),
+            "the name is its own: {named:?}"
+        );
+        assert!(
+            planned(
+                &topic("Never", true, Some(1)),
+                &observed(Some(found(2, "1000")))
+            )
+            .is_err()
+        );
     }
 
     #[test]
     fn only_the_topic_that_is_managed_is_deleted_and_records_only_after_a_confirmation() {
-        let end = |object: &Topic, observed: &Observed| end(object, observed, Timestamp::UNIX_EPOCH + SignedDuration::from_secs(1));
+        let end = |object: &Topic, observed: &Observed| {
+            end(
+                object,
+                observed,
+                Timestamp::UNIX_EPOCH + SignedDuration::from_secs(1),
+            )
+        };
         let managed = topic("IfIdentical", true, Some(1));
-        assert_eq!(end(&managed, &observed(Some(found(1, "1000")))), End::Delete(uuid::Uuid::from_u128(1)));
-        assert_eq!(end(&managed, &observed(Some(found(2, "1000")))), End::Release);
+        // Neither a finalizer in the manifest nor a status overrides the owner that Kafka records.
+        assert_eq!(
+            end(
+                &topic("IfIdentical", true, None),
+                &observed(Some(found(1, "1000")))
+            ),
+            End::Release
+        );
+        let anothers = Ownership {
+            other: Some(Other::Holds("a/b".into())),
+            ..Ownership::default()
+        };
+        assert_eq!(
+            end(
+                &managed,
+                &Observed {
+                    ownership: anothers,
+                    ..observed(Some(found(1, "1000")))
+                }
+            ),
+            End::Release
+        );
+        assert_eq!(
+            end(
+                &topic("IfIdentical", true, None),
+                &owned(Some(found(1, "1000")))
+            ),
+            End::Delete(uuid::Uuid::from_u128(1))
+        );
+        assert_eq!(
+            end(&managed, &observed(Some(found(1, "1000")))),
+            End::Delete(uuid::Uuid::from_u128(1))
+        );
+        assert_eq!(
+            end(&managed, &observed(Some(found(2, "1000")))),
+            End::Release
+        );
         assert_eq!(end(&managed, &observed(None)), End::Release);
-        let full = Observed { holds_records: true, ..observed(Some(found(1, "1000"))) };
+        let full = Observed {
+            holds_records: true,
+            ..observed(Some(found(1, "1000")))
+        };
         assert_eq!(end(&managed, &full), End::Refuse);
+        let mut off = observed(Some(found(1, "1000")));
+        Arc::get_mut(&mut off.cluster).unwrap().deletes_topics = false;
+        assert_eq!(end(&managed, &off), End::Off);
+        let mut kept = managed.clone();
+        kept.spec.deletion_policy = TopicDeletionPolicy::Retain;
+        assert_eq!(end(&kept, &off), End::Release, "the way out");
         let mut confirmed = managed;
-        confirmed.metadata.annotations = Some([(labels::CONFIRM_DELETE.to_owned(), "t".to_owned())].into());
-        assert_eq!(end(&confirmed, &full), End::Delete(uuid::Uuid::from_u128(1)));
+        confirmed.metadata.annotations =
+            Some([(labels::CONFIRM_DELETE.to_owned(), "t".to_owned())].into());
+        assert_eq!(
+            end(&confirmed, &full),
+            End::Delete(uuid::Uuid::from_u128(1))
+        );
+    }
+
+    #[test]
+    fn a_topic_that_lost_a_partition_goes_without_an_answer_when_that_was_confirmed_or_it_is_retained()
+     {
+        let mut lost = found(1, "1000");
+        lost.partitions[1].leader = -1;
+        let object = topic("IfIdentical", true, Some(1));
+        assert!(asks_for_records(&object), "nobody confirmed");
+        let why = refusal(&object, Some(&lost));
+        assert!(
+            why.contains("nobody leads its partitions 1")
+                && why.contains("freehold.dev/confirm-delete: t"),
+            "{why}"
+        );
+        assert!(refusal(&object, Some(&found(1, "1000"))).starts_with("topic t holds records"));
+        let mut confirmed = object.clone();
+        confirmed.metadata.annotations =
+            Some([(labels::CONFIRM_DELETE.to_owned(), "t".to_owned())].into());
+        let mut retained = object;
+        retained.spec.deletion_policy = TopicDeletionPolicy::Retain;
+        assert!(
+            !asks_for_records(&confirmed) && !asks_for_records(&retained),
+            "no broker is asked"
+        );
+        let now = Timestamp::UNIX_EPOCH;
+        assert_eq!(
+            end(&confirmed, &observed(Some(lost.clone())), now),
+            End::Delete(uuid::Uuid::from_u128(1))
+        );
+        assert_eq!(end(&retained, &observed(Some(lost)), now), End::Release);
     }
 
     #[test]
@@ -247,8 +547,19 @@ mod tests {
         let mut asked = topic("IfIdentical", true, None);
         asked.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
         let after = |seconds| Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds);
-        assert_eq!(end(&asked, &observed(None), after(2)), End::Wait(Duration::from_secs(8)));
-        assert_eq!(end(&asked, &observed(Some(found(7, "1000"))), after(2)), End::Delete(uuid::Uuid::from_u128(7)));
-        assert_eq!(end(&asked, &observed(None), after(10)), End::Release);
+        assert_eq!(
+            end(&asked, &owned(None), after(2)),
+            End::Wait(Duration::from_secs(8))
+        );
+        assert_eq!(
+            end(&asked, &owned(Some(found(7, "1000"))), after(2)),
+            End::Delete(uuid::Uuid::from_u128(7))
+        );
+        assert_eq!(end(&asked, &owned(None), after(10)), End::Release);
+        assert_eq!(
+            end(&asked, &observed(None), after(2)),
+            End::Release,
+            "nothing was asked for"
+        );
     }
 }

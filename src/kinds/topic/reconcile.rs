@@ -1,32 +1,51 @@
-//! The sequence: observe, validate, desired, plan, apply, status; and the end of a Topic.
+//! Runs the steps of a Topic's reconcile: observe, validate, desired, plan, apply, status. Also
+//! handles its deletion.
 
-use super::api::{Topic, TopicStatus};
-use super::plan::{End, Step};
-use super::status::Learned;
-use super::{apply, desired, observe, plan, status, validate};
-use crate::conditions::{Condition, Reason, State};
-use crate::kafka::metadata_image::{Concerned, MetadataImage};
-use crate::kafka::topic_plan::{self, TopicChange};
-use crate::kafka_admin::figures::Figure;
+use crate::api::conditions::{Condition, Reason, State};
+use crate::api::reference::ClusterKey;
+use crate::api::topic::{Topic, TopicStatus};
+use crate::clusters::{Cluster, ClusterEvent};
+use crate::kinds::context::Context;
+use crate::kinds::dependent::events;
+use crate::kinds::dependent::events::Dependent;
+use crate::kinds::dependent::lookup::cluster_that_refuses;
+use crate::kinds::dependent::outcome;
+use crate::kinds::dependent::outcome::{REQUEUE_LATER, REQUEUE_SOON, ROUNDS_MAX, Reconciled};
+use crate::kinds::dependent::rounds::{Found, Round, give_way};
 use crate::kinds::drift;
 use crate::kinds::error::Error;
-use crate::kinds::look::{self, LOOK_AGAIN, LOOK_SOON, Look, ROUNDS_MAX, SEEN_LIMIT};
-use crate::kube_io;
-use crate::labels;
-use crate::runtime::claims::{Claim, Claims};
-use crate::runtime::context::Context;
-use crate::runtime::kind::{Kind, Outcome, Requeue};
+use crate::kinds::topic::observe::Observed;
+use crate::kinds::topic::plan::{End, Step};
+use crate::kinds::topic::status::Learned;
+use crate::kinds::topic::{apply, desired, observe, plan, status, validate};
+use crate::kubernetes;
+use crate::runtime::kind::{Kind, Notice, Outcome, Requeue, Requeued};
+use crate::tenancy::claims::Claim;
+use crate::tenancy::ownership;
+use crate::tenancy::ownership::Other;
+use crate::tenancy::ownership::owner_of;
+use crate::tenancy::revocation;
+use crate::tenancy::revocation::SEEN_LIMIT;
+use crate::tenancy::tenants::{Tenant, Tenants};
+use freehold_kafka::metadata_image::{Concerned, MetadataImage};
+use freehold_kafka::ownership::Owned;
+use freehold_kafka::topic_plan::{self, TopicChange, WantedTopic};
+use freehold_kafka_client::figures::Figure;
+use futures::stream::BoxStream;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use kube::runtime::reflector::Store;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The kind, for the driver.
+/// The Topic kind, for the driver.
 pub struct TopicKind;
 
 impl Kind for TopicKind {
     type Object = Topic;
     type Status = TopicStatus;
+    type Context = Context;
+    type Group = ClusterKey;
 
     const CONCURRENCY: u16 = 128;
     const DEBOUNCE: Duration = Duration::from_millis(1);
@@ -37,117 +56,334 @@ impl Kind for TopicKind {
     fn conditions(status: &TopicStatus) -> &[Condition] {
         &status.conditions
     }
-    fn claims(context: &Context) -> Option<&Claims> {
-        Some(&context.topics)
+    fn group(object: &Topic) -> Option<ClusterKey> {
+        Some(object.claim().cluster)
     }
-    fn claim(object: &Topic) -> Option<Claim> {
-        Some(observe::claim(object))
+    fn triggers(
+        context: &Arc<Context>,
+        _namespace: Option<&str>,
+    ) -> Vec<BoxStream<'static, Requeued<Topic, ClusterKey>>> {
+        vec![events::trigger::<Self>(context)]
     }
-    fn concerned(concerned: &Concerned) -> Option<&str> {
-        match concerned {
-            Concerned::Topic(name) => Some(name),
-            Concerned::Principal(_) => None,
+    fn remember(context: &Context, namespace: Option<&str>, store: &Store<Topic>) {
+        context.topics.add(namespace, store.clone());
+    }
+    fn noted(context: &Context, object: &Topic) {
+        let (namespace, name) = (
+            object.metadata.namespace.as_deref().unwrap_or_default(),
+            object.metadata.name.as_deref().unwrap_or_default(),
+        );
+        if context.sharing.share(namespace, name, &object.spec.share) {
+            // Requeues the Users whose rights depend on the topic.
+            let Claim { cluster, name } = object.claim();
+            context
+                .clusters
+                .announce(ClusterEvent::Metadata(cluster, Self::change_of(&name)));
         }
+        events::noted::<Self>(context, object);
     }
-    fn concern(name: &str) -> Concerned {
-        Concerned::Topic(name.into())
+    fn gone(context: &Context, object: &Topic) {
+        let (namespace, name) = (
+            object.metadata.namespace.as_deref().unwrap_or_default(),
+            object.metadata.name.as_deref().unwrap_or_default(),
+        );
+        context.sharing.share(namespace, name, &[]);
+        events::gone::<Self>(context, object);
     }
 
     async fn reconcile(object: Arc<Topic>, context: Arc<Context>) -> Outcome<TopicStatus> {
         let now = Time(Timestamp::now());
         let deleting = object.metadata.deletion_timestamp.is_some();
-        let result = if deleting { end(&object, &context, now.0).await } else { look(&object, &context).await.map(Some) };
-        look::outcome(result, |learned, state| status::status(&object, learned, state, &now))
+        let result = if deleting {
+            let ended = end(&object, &context, now.0).await;
+            outcome::end(&context, &*object, ended, now.0).await
+        } else {
+            run(&object, &context).await.map(Some)
+        };
+        outcome::outcome(result, |learned, state| {
+            status::status(&object, learned, state, &now)
+        })
     }
 }
 
-async fn look(object: &Arc<Topic>, context: &Context) -> Result<Look<Learned>, Error> {
+impl Dependent for TopicKind {
+    fn tenants(context: &Context) -> &Tenants<Topic> {
+        &context.topics
+    }
+    fn name_of(change: &Concerned) -> Option<&str> {
+        match change {
+            Concerned::Topic(name) => Some(name),
+            Concerned::Principal(_) => None,
+        }
+    }
+    fn change_of(name: &str) -> Concerned {
+        Concerned::Topic(name.into())
+    }
+}
+
+async fn run(object: &Arc<Topic>, context: &Context) -> Result<Reconciled<Learned>, Error> {
     let mut object = Arc::clone(object);
-    let mut drift = Vec::new();
-    let mut created = false;
+    let (mut found, mut created) = (Found::default(), false);
     for _ in 0..ROUNDS_MAX {
-        let (observed, cluster) = match observe::observe(context, &object).await? {
-            Ok(observed) => observed,
-            Err(dependence) => return Ok(dependence.look::<TopicKind, _>(&object, context)),
-        };
-        let topic = validate::validate(&object, &observed).map_err(Error::Invalid)?;
-        let wanted = desired::desired(&topic);
-        let plan = plan::plan(&object, &wanted, &observed).map_err(Error::Invalid)?;
-        if drift.is_empty() {
-            drift = plan.drift;
-        }
-        if plan.forgets {
-            let (state, notices) = (State::reconciling(Reason::Applying, "the topic is made anew"), drift::notices(&drift));
-            let learned = Learned { drift, forgets: true, ..Learned::default() };
-            return Ok(Look { learned, state, notices, requeue: Requeue::After(Duration::ZERO) });
-        }
-        if plan.steps.is_empty() {
-            let progress = observed.topic.as_ref().and_then(|topic| topic_plan::progress(&wanted, topic));
-            let state = match progress {
-                None => State::Ready,
-                Some(progress) => State::reconciling(
-                    Reason::Reassigning,
-                    format!("{} of {} partitions have {} replicas", progress.partitions_done, progress.partitions, progress.replicas),
-                ),
-            };
-            let notices = drift::notices(&drift);
-            // What was just made is empty: not a write of its own a minute later.
-            let figure = observed.figure.or(created.then(Figure::default));
-            let learned = Learned { topic: observed.topic, figure, progress, drift, forgets: false };
-            return Ok(Look { learned, state, notices, requeue: Requeue::Woken });
-        }
-        context.ensure_current(&*object).await?;
-        created |= plan.steps.iter().any(|step| matches!(step, Step::Change(TopicChange::Create(_))));
-        for step in &plan.steps {
-            tracing::debug!(topic = topic.name, %step, "step");
-            if let Some(changed) = apply::apply(&context.client, &cluster.admin, &object, &topic.name, step).await? {
-                object = Arc::new(changed);
-            }
-        }
-        if plan.steps.iter().any(|step| *step != Step::AddFinalizer) {
-            let done = |image: &MetadataImage| {
-                let left = topic_plan::changes(&wanted, image.topic(&wanted.name), &observed.brokers);
-                left.is_ok_and(|changes| changes.is_empty())
-            };
-            cluster.mirror.wait(SEEN_LIMIT, done).await;
+        match round(&object, context, &mut found, &mut created).await? {
+            Round::Continue(changed) => object = changed,
+            Round::Break(done) => return Ok(done),
         }
     }
     let state = State::reconciling(Reason::Applying, "the topic is being changed");
-    let notices = drift::notices(&drift);
-    Ok(Look { learned: Learned { drift, ..Learned::default() }, state, notices, requeue: Requeue::After(LOOK_SOON) })
+    Ok(unfinished(found, state, REQUEUE_SOON, false))
 }
 
-/// `None`: the finalizer is gone.
-async fn end(object: &Topic, context: &Context, now: Timestamp) -> Result<Option<Look<Learned>>, Error> {
-    if !kube_io::has_finalizer(object) {
+/// One round: observe, validate, plan, apply. `created`: a round before has created the topic.
+async fn round(
+    object: &Arc<Topic>,
+    context: &Context,
+    found: &mut Found,
+    created: &mut bool,
+) -> Result<Round<Topic, Learned>, Error> {
+    let (observed, cluster) = match observe::observe(context, object).await? {
+        Ok(observed) => observed,
+        Err(dependence) => {
+            let done = dependence.reconciled::<TopicKind, _>(&**object, context);
+            return Ok(Round::Break(done));
+        }
+    };
+    let (name, ownership) = (object.topic_name(), &observed.ownership);
+    if let (false, Some(other @ Other::Gone(_))) = (ownership.mine, &ownership.other) {
+        let words = ownership::words::<Topic>(other, "topic");
+        let state = State::reconciling(Reason::Applying, words);
+        return Ok(Round::Break(Reconciled::waiting(state, REQUEUE_SOON)));
+    }
+    let topic = match validate::validate(object, &observed) {
+        Ok(topic) => topic,
+        Err(invalids) => {
+            give_way(&**object, &cluster, Owned::Topic, name, ownership).await?;
+            return Err(Error::Invalid(invalids));
+        }
+    };
+    if !ownership.former.is_empty() {
+        // An earlier Topic with this name was deleted without its clean-up. Its record is removed,
+        // so that the topic has no owner.
+        context.ensure_current(&**object).await?;
+        revocation::disown(&cluster, Owned::Topic, name, &ownership.former).await?;
+        return Ok(Round::Continue(Arc::clone(object)));
+    }
+    let wanted = desired::desired(&topic);
+    let mut plan = plan::plan(object, &wanted, &observed).map_err(Error::Invalid)?;
+    found.add_drift(std::mem::take(&mut plan.drift));
+    if plan.forgets {
+        let state = State::reconciling(Reason::Applying, "the topic is made anew");
+        let found = std::mem::take(found);
+        return Ok(Round::Break(unfinished(found, state, Duration::ZERO, true)));
+    }
+    if plan.steps.is_empty() {
+        let found = std::mem::take(found);
+        return Ok(Round::Break(settled(
+            object, &wanted, observed, found, *created,
+        )));
+    }
+    context.ensure_current(&**object).await?;
+    if plan.adopts {
+        found.notices.push(Notice {
+            reason: Reason::Adopted,
+            message: format!("topic {} existed and was taken over", topic.name),
+        });
+    }
+    *created |= plan
+        .steps
+        .iter()
+        .any(|step| matches!(step, Step::Change(TopicChange::Create(_))));
+    let changed = act(context, &cluster, object, &wanted, &observed, &plan.steps).await?;
+    Ok(Round::Continue(changed))
+}
+
+/// The result while the topic is not as it should be. `forgets`: the topic in the status is not the
+/// one that will be made.
+fn unfinished(found: Found, state: State, after: Duration, forgets: bool) -> Reconciled<Learned> {
+    let Found { drift, mut notices } = found;
+    notices.extend(drift::notices(&drift));
+    Reconciled {
+        learned: Learned {
+            drift,
+            forgets,
+            ..Learned::default()
+        },
+        state,
+        notices,
+        requeue: Requeue::After(after),
+    }
+}
+
+/// The result when nothing is left to do, other than to wait for replicas.
+fn settled(
+    object: &Topic,
+    wanted: &WantedTopic,
+    observed: Observed,
+    found: Found,
+    created: bool,
+) -> Reconciled<Learned> {
+    let progress = observed
+        .topic
+        .as_ref()
+        .and_then(|topic| topic_plan::progress(wanted, topic));
+    let state = match progress {
+        None => State::Ready,
+        Some(progress) => State::reconciling(
+            Reason::Reassigning,
+            format!(
+                "{} of {} partitions have {} replicas",
+                progress.partitions_done, progress.partitions, progress.replicas
+            ),
+        ),
+    };
+    let Found { drift, mut notices } = found;
+    notices.extend(drift::notices(&drift));
+    let learned = Learned {
+        topic: observed.topic,
+        // A topic that was just created is empty. Writing that now saves another write of the
+        // status a minute later.
+        figure: observed.figure.or(created.then(Figure::default)),
+        progress,
+        drift,
+        warnings: Some(validate::warnings(object, &observed.cluster)),
+        forgets: false,
+    };
+    Reconciled {
+        learned,
+        state,
+        notices,
+        requeue: Requeue::OnChange,
+    }
+}
+
+/// Executes the steps and waits until the metadata log shows them. Returns the object after that.
+async fn act(
+    context: &Context,
+    cluster: &Cluster,
+    object: &Arc<Topic>,
+    wanted: &WantedTopic,
+    observed: &Observed,
+    steps: &[Step],
+) -> Result<Arc<Topic>, Error> {
+    let mut object = Arc::clone(object);
+    for step in steps {
+        tracing::debug!(topic = wanted.name, %step, "step");
+        let applied =
+            apply::apply(&context.client, &cluster.admin, &object, &wanted.name, step).await?;
+        if let Some(changed) = applied {
+            object = Arc::new(changed);
+        }
+    }
+    if steps.iter().all(|step| *step == Step::AddFinalizer) {
+        return Ok(object);
+    }
+    let changed = steps.iter().filter_map(|step| match step {
+        Step::Change(change) => Some(change.clone()),
+        _ => None,
+    });
+    let changed: Vec<TopicChange> = changed.collect();
+    let own = owner_of(&*object);
+    let done = |image: &MetadataImage| {
+        let owners = image.owners(Owned::Topic, &wanted.name);
+        if !owners.iter().any(|owner| **owner == own) {
+            return false;
+        }
+        let left = topic_plan::changes(wanted, image.topic(&wanted.name), &observed.brokers);
+        left.is_ok_and(|left| topic_plan::are_seen(&changed, &left))
+    };
+    cluster.mirror.wait(SEEN_LIMIT, done).await;
+    Ok(object)
+}
+
+/// The result while topic deletion is off in Kafka: a person must decide. A change of the cluster
+/// or of the object requeues the Topic.
+fn deletion_is_off(object: &Topic, observed: Observed) -> Reconciled<Learned> {
+    let learned = Learned {
+        topic: observed.topic,
+        figure: observed.figure,
+        ..Learned::default()
+    };
+    let state = State::stalled(
+        Reason::TopicDeletionDisabled,
+        plan::deletion_is_off(object.topic_name()),
+    );
+    Reconciled {
+        learned,
+        state,
+        notices: Vec::new(),
+        requeue: Requeue::After(REQUEUE_LATER),
+    }
+}
+
+async fn disown(object: &Topic, cluster: &Cluster) -> Result<(), Error> {
+    let name = object.topic_name();
+    if revocation::is_owner(cluster, Owned::Topic, name, object) {
+        revocation::disown(cluster, Owned::Topic, name, &[owner_of(object)]).await?;
+    }
+    Ok(())
+}
+
+/// Handles the deletion of a Topic. `None`: the finalizer is removed.
+async fn end(
+    object: &Topic,
+    context: &Context,
+    now: Timestamp,
+) -> Result<Option<Reconciled<Learned>>, Error> {
+    if !kubernetes::has_finalizer(object) {
         return Ok(None);
     }
     context.ensure_current(object).await?;
-    let waiting = |state, after| Look { learned: Learned::default(), state, notices: Vec::new(), requeue: Requeue::After(after) };
+    let waiting = Reconciled::waiting;
     match observe::observe(context, object).await? {
-        Err(dependence) if dependence.strands_nothing(context).await? => {}
-        Err(dependence) => return Ok(Some(waiting(dependence.state(), LOOK_AGAIN))),
+        Err(dependence) => match cluster_that_refuses(context, &dependence) {
+            // Topics in Kafka stay when their namespace is no longer admitted.
+            Some(cluster) => disown(object, &cluster).await?,
+            None if dependence.strands_nothing(context).await? => {}
+            None => return Ok(Some(waiting(dependence.state(), REQUEUE_LATER))),
+        },
         Ok((observed, cluster)) => match plan::end(object, &observed, now) {
-            End::Release => {}
-            End::Wait(left) => return Ok(Some(waiting(State::reconciling(Reason::Deleting, look::LATE_WORDS), left))),
-            End::Delete(id) => {
-                let name = validate::topic_name(object);
-                tracing::debug!(topic = name, %id, "delete the topic");
-                cluster.admin.delete_topic(id).await?;
-                cluster.mirror.wait(SEEN_LIMIT, |image| image.topic(name).is_none_or(|topic| topic.id != id)).await;
+            End::Release => disown(object, &cluster).await?,
+            End::Wait(left) => {
+                return Ok(Some(waiting(
+                    State::reconciling(Reason::Deleting, outcome::LATE_WORDS),
+                    left,
+                )));
             }
+            End::Delete(id) => {
+                let name = object.topic_name();
+                tracing::debug!(topic = name, %id, "delete the topic");
+                match cluster.admin.delete_topic(id).await {
+                    Err(error) if error.is("TopicDeletionDisabled") => {
+                        return Ok(Some(deletion_is_off(object, observed)));
+                    }
+                    other => other?,
+                }
+                cluster
+                    .mirror
+                    .wait(SEEN_LIMIT, |image| {
+                        image.topic(name).is_none_or(|topic| topic.id != id)
+                    })
+                    .await;
+                disown(object, &cluster).await?;
+            }
+            End::Off => return Ok(Some(deletion_is_off(object, observed))),
             End::Refuse => {
-                let name = validate::topic_name(object);
-                let why = format!(
-                    "topic {name} holds records; to delete them with it, annotate this Topic with {}: {name}",
-                    labels::CONFIRM_DELETE
-                );
-                let learned = Learned { topic: observed.topic, figure: observed.figure, ..Learned::default() };
+                let why = plan::refusal(object, observed.topic.as_ref());
+                let learned = Learned {
+                    topic: observed.topic,
+                    figure: observed.figure,
+                    ..Learned::default()
+                };
                 let state = State::stalled(Reason::TopicHoldsRecords, why);
-                return Ok(Some(Look { learned, state, notices: Vec::new(), requeue: Requeue::After(LOOK_AGAIN) }));
+                return Ok(Some(Reconciled {
+                    learned,
+                    state,
+                    notices: Vec::new(),
+                    requeue: Requeue::After(REQUEUE_LATER),
+                }));
             }
         },
     }
-    kube_io::set_finalizer(&context.client, object, false).await?;
+    kubernetes::set_finalizer(&context.client, object, false).await?;
     Ok(None)
 }

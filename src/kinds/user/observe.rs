@@ -1,91 +1,197 @@
-//! Reads what a User's reconcile needs to know. Reads only, and nearly all of it from memory.
+//! Reads what a User's reconcile needs, nearly all of it from memory. It never writes.
 
-use super::api::{AuthorizationMode, User};
-use super::secrets::{SecretFacts, texts};
-use super::validate::{principal, principal_name, secret_name};
-use crate::kafka::grants;
-use crate::kafka::metadata_image::PrincipalImage;
-use crate::kinds::dependence::{self, Dependence};
+use crate::api::user::principal;
+use crate::api::user::{AuthorizationMode, User};
+use crate::clusters::{Cluster, ClusterFacts};
+use crate::kinds::dependent::lookup;
+use crate::kinds::dependent::lookup::Dependence;
 use crate::kinds::error::Error;
-use crate::kube_io::KubeError;
-use crate::runtime::claims::Claim;
-use crate::runtime::clusters::{Cluster, ClusterFacts};
-use crate::runtime::context::Context;
+use crate::kinds::user::context::Context;
+use crate::kinds::user::secrets::{SecretFacts, texts};
+use crate::kubernetes::KubeError;
+use crate::tenancy::admission::may_have;
+use crate::tenancy::claims::Claim;
+use crate::tenancy::ownership;
+use crate::tenancy::ownership::{Ownership, last_certificate};
+use crate::tenancy::rights::Standings;
+use crate::tenancy::tenants::Tenant;
+use freehold_kafka::grants;
+use freehold_kafka::metadata_image::PrincipalImage;
+use freehold_kafka::ownership::{Owned, Owner};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use std::sync::Arc;
 
-/// Everything that was seen, as plain data.
+/// The observed state of a User, as plain data.
 #[derive(Clone)]
 pub struct Observed {
     pub now: Timestamp,
     pub cluster: Arc<ClusterFacts>,
-    /// The object is in the cluster's own namespace.
+    /// True if the object is in the cluster's own namespace.
     pub at_home: bool,
     pub secret: Option<SecretFacts>,
-    /// The User's Secret of an earlier name.
+    /// The User's Secret under a former name.
     pub former_secret: Option<(String, SecretFacts)>,
-    /// The Secret that `passwordSecretRef` names, where it may be read.
+    /// The Secret that `passwordSecretRef` names, if it may be read.
     pub given: Option<SecretFacts>,
-    /// What Kafka holds of the principal.
+    /// What Kafka has for the principal.
     pub principal: PrincipalImage,
-    /// Another User, older, of the same cluster and principal.
-    pub older: Option<String>,
+    /// The end of the last certificate in its name that was issued to a User of this namespace.
+    pub certified_until: Option<Timestamp>,
+    /// Who owns the topics that it names.
+    pub standings: Standings,
+    /// Who owns the principal.
+    pub ownership: Ownership,
 }
 
-/// What an object claims.
-pub fn claim(object: &User) -> Claim {
-    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
-    Claim { cluster: object.spec.cluster_ref.key(namespace), name: principal_name(object).to_owned() }
-}
-
-/// Reads; `Err(Dependence)` while the cluster cannot be asked.
-pub async fn observe(context: &Context, object: &User) -> Result<Result<(Observed, Cluster), Dependence>, Error> {
+/// Reads the observed state; `Err(Dependence)` while the cluster cannot be used.
+pub async fn observe(
+    context: &Context,
+    object: &User,
+) -> Result<Result<(Observed, Cluster), Dependence>, Error> {
     let namespace = object.metadata.namespace.clone().unwrap_or_default();
-    let claim = claim(object);
-    let cluster = match dependence::cluster(context, &claim.cluster, &namespace).await? {
+    let claim = object.claim();
+    let cluster = match lookup::cluster(context, &claim.cluster, &namespace).await? {
         Ok(cluster) => cluster,
         Err(dependence) => return Ok(Err(dependence)),
     };
-    if !context.user_secrets.knows(&namespace) {
+    // The Secret of a User that is being deleted is garbage-collected through its owner reference,
+    // so the cache is not needed.
+    if object.metadata.deletion_timestamp.is_none() && !context.secrets.knows(&namespace) {
         return Ok(Err(Dependence::NotReady(claim.cluster)));
     }
+    let ownership = ownership::of(
+        context,
+        &context.users,
+        &cluster,
+        Owned::Principal,
+        &claim,
+        object,
+        cluster.facts.access.principal_names.as_ref(),
+    )
+    .await?;
+    let Some(standings) = standings(context, &cluster, &claim, object).await? else {
+        return Ok(Err(Dependence::NotReady(claim.cluster)));
+    };
+    let certificate = last_certificate(&cluster.mirror.read(), &claim.name, |owner| {
+        owner.namespace == namespace
+    });
     let name = object.metadata.name.clone().unwrap_or_default();
-    let former = object.status.as_ref().and_then(|status| status.secret.clone()).filter(|former| *former != secret_name(object));
+    let former = object
+        .status
+        .as_ref()
+        .and_then(|status| status.secret.clone())
+        .filter(|former| *former != object.secret_name());
     let given = object.spec.authentication.password_secret_ref.as_ref();
     let observed = Observed {
         now: Timestamp::now(),
         cluster: Arc::clone(&cluster.facts),
         at_home: claim.cluster.namespace == namespace,
-        secret: context.user_secrets.get(&namespace, &secret_name(object)),
+        secret: context.secrets.get(&namespace, &object.secret_name()),
         former_secret: former.and_then(|former| {
-            let facts = context.user_secrets.get(&namespace, &former).filter(|facts| facts.managed && facts.user == name)?;
+            let facts = context
+                .secrets
+                .get(&namespace, &former)
+                .filter(|facts| facts.managed && facts.user == name)?;
             Some((former, facts))
         }),
-        given: given.and_then(|given| context.user_secrets.get(&namespace, &given.name)),
-        principal: cluster.mirror.read().principal(&claim.name).cloned().unwrap_or_default(),
-        older: context.users.held_by_other(&claim, object),
+        given: given.and_then(|given| context.secrets.get(&namespace, &given.name)),
+        principal: cluster
+            .mirror
+            .read()
+            .principal(&claim.name)
+            .cloned()
+            .unwrap_or_default(),
+        certified_until: certificate.map(|(until, _)| until),
+        standings,
+        ownership,
     };
     Ok(Ok((observed, cluster)))
 }
 
-/// Refusals that are listed: a status is read by people.
+/// The standings of the topics that a User names; `None` while a Topic that shares one of them may
+/// not be in the cache yet. A Topic in a namespace that the cluster does not allow shares nothing.
+///
+/// # Errors
+/// Fails if a namespace's labels cannot be read.
+pub async fn standings(
+    context: &Context,
+    cluster: &Cluster,
+    claim: &Claim,
+    object: &User,
+) -> Result<Option<Standings>, Error> {
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    let is_there = |owner: &Owner| context.topics.is_there(context, &claim.cluster, owner);
+    let mut all =
+        context
+            .sharing
+            .standings(object, &claim.cluster, &cluster.mirror.read(), is_there);
+    for (topic, standing) in &mut all {
+        let Some((owner, of)) = standing.owner.as_ref().filter(|(_, of)| of != namespace) else {
+            continue;
+        };
+        let name = owner.rsplit('/').next().unwrap_or_default();
+        let is_seen = context.topics.get(of, name).is_some() || !context.watches(of);
+        if !is_seen && !context.topics.are_ready() {
+            return Ok(None);
+        }
+        let topic = Claim {
+            cluster: claim.cluster.clone(),
+            name: topic.clone(),
+        };
+        if !standing.shared.is_empty()
+            && !may_have(
+                context,
+                cluster,
+                &topic,
+                of,
+                cluster.facts.access.topic_names.as_ref(),
+            )
+            .await?
+        {
+            standing.shared.clear();
+        }
+    }
+    Ok(Some(all))
+}
+
+/// The maximum number of refusals in the status, because people read it.
 const REFUSALS_MAX: usize = 50;
 
-/// What the brokers let through because of shadow mode, in words; nothing of a user that is not in it.
-pub async fn would_be_refused(object: &User, cluster: &Cluster, name: &str) -> Result<Vec<String>, Error> {
+/// The requests that the brokers allowed only because of shadow mode, in words; empty for a user
+/// that is not in shadow mode.
+pub async fn would_be_refused(
+    object: &User,
+    cluster: &Cluster,
+    name: &str,
+) -> Result<Vec<String>, Error> {
     if object.spec.authorization.mode == AuthorizationMode::Enforce {
         return Ok(Vec::new());
     }
-    let refusals = cluster.admin.direct().would_be_refused(&principal(name)).await?;
-    Ok(grants::refusals(&refusals).into_iter().take(REFUSALS_MAX).collect())
+    let refusals = cluster
+        .admin
+        .direct()
+        .would_be_refused(&principal(name))
+        .await?;
+    Ok(grants::refusals(&refusals)
+        .into_iter()
+        .take(REFUSALS_MAX)
+        .collect())
 }
 
-/// The password that a Secret gives; only asked for when it is set in Kafka.
+/// The password from the user's own Secret. It is read only when it is about to be set in Kafka.
 pub async fn given_password(context: &Context, object: &User) -> Result<Option<String>, Error> {
-    let Some(given) = &object.spec.authentication.password_secret_ref else { return Ok(None) };
-    let api: Api<Secret> = Api::namespaced(context.client.clone(), object.metadata.namespace.as_deref().unwrap_or_default());
-    let secret = api.get_opt(&given.name).await.map_err(KubeError::request("get", "Secret", &given.name))?;
+    let Some(given) = &object.spec.authentication.password_secret_ref else {
+        return Ok(None);
+    };
+    let api: Api<Secret> = Api::namespaced(
+        context.client.clone(),
+        object.metadata.namespace.as_deref().unwrap_or_default(),
+    );
+    let secret =
+        api.get_opt(&given.name)
+            .await
+            .map_err(KubeError::request("get", "Secret", &given.name))?;
     Ok(secret.and_then(|secret| texts(&secret).remove(&given.key)))
 }

@@ -1,13 +1,15 @@
-//! A user's password, from the key of the cluster's first clients' CA, the User and the time since which it is in force. Pure.
+//! Derives a user's password from the cluster's password key, the User and the time since which the
+//! password is in force. Pure.
 //!
-//! It is derived, not drawn: a Secret that somebody deletes comes back with the same password, and the password is never
-//! read back from anywhere. Whoever has the CA's key can be any user anyway, by a certificate.
+//! The password is derived, not random: a deleted Secret is created again with the same password,
+//! and the password is never read back from anywhere. The owner of the key can derive every
+//! password, so the key can be rotated separately.
 
 use hmac::{Hmac, Mac};
 use k8s_openapi::jiff::Timestamp;
 use sha2::Sha512;
 
-/// 190 bits.
+/// The length of a password, which gives 190 bits.
 const CHARS: usize = 32;
 const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
@@ -20,14 +22,26 @@ fn hmac(key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
     mac.finalize().into_bytes().to_vec()
 }
 
-/// The password of one use (`scram`, `pkcs12`) of the User with this uid.
+/// The password for one usage (`scram`, `pkcs12`) of the User with this uid.
 pub fn derive(password_key: &str, usage: &str, uid: &str, since: Timestamp) -> String {
     let key = hmac(password_key.as_bytes(), &[b"freehold passwords 1"]);
     let mut password = String::with_capacity(CHARS);
     for block in 0_u8..=255 {
-        let bytes = hmac(&key, &[usage.as_bytes(), uid.as_bytes(), since.to_string().as_bytes(), &[block]]);
-        // Only bytes below the largest multiple of 62, so that every character is as likely.
-        let fair = bytes.into_iter().filter(|byte| *byte < 248).map(|byte| char::from(ALPHABET[usize::from(byte % 62)]));
+        let bytes = hmac(
+            &key,
+            &[
+                usage.as_bytes(),
+                uid.as_bytes(),
+                since.to_string().as_bytes(),
+                &[block],
+            ],
+        );
+        // Only bytes below the largest multiple of 62 are used, so that every character is equally
+        // likely.
+        let fair = bytes
+            .into_iter()
+            .filter(|byte| *byte < 248)
+            .map(|byte| char::from(ALPHABET[usize::from(byte % 62)]));
         password.extend(fair.take(CHARS - password.len()));
         if password.len() == CHARS {
             break;

@@ -1,4 +1,4 @@
-//! kubectl, as a person would use it.
+//! Runs kubectl as a user would.
 
 use crate::shell;
 use anyhow::{Context, Result, bail};
@@ -7,7 +7,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// A kubectl and the cluster that it talks to.
+/// A kubectl program, and the cluster that it uses.
 #[derive(Clone, Debug)]
 pub struct Kubectl {
     pub program: String,
@@ -16,10 +16,15 @@ pub struct Kubectl {
 }
 
 impl Kubectl {
-    /// From the environment that `cargo xtask test` sets: `FREEHOLD_KUBECTL` and `KUBECONFIG`.
+    /// From the environment variables that `cargo xtask test` sets: `FREEHOLD_KUBECTL` and
+    /// `KUBECONFIG`.
     pub fn from_env() -> Result<Self> {
-        let program = std::env::var("FREEHOLD_KUBECTL").context("FREEHOLD_KUBECTL is not set: run these tests by `cargo xtask test`")?;
-        Ok(Self { program, target: Vec::new() })
+        let program = std::env::var("FREEHOLD_KUBECTL")
+            .context("FREEHOLD_KUBECTL is not set: run these tests by `cargo xtask test`")?;
+        Ok(Self {
+            program,
+            target: Vec::new(),
+        })
     }
 
     /// A kubectl command.
@@ -29,34 +34,66 @@ impl Kubectl {
         command
     }
 
-    /// Runs; gives standard output.
+    /// Runs a command and returns its standard output.
     pub fn run(&self, args: &[&str]) -> Result<String> {
         shell::output(&mut self.command(args))
     }
 
-    /// Runs; gives what it printed as JSON.
+    /// Runs a command and returns its output as JSON.
     pub fn json(&self, args: &[&str]) -> Result<Value> {
         let mut all = args.to_vec();
         all.extend(["-o", "json"]);
         Ok(serde_json::from_str(&self.run(&all)?)?)
     }
 
-    /// One object, or `None` where there is none.
+    /// One object, or `None` if it does not exist.
     pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Result<Option<Value>> {
-        let text = self.run(&["get", kind, name, "--namespace", namespace, "--ignore-not-found", "-o", "json"])?;
-        if text.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_str(&text)?)) }
+        let text = self.run(&[
+            "get",
+            kind,
+            name,
+            "--namespace",
+            namespace,
+            "--ignore-not-found",
+            "-o",
+            "json",
+        ])?;
+        if text.is_empty() {
+            Ok(None)
+        } else {
+            Ok(Some(serde_json::from_str(&text)?))
+        }
     }
 
-    /// Applies YAML, or says why the API server refused it.
+    /// Applies YAML. The error has the API server's reason.
     pub fn apply(&self, yaml: &str) -> Result<String> {
-        self.feed(&["apply", "--server-side", "--force-conflicts", "--field-manager=test", "-f", "-"], yaml)
+        self.feed(
+            &[
+                "apply",
+                "--server-side",
+                "--force-conflicts",
+                "--field-manager=test",
+                "-f",
+                "-",
+            ],
+            yaml,
+        )
     }
 
     /// Runs a command that reads `input`.
     pub fn feed(&self, args: &[&str], input: &str) -> Result<String> {
-        let mut child =
-            self.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("start kubectl")?;
-        child.stdin.take().context("kubectl's input")?.write_all(input.as_bytes())?;
+        let mut child = self
+            .command(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("start kubectl")?;
+        child
+            .stdin
+            .take()
+            .context("kubectl's input")?
+            .write_all(input.as_bytes())?;
         let output = child.wait_with_output()?;
         if !output.status.success() {
             bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
@@ -66,35 +103,91 @@ impl Kubectl {
 
     /// Changes an object by a merge patch (RFC 7386).
     pub fn merge(&self, kind: &str, namespace: &str, name: &str, patch: &Value) -> Result<()> {
-        self.run(&["patch", kind, name, "--namespace", namespace, "--type=merge", "-p", &patch.to_string()]).map(|_| ())
+        self.run(&[
+            "patch",
+            kind,
+            name,
+            "--namespace",
+            namespace,
+            "--type=merge",
+            "-p",
+            &patch.to_string(),
+        ])
+        .map(|_| ())
     }
 
-    /// Deletes and waits until it is gone.
+    /// Deletes an object and waits until it is gone.
     pub fn delete(&self, kind: &str, namespace: &str, name: &str, limit: Duration) -> Result<()> {
         let timeout = format!("--timeout={}s", limit.as_secs());
-        self.run(&["delete", kind, name, "--namespace", namespace, "--ignore-not-found", "--wait", &timeout]).map(|_| ())
+        self.run(&[
+            "delete",
+            kind,
+            name,
+            "--namespace",
+            namespace,
+            "--ignore-not-found",
+            "--wait",
+            &timeout,
+        ])
+        .map(|_| ())
     }
 
-    /// Waits until an object's Ready condition is True for its present generation.
-    pub fn wait_ready(&self, kind: &str, namespace: &str, name: &str, limit: Duration) -> Result<()> {
+    /// Waits until the Ready condition of an object is True for its current generation.
+    pub fn wait_ready(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        limit: Duration,
+    ) -> Result<()> {
         let timeout = format!("--timeout={}s", limit.as_secs());
-        // One kubectl that watches; the poll around it is for objects that are not there yet and API servers that are away.
+        // One kubectl watches the object; the poll around it is for objects that do not exist yet
+        // and for API servers that are down.
         shell::wait_for(&format!("{kind} {namespace}/{name} Ready"), limit, || {
-            let waited = self.run(&["wait", kind, name, "--namespace", namespace, "--for=condition=Ready", &timeout]);
-            let Some(object) = self.get(kind, namespace, name)? else { return Ok(Some("it is not there".into())) };
+            let waited = self.run(&[
+                "wait",
+                kind,
+                name,
+                "--namespace",
+                namespace,
+                "--for=condition=Ready",
+                &timeout,
+            ]);
+            let Some(object) = self.get(kind, namespace, name)? else {
+                return Ok(Some("it is not there".into()));
+            };
             Ok(not_ready(&object).or_else(|| waited.err().map(|error| error.to_string())))
         })
     }
 
-    /// Waits until a condition of this type has this status; gives its reason and message.
-    pub fn wait_condition(&self, kind: &str, namespace: &str, name: &str, condition: &str, limit: Duration) -> Result<(String, String)> {
+    /// Waits until a condition of this type is True; returns its reason and message.
+    pub fn wait_condition(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        condition: &str,
+        limit: Duration,
+    ) -> Result<(String, String)> {
         let mut found = None;
-        shell::wait_for(&format!("{kind} {namespace}/{name} {condition}"), limit, || {
-            let Some(object) = self.get(kind, namespace, name)? else { return Ok(Some("it is not there".into())) };
-            let holds = condition_of(&object, condition).filter(|condition| condition["status"] == "True");
-            found = holds.map(|condition| (text(&condition["reason"]), text(&condition["message"])));
-            Ok(if found.is_some() { None } else { Some(object["status"]["conditions"].to_string()) })
-        })?;
+        shell::wait_for(
+            &format!("{kind} {namespace}/{name} {condition}"),
+            limit,
+            || {
+                let Some(object) = self.get(kind, namespace, name)? else {
+                    return Ok(Some("it is not there".into()));
+                };
+                let holds = condition_of(&object, condition)
+                    .filter(|condition| condition["status"] == "True");
+                found = holds
+                    .map(|condition| (text(&condition["reason"]), text(&condition["message"])));
+                Ok(if found.is_some() {
+                    None
+                } else {
+                    Some(object["status"]["conditions"].to_string())
+                })
+            },
+        )?;
         found.context("the condition was seen")
     }
 }
@@ -105,16 +198,25 @@ fn text(value: &Value) -> String {
 
 /// A condition of an object.
 pub fn condition_of<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
-    object["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)
+    object["status"]["conditions"]
+        .as_array()?
+        .iter()
+        .find(|condition| condition["type"] == kind)
 }
 
-/// Why an object is not Ready; `None` when it is.
+/// Why an object is not Ready; `None` if it is.
 pub fn not_ready(object: &Value) -> Option<String> {
     let generation = &object["metadata"]["generation"];
     match condition_of(object, "Ready") {
         None => Some("no status yet".into()),
-        Some(condition) if condition["observedGeneration"] != *generation => Some("the newest spec has not been looked at yet".into()),
+        Some(condition) if condition["observedGeneration"] != *generation => {
+            Some("the newest spec has not been looked at yet".into())
+        }
         Some(condition) if condition["status"] == "True" => None,
-        Some(condition) => Some(format!("{}: {}", text(&condition["reason"]), text(&condition["message"]))),
+        Some(condition) => Some(format!(
+            "{}: {}",
+            text(&condition["reason"]),
+            text(&condition["message"])
+        )),
     }
 }

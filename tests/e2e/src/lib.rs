@@ -1,4 +1,5 @@
-//! What tests, demo and benchmarks on the ground share: other programs, kubectl, records that flow.
+//! Code that tests, demo and benchmarks on the local cluster share: running programs, kubectl,
+//! producing and consuming records.
 
 pub mod flow;
 pub mod kubectl;

@@ -1,17 +1,19 @@
-//! etcd, kube-apiserver, kube-controller-manager and kube-scheduler in the root namespace.
+//! etcd, kube-apiserver, kube-controller-manager and kube-scheduler in the root network namespace.
 
 use super::{network, process};
 use crate::layout::Layout;
 use anyhow::Result;
-use ground::shell::{self, command, write_file};
+use freehold_e2e::shell::{self, command, write_file};
 use std::path::Path;
 use std::time::Duration;
 
 const ETCD_CLIENT: &str = "http://127.0.0.1:23790";
 const ETCD_PEER: &str = "http://127.0.0.1:23800";
 
-/// Every request with who, what and when: the tests read from it that an idle operator writes nothing.
-const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n\
+/// Logs the operator's requests with user, object and time: tests read from it that an idle
+/// operator writes nothing.
+const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\n\
+omitStages: [RequestReceived]\nrules:\n\
     - level: None\n  verbs: [watch]\n- level: Metadata\n  userGroups: [\"system:serviceaccounts:freehold-system\"]\n- level: None\n";
 
 pub fn start(layout: &Layout, bin: &Path) -> Result<()> {
@@ -44,18 +46,31 @@ pub fn start(layout: &Layout, bin: &Path) -> Result<()> {
             format!("--client-ca-file={}", file("ca.crt")),
             format!("--tls-cert-file={}", file("apiserver.crt")),
             format!("--tls-private-key-file={}", file("apiserver.key")),
-            format!("--kubelet-client-certificate={}", file("apiserver-kubelet-client.crt")),
-            format!("--kubelet-client-key={}", file("apiserver-kubelet-client.key")),
+            format!(
+                "--kubelet-client-certificate={}",
+                file("apiserver-kubelet-client.crt")
+            ),
+            format!(
+                "--kubelet-client-key={}",
+                file("apiserver-kubelet-client.key")
+            ),
             "--kubelet-preferred-address-types=InternalIP".into(),
             "--authorization-mode=Node,RBAC".into(),
             "--enable-admission-plugins=NodeRestriction".into(),
-            // It has routes to pods, not to Services: webhooks are called at their pods.
+            // The API server has routes to pods, but not to Services, so it calls webhooks at their
+            // pods.
             "--enable-aggregator-routing=true".into(),
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
-            format!("--service-account-signing-key-file={}", file("service-account.key")),
+            format!(
+                "--service-account-signing-key-file={}",
+                file("service-account.key")
+            ),
             format!("--service-account-key-file={}", file("service-account.pub")),
             format!("--audit-policy-file={}", policy.display()),
-            format!("--audit-log-path={}", layout.logs().join("audit.json").display()),
+            format!(
+                "--audit-log-path={}",
+                layout.logs().join("audit.json").display()
+            ),
             "--audit-log-maxsize=200".into(),
             "--anonymous-auth=true".into(),
             "--event-ttl=2h".into(),
@@ -67,7 +82,10 @@ pub fn start(layout: &Layout, bin: &Path) -> Result<()> {
         &bin.join("kube-controller-manager").to_string_lossy(),
         [
             format!("--kubeconfig={}", file("controller-manager.kubeconfig")),
-            format!("--service-account-private-key-file={}", file("service-account.key")),
+            format!(
+                "--service-account-private-key-file={}",
+                file("service-account.key")
+            ),
             format!("--root-ca-file={}", file("ca.crt")),
             "--use-service-account-credentials=true".into(),
             "--leader-elect=false".into(),
@@ -79,15 +97,22 @@ pub fn start(layout: &Layout, bin: &Path) -> Result<()> {
     process::start(layout, "kube-controller-manager", manager)?;
     let scheduler = command(
         &bin.join("kube-scheduler").to_string_lossy(),
-        [format!("--kubeconfig={}", file("scheduler.kubeconfig")), "--leader-elect=false".into(), "--bind-address=127.0.0.1".into()],
+        [
+            format!("--kubeconfig={}", file("scheduler.kubeconfig")),
+            "--leader-elect=false".into(),
+            "--bind-address=127.0.0.1".into(),
+        ],
     );
     process::start(layout, "kube-scheduler", scheduler)
 }
 
-/// A kubectl that talks to the local API server as its administrator.
+/// A kubectl command that uses the local API server as administrator.
 pub fn kubectl(layout: &Layout, bin: &Path) -> std::process::Command {
     let mut kubectl = std::process::Command::new(bin.join("kubectl"));
-    kubectl.arg("--kubeconfig").arg(layout.kubeconfig()).stdin(std::process::Stdio::null());
+    kubectl
+        .arg("--kubeconfig")
+        .arg(layout.kubeconfig())
+        .stdin(std::process::Stdio::null());
     kubectl
 }
 

@@ -1,21 +1,22 @@
-//! The local Kubernetes: a control plane in the root network namespace, three nodes in three zones, each in a
-//! network namespace of its own with no route out. Everything here can be called again at any time: what runs
-//! as it should is left alone.
+//! The local Kubernetes: a control plane in the root network namespace, and three nodes in three
+//! zones, each in a network namespace of its own without a route to the outside. Every function can
+//! be called again at any time: what runs correctly is left alone.
 
 pub mod addons;
 pub mod control_plane;
 pub mod network;
 pub mod nodes;
 pub mod pki;
+pub mod policies;
 pub mod process;
 
 use crate::layout::Layout;
 use anyhow::Result;
-use ground::shell::{self, command};
+use freehold_e2e::shell::{self, command};
 use std::fs;
 use std::path::Path;
 
-/// A node: its zone is its name's second half.
+/// A node. Its zone is the second half of its name.
 #[derive(Clone, Debug)]
 pub struct Node {
     pub name: &'static str,
@@ -24,13 +25,25 @@ pub struct Node {
 }
 
 pub const NODES: [Node; 3] = [
-    Node { name: "node-a", zone: "zone-a", index: 1 },
-    Node { name: "node-b", zone: "zone-b", index: 2 },
-    Node { name: "node-c", zone: "zone-c", index: 3 },
+    Node {
+        name: "node-a",
+        zone: "zone-a",
+        index: 1,
+    },
+    Node {
+        name: "node-b",
+        zone: "zone-b",
+        index: 2,
+    },
+    Node {
+        name: "node-c",
+        zone: "zone-c",
+        index: 3,
+    },
 ];
 
 impl Node {
-    /// The namespace's name in `ip netns`.
+    /// The name of the namespace in `ip netns`.
     pub fn netns(&self) -> String {
         format!("freehold-{}", self.name)
     }
@@ -43,14 +56,19 @@ impl Node {
         format!("{}.{}.0/24", network::POD_PREFIX, self.index)
     }
 
-    /// Runs a program inside the node's network: `nsenter`, not `ip netns exec`, which would give it a mount
-    /// namespace of its own in which containerd does not see what the kubelet mounts.
+    /// The prefix of a command that runs a program in the node's network. It uses `nsenter`,
+    /// because `ip netns exec` creates a new mount namespace, in which containerd does not see what
+    /// the kubelet mounts.
     pub fn enter(&self) -> Vec<String> {
-        vec!["nsenter".into(), format!("--net=/run/netns/{}", self.netns()), "--".into()]
+        vec![
+            "nsenter".into(),
+            format!("--net=/run/netns/{}", self.netns()),
+            "--".into(),
+        ]
     }
 }
 
-/// Starts what does not run yet and waits until all nodes are Ready.
+/// Starts what is not running yet, and waits until all nodes are Ready.
 pub fn up(layout: &Layout, bin: &Path) -> Result<()> {
     fs::create_dir_all(&layout.run)?;
     fs::create_dir_all(layout.logs())?;
@@ -62,10 +80,11 @@ pub fn up(layout: &Layout, bin: &Path) -> Result<()> {
     }
     control_plane::wait_ready(layout, bin)?;
     addons::start(layout, bin)?;
-    nodes::wait_ready(layout, bin)
+    nodes::wait_ready(layout, bin)?;
+    policies::start(layout, bin)
 }
 
-/// Ends every process that `up` started and removes namespaces, interfaces, mounts and cgroups.
+/// Stops every process that `up` started, and removes namespaces, interfaces, mounts and cgroups.
 pub fn down(layout: &Layout) -> Result<()> {
     for node in &NODES {
         process::stop(layout, &format!("kubelet-{}", node.name))?;
@@ -93,18 +112,30 @@ pub fn down(layout: &Layout) -> Result<()> {
 fn unmount_below(folder: &Path) -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let prefix = format!("{}/", folder.display());
-    for mount in mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)) {
+    for mount in mounts
+        .lines()
+        .rev()
+        .filter_map(|line| line.split(' ').nth(1))
+    {
         if mount.starts_with(&prefix) {
-            shell::run(&mut command("umount", ["--lazy", &mount.replace("\\040", " ")]))?;
+            shell::run(&mut command(
+                "umount",
+                ["--lazy", &mount.replace("\\040", " ")],
+            ))?;
         }
     }
     Ok(())
 }
 
-/// The loop devices of volumes' files.
+/// Detaches the loop devices of the volumes' files.
 fn detach_below(folder: &Path) -> Result<()> {
     let prefix = format!("{}/", folder.display());
-    for line in shell::output(&mut command("losetup", ["--noheadings", "--output", "NAME,BACK-FILE"]))?.lines() {
+    for line in shell::output(&mut command(
+        "losetup",
+        ["--noheadings", "--output", "NAME,BACK-FILE"],
+    ))?
+    .lines()
+    {
         let mut words = line.split_whitespace();
         if let (Some(device), Some(file)) = (words.next(), words.next())
             && file.starts_with(&prefix)
@@ -115,7 +146,7 @@ fn detach_below(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Prints which of the local processes run, and the nodes.
+/// Prints which of the local processes are running, and the nodes.
 pub fn status(layout: &Layout) -> Result<()> {
     let names = process::names(layout);
     if names.is_empty() {
@@ -125,10 +156,17 @@ pub fn status(layout: &Layout) -> Result<()> {
     for name in &names {
         match process::alive(layout, name) {
             Some(pid) => println!("{name:<28} runs ({pid})"),
-            None => println!("{name:<28} ended; its log: {}", layout.logs().join(format!("{name}.log")).display()),
+            None => println!(
+                "{name:<28} ended; its log: {}",
+                layout.logs().join(format!("{name}.log")).display()
+            ),
         }
     }
-    let nodes = shell::output(control_plane::kubectl(layout, &layout.bin()).args(["get", "nodes,pods", "--all-namespaces"]))?;
+    let nodes = shell::output(control_plane::kubectl(layout, &layout.bin()).args([
+        "get",
+        "nodes,pods",
+        "--all-namespaces",
+    ]))?;
     println!("\n{nodes}");
     Ok(())
 }

@@ -1,20 +1,21 @@
-//! The local network: one bridge, a namespace for each node, static routes between the nodes' pod ranges, and
-//! sinks, so that nothing addressed to a pod or a service ever leaves the machine by the default route.
+//! The local network: one bridge, a network namespace for each node, static routes between the pod
+//! ranges of the nodes, and blackhole routes, so that no packet for a pod or a Service ever leaves
+//! the machine by the default route.
 
 use super::{NODES, Node};
 use anyhow::Result;
-use ground::shell::{command, run, succeeds};
+use freehold_e2e::shell::{command, run, succeeds};
 
 pub const NODE_PREFIX: &str = "172.30.98";
 pub const POD_PREFIX: &str = "10.198";
 pub const POD_RANGE: &str = "10.198.0.0/16";
 pub const SERVICE_RANGE: &str = "10.199.0.0/16";
-/// The API server as pods see it: the first address of the service range.
+/// The address of the API server for pods: the first one of the Service range.
 pub const API_SERVICE: &str = "10.199.0.1";
 pub const DNS_SERVICE: &str = "10.199.0.10";
 const BRIDGE: &str = "fh-bridge";
 
-/// The root namespace's address on the bridge: API server and CoreDNS listen there.
+/// The address of the root namespace on the bridge, on which API server and CoreDNS listen.
 pub fn host() -> String {
     format!("{NODE_PREFIX}.1")
 }
@@ -52,7 +53,9 @@ fn node_up(node: &Node) -> Result<()> {
     let inside = |words: &str| ip(&format!("-n {netns} {words}"));
     if !ip_ok(&format!("-n {netns} link show eth0")) {
         let _ = ip_ok(&format!("link delete {outside}"));
-        ip(&format!("link add {outside} type veth peer name eth0 netns {netns}"))?;
+        ip(&format!(
+            "link add {outside} type veth peer name eth0 netns {netns}"
+        ))?;
     }
     ip(&format!("link set {outside} master {BRIDGE} up"))?;
     inside("link set lo up")?;
@@ -62,16 +65,27 @@ fn node_up(node: &Node) -> Result<()> {
         inside(&format!("route replace blackhole {range}"))?;
     }
     for other in NODES.iter().filter(|other| other.index != node.index) {
-        inside(&format!("route replace {} via {}", other.pods(), other.address()))?;
+        inside(&format!(
+            "route replace {} via {}",
+            other.pods(),
+            other.address()
+        ))?;
     }
-    ip(&format!("route replace {} via {}", node.pods(), node.address()))?;
+    ip(&format!(
+        "route replace {} via {}",
+        node.pods(),
+        node.address()
+    ))?;
     for setting in [
         "net.ipv4.ip_forward=1",
         "net.ipv4.conf.all.route_localnet=1",
         "net.ipv4.conf.all.rp_filter=0",
         "net.ipv4.conf.default.rp_filter=0",
     ] {
-        run(&mut command("ip", ["netns", "exec", &netns, "sysctl", "-qw", setting]))?;
+        run(&mut command(
+            "ip",
+            ["netns", "exec", &netns, "sysctl", "-qw", setting],
+        ))?;
     }
     Ok(())
 }

@@ -1,15 +1,16 @@
-//! The three nodes: containerd, kubelet and kube-proxy of each, in its network namespace and its cgroups.
+//! The three nodes: containerd, kubelet and kube-proxy of each, in its network namespace and
+//! cgroups.
 
 use super::control_plane::kubectl;
 use super::{NODES, Node, network, process};
 use crate::layout::Layout;
 use anyhow::Result;
-use ground::shell::{self, command, write_file};
+use freehold_e2e::shell::{self, command, write_file};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The name of the image every pod's sandbox runs; built from nothing by `images`.
+/// The image of every pod's sandbox; `images` builds it from scratch.
 pub const PAUSE_IMAGE: &str = "localhost/freehold/pause:1";
 const CGROUPS: &str = "/sys/fs/cgroup";
 const CGROUP_ROOT: &str = "freehold-local";
@@ -25,7 +26,7 @@ pub fn start(layout: &Layout, bin: &Path, node: &Node) -> Result<()> {
     start_proxy(layout, bin, node)
 }
 
-fn in_node(node: &Node, program: &Path, args: Vec<String>) -> std::process::Command {
+pub fn in_node(node: &Node, program: &Path, args: Vec<String>) -> std::process::Command {
     let mut words = node.enter();
     let first = words.remove(0);
     words.push(program.display().to_string());
@@ -47,7 +48,8 @@ fn start_containerd(layout: &Layout, node: &Node) -> Result<()> {
             pods = node.pods(),
         ),
     )?;
-    // The image store lies in the cache: what was imported once is there after the next `up`.
+    // The image store is in the cache, so that an imported image is still there after the next
+    // `up`.
     write_file(
         &config,
         format!(
@@ -78,7 +80,11 @@ state = "{state}"
             conf = conf_dir.display(),
         ),
     )?;
-    let daemon = in_node(node, Path::new("containerd"), vec!["--config".into(), config.display().to_string()]);
+    let daemon = in_node(
+        node,
+        Path::new("containerd"),
+        vec!["--config".into(), config.display().to_string()],
+    );
     process::start(layout, &format!("containerd-{}", node.name), daemon)
 }
 
@@ -91,14 +97,22 @@ fn start_kubelet(layout: &Layout, bin: &Path, node: &Node) -> Result<()> {
     write_file(
         &config,
         format!(
-            "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\naddress: {address}\nauthentication:\n  \
-             anonymous: {{enabled: false}}\n  webhook: {{enabled: true}}\n  x509: {{clientCAFile: {ca}}}\nauthorization: {{mode: Webhook}}\n\
-             cgroupDriver: cgroupfs\ncgroupRoot: /{CGROUP_ROOT}/{name}\nclusterDNS: [{dns}]\nclusterDomain: cluster.local\n\
-             containerRuntimeEndpoint: unix://{socket}\nresolvConf: {resolv}\nfailSwapOn: false\nhealthzPort: 0\n\
-             localStorageCapacityIsolation: false\nenforceNodeAllocatable: []\nimageGCHighThresholdPercent: 100\n\
-             imageMinimumGCAge: 240h\ncontainerLogMaxSize: 200Mi\nevictionHard: {{memory.available: 50Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}}\n\
-             podLogsDir: {state}/pod-logs\nvolumePluginDir: {state}/volume-plugins\nregisterNode: true\nmaxPods: 100\n\
-             nodeStatusUpdateFrequency: 5s\nserializeImagePulls: false\nsyncFrequency: 10s\nlogging: {{verbosity: 1}}\n\
+            "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
+             address: {address}\nauthentication:\n  \
+             anonymous: {{enabled: false}}\n  webhook: {{enabled: true}}\n  \
+             x509: {{clientCAFile: {ca}}}\nauthorization: {{mode: Webhook}}\n\
+             cgroupDriver: cgroupfs\ncgroupRoot: /{CGROUP_ROOT}/{name}\nclusterDNS: [{dns}]\n\
+             clusterDomain: cluster.local\n\
+             containerRuntimeEndpoint: unix://{socket}\nresolvConf: {resolv}\nfailSwapOn: false\n\
+             healthzPort: 0\n\
+             localStorageCapacityIsolation: false\nenforceNodeAllocatable: []\n\
+             imageGCHighThresholdPercent: 100\n\
+             imageMinimumGCAge: 240h\ncontainerLogMaxSize: 200Mi\n\
+             evictionHard: {{memory.available: 50Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}}\n\
+             podLogsDir: {state}/pod-logs\nvolumePluginDir: {state}/volume-plugins\n\
+             registerNode: true\nmaxPods: 100\n\
+             nodeStatusUpdateFrequency: 5s\nserializeImagePulls: false\nsyncFrequency: 4s\n\
+             logging: {{verbosity: 1}}\n\
              fileCheckFrequency: 1m\nkubeAPIQPS: 100\nkubeAPIBurst: 200\n",
             address = node.address(),
             ca = layout.state.join("pki/ca.crt").display(),
@@ -114,12 +128,21 @@ fn start_kubelet(layout: &Layout, bin: &Path, node: &Node) -> Result<()> {
         &bin.join("kubelet"),
         vec![
             format!("--config={}", config.display()),
-            format!("--kubeconfig={}", layout.state.join(format!("pki/{}.kubeconfig", node.name)).display()),
+            format!(
+                "--kubeconfig={}",
+                layout
+                    .state
+                    .join(format!("pki/{}.kubeconfig", node.name))
+                    .display()
+            ),
             format!("--root-dir={}", state.join("kubelet").display()),
             format!("--cert-dir={}", state.join("kubelet-pki").display()),
             format!("--hostname-override={}", node.name),
             format!("--node-ip={}", node.address()),
-            format!("--node-labels=topology.kubernetes.io/zone={},topology.kubernetes.io/region=local", node.zone),
+            format!(
+                "--node-labels=topology.kubernetes.io/zone={},topology.kubernetes.io/region=local",
+                node.zone
+            ),
         ],
     );
     process::start(layout, &format!("kubelet-{}", node.name), kubelet)
@@ -130,30 +153,43 @@ fn start_proxy(layout: &Layout, bin: &Path, node: &Node) -> Result<()> {
     write_file(
         &config,
         format!(
-            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\nclusterCIDR: {pods}\n\
-             hostnameOverride: {name}\nclientConnection: {{kubeconfig: {kubeconfig}}}\nconntrack: {{maxPerCore: 0}}\n\
-             healthzBindAddress: {address}:10256\nmetricsBindAddress: {address}:10249\nnftables: {{minSyncPeriod: 200ms, syncPeriod: 30s}}\n",
+            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+             mode: nftables\nclusterCIDR: {pods}\n\
+             hostnameOverride: {name}\nclientConnection: {{kubeconfig: {kubeconfig}}}\n\
+             conntrack: {{maxPerCore: 0}}\n\
+             healthzBindAddress: {address}:10256\nmetricsBindAddress: {address}:10249\n\
+             nftables: {{minSyncPeriod: 200ms, syncPeriod: 30s}}\n",
             pods = network::POD_RANGE,
             name = node.name,
             kubeconfig = layout.state.join("pki/proxy.kubeconfig").display(),
             address = node.address(),
         ),
     )?;
-    let proxy = in_node(node, &bin.join("kube-proxy"), vec![format!("--config={}", config.display())]);
+    let proxy = in_node(
+        node,
+        &bin.join("kube-proxy"),
+        vec![format!("--config={}", config.display())],
+    );
     process::start(layout, &format!("kube-proxy-{}", node.name), proxy)
 }
 
 fn hierarchies() -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(CGROUPS) else { return Vec::new() };
-    let mut folders: Vec<PathBuf> =
-        entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect();
+    let Ok(entries) = fs::read_dir(CGROUPS) else {
+        return Vec::new();
+    };
+    let mut folders: Vec<PathBuf> = entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect();
     if Path::new(CGROUPS).join("cgroup.controllers").exists() {
         folders = vec![CGROUPS.into()];
     }
     folders
 }
 
-/// The cgroup of a node in every hierarchy; a cpuset is empty until it is filled from its parent's.
+/// Creates the cgroup of a node in every hierarchy. A new cpuset is empty and is filled from its
+/// parent.
 fn make_cgroups(node: &Node) -> Result<()> {
     for hierarchy in hierarchies() {
         let mut folder = hierarchy;
@@ -166,9 +202,14 @@ fn make_cgroups(node: &Node) -> Result<()> {
                     fs::write(folder.join(file), fs::read(parent.join(file))?)?;
                 }
             }
-            if parent.join("cgroup.subtree_control").exists() && parent.join("cgroup.controllers").exists() {
+            if parent.join("cgroup.subtree_control").exists()
+                && parent.join("cgroup.controllers").exists()
+            {
                 let all = fs::read_to_string(parent.join("cgroup.controllers"))?;
-                let enable: Vec<_> = all.split_whitespace().map(|name| format!("+{name}")).collect();
+                let enable: Vec<_> = all
+                    .split_whitespace()
+                    .map(|name| format!("+{name}"))
+                    .collect();
                 let _ = fs::write(parent.join("cgroup.subtree_control"), enable.join(" "));
             }
         }
@@ -177,14 +218,20 @@ fn make_cgroups(node: &Node) -> Result<()> {
 }
 
 fn walk(folder: &Path, visit: &mut dyn FnMut(&Path)) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+    {
         walk(&entry.path(), visit);
     }
     visit(folder);
 }
 
-/// Kills what runs in the nodes' cgroups, then the shims that watched it: those that name our sockets.
+/// Kills the processes in the nodes' cgroups, then the shims that supervised them: those whose
+/// command line has our sockets.
 pub fn end_containers(layout: &Layout) -> Result<()> {
     for _ in 0..100 {
         let mut left = Vec::new();
@@ -210,7 +257,9 @@ pub fn end_containers(layout: &Layout) -> Result<()> {
 
 fn shims(layout: &Layout) -> Vec<u32> {
     let ours = layout.run.display().to_string();
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
@@ -227,7 +276,11 @@ pub fn remove_cgroups() -> Result<()> {
         walk(&hierarchy.join(CGROUP_ROOT), &mut |folder| {
             let _ = fs::remove_dir(folder);
         });
-        anyhow::ensure!(!hierarchy.join(CGROUP_ROOT).exists(), "{} is still in use", hierarchy.join(CGROUP_ROOT).display());
+        anyhow::ensure!(
+            !hierarchy.join(CGROUP_ROOT).exists(),
+            "{} is still in use",
+            hierarchy.join(CGROUP_ROOT).display()
+        );
     }
     Ok(())
 }
@@ -235,7 +288,8 @@ pub fn remove_cgroups() -> Result<()> {
 pub fn wait_ready(layout: &Layout, bin: &Path) -> Result<()> {
     let path = "jsonpath={range .items[*]}{.metadata.name}={.status.conditions[?(@.type==\"Ready\")].status} {end}";
     shell::wait_for("three nodes Ready", Duration::from_secs(180), || {
-        // A kubelet ends when its containerd listens but is not initialized yet: then it is started again.
+        // A kubelet exits if its containerd listens but is not initialized yet: then start it
+        // again.
         NODES.iter().try_for_each(|node| start(layout, bin, node))?;
         let seen = shell::output(kubectl(layout, bin).args(["get", "nodes", "-o", path]))?;
         Ok((seen.matches("=True").count() != NODES.len()).then_some(seen))

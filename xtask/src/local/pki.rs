@@ -1,26 +1,45 @@
-//! Certificates and kubeconfigs of the local control plane. Made once; kept until `down`.
+//! Certificates and kubeconfigs of the local control plane. They are created once and kept until
+//! `down`.
 
 use super::{NODES, network};
 use crate::layout::Layout;
 use anyhow::Result;
-use ground::shell::{command, run, write_file};
+use freehold_e2e::shell::{command, run, write_file};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
 };
 use std::path::Path;
 
-/// Who gets a client certificate: file name, user, group.
+/// The client certificates: file name, user, group.
 fn clients() -> Vec<(String, String, &'static str)> {
     let mut clients = vec![
         ("admin".into(), "local-admin".into(), "system:masters"),
-        ("controller-manager".into(), "system:kube-controller-manager".into(), ""),
+        (
+            "controller-manager".into(),
+            "system:kube-controller-manager".into(),
+            "",
+        ),
         ("scheduler".into(), "system:kube-scheduler".into(), ""),
-        ("proxy".into(), "system:kube-proxy".into(), "system:node-proxier"),
+        (
+            "proxy".into(),
+            "system:kube-proxy".into(),
+            "system:node-proxier",
+        ),
         ("addons".into(), "local-addons".into(), "system:masters"),
-        ("apiserver-kubelet-client".into(), "kube-apiserver-kubelet-client".into(), "system:masters"),
+        (
+            "apiserver-kubelet-client".into(),
+            "kube-apiserver-kubelet-client".into(),
+            "system:masters",
+        ),
     ];
-    clients.extend(NODES.iter().map(|node| (node.name.into(), format!("system:node:{}", node.name), "system:nodes")));
+    clients.extend(NODES.iter().map(|node| {
+        (
+            node.name.into(),
+            format!("system:node:{}", node.name),
+            "system:nodes",
+        )
+    }));
     clients
 }
 
@@ -44,7 +63,8 @@ pub fn write(layout: &Layout) -> Result<()> {
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let issuer = CertifiedIssuer::self_signed(ca, KeyPair::generate()?)?;
     write_file(&folder.join("ca.crt"), issuer.pem())?;
-    // The controller manager fills every ConfigMap kube-root-ca.crt with ca.crt; nobody needs the CA's key again.
+    // The controller manager fills every ConfigMap kube-root-ca.crt with ca.crt. The CA's key is
+    // not needed again.
     let mut serving = CertificateParams::new(vec![
         "kubernetes".to_owned(),
         "kubernetes.default".into(),
@@ -58,30 +78,51 @@ pub fn write(layout: &Layout) -> Result<()> {
     serving.distinguished_name = subject("kube-apiserver", "");
     serving.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let key = KeyPair::generate()?;
-    write_file(&folder.join("apiserver.crt"), serving.signed_by(&key, &issuer)?.pem())?;
+    write_file(
+        &folder.join("apiserver.crt"),
+        serving.signed_by(&key, &issuer)?.pem(),
+    )?;
     write_file(&folder.join("apiserver.key"), key.serialize_pem())?;
     for (file, user, group) in clients() {
         let mut params = CertificateParams::new(Vec::new())?;
         params.distinguished_name = subject(&user, group);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate()?;
-        write_file(&folder.join(format!("{file}.crt")), params.signed_by(&key, &issuer)?.pem())?;
+        write_file(
+            &folder.join(format!("{file}.crt")),
+            params.signed_by(&key, &issuer)?.pem(),
+        )?;
         write_file(&folder.join(format!("{file}.key")), key.serialize_pem())?;
-        write_file(&folder.join(format!("{file}.kubeconfig")), kubeconfig(&folder, &file))?;
+        write_file(
+            &folder.join(format!("{file}.kubeconfig")),
+            kubeconfig(&folder, &file),
+        )?;
     }
     let service_account = KeyPair::generate()?;
-    write_file(&folder.join("service-account.key"), service_account.serialize_pem())?;
-    write_file(&folder.join("service-account.pub"), service_account.public_key_pem())?;
-    run(&mut command("chmod", ["-R", "go-rwx", &folder.to_string_lossy()]))?;
+    write_file(
+        &folder.join("service-account.key"),
+        service_account.serialize_pem(),
+    )?;
+    write_file(
+        &folder.join("service-account.pub"),
+        service_account.public_key_pem(),
+    )?;
+    run(&mut command(
+        "chmod",
+        ["-R", "go-rwx", &folder.to_string_lossy()],
+    ))?;
     write_file(&folder.join("complete"), "")
 }
 
 fn kubeconfig(folder: &Path, file: &str) -> String {
     let folder = folder.display();
     format!(
-        "apiVersion: v1\nkind: Config\nclusters:\n- name: freehold-local\n  cluster:\n    server: https://{host}:6443\n    \
-         certificate-authority: {folder}/ca.crt\nusers:\n- name: {file}\n  user:\n    client-certificate: {folder}/{file}.crt\n    \
-         client-key: {folder}/{file}.key\ncontexts:\n- name: freehold-local\n  context:\n    cluster: freehold-local\n    \
+        "apiVersion: v1\nkind: Config\nclusters:\n- name: freehold-local\n  cluster:\n    \
+         server: https://{host}:6443\n    \
+         certificate-authority: {folder}/ca.crt\nusers:\n- name: {file}\n  user:\n    \
+         client-certificate: {folder}/{file}.crt\n    \
+         client-key: {folder}/{file}.key\ncontexts:\n- name: freehold-local\n  context:\n    \
+         cluster: freehold-local\n    \
          user: {file}\ncurrent-context: freehold-local\n",
         host = network::host(),
     )

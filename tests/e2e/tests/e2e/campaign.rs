@@ -1,26 +1,24 @@
-//! A campaign over the schemas of Topic and User: each field is set, changed, removed, given an invalid value, and put
-//! back; after each step Kafka and Kubernetes agree with the object, or the object says why not. The list of fields is
-//! read from the CRDs: one that is new fails the test until it is here too.
+//! Goes through the schemas of Topic and User: each field is set, changed, removed, given an
+//! invalid value, and restored. After each step Kafka and Kubernetes match the object, or the
+//! object says why not. The fields are read from the CRDs: a new field fails the test until it is
+//! added here.
 
 use crate::kafka;
 use crate::world::{LONG, block_on, kubectl, super_admin};
-use freehold::kafka_admin::client::Client as Bare;
-use freehold::kinds::topic::api::Topic;
-use freehold::kinds::user::api::User;
-use freehold::kinds::user::desired;
-use ground::kubectl::{Kubectl, condition_of, not_ready};
-use ground::shell;
+use freehold::api::topic::Topic;
+use freehold::api::user::User;
+use freehold::tenancy::rules;
+use freehold_e2e::kubectl::{Kubectl, condition_of, not_ready};
+use freehold_e2e::shell;
+use freehold_kafka_client::client::Client as Bare;
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-/// An object follows its spec in milliseconds; this is for a busy machine.
-const LIMIT: Duration = Duration::from_secs(90);
-
-/// A field, and values for it as merge patches of `spec`. `None`: the step makes no sense for the field.
+/// A field with values for it as merge patches of `spec`. `None`: the step does not apply to the
+/// field.
 struct Field {
-    /// As in the schema; `[]` is a list's item, `{}` a map's value.
+    /// The path as in the schema; `[]` is a list item, `{}` a map value.
     path: &'static str,
     set: Option<Value>,
     changed: Option<Value>,
@@ -28,15 +26,35 @@ struct Field {
     invalid: Value,
 }
 
-fn field(path: &'static str, set: Option<Value>, changed: Option<Value>, removed: Option<Value>, invalid: Value) -> Field {
-    Field { path, set, changed, removed, invalid }
+fn field(
+    path: &'static str,
+    set: Option<Value>,
+    changed: Option<Value>,
+    removed: Option<Value>,
+    invalid: Value,
+) -> Field {
+    Field {
+        path,
+        set,
+        changed,
+        removed,
+        invalid,
+    }
 }
 
-/// The leaves of a schema.
+/// Collects the leaf fields of a schema.
 fn leaves(schema: &Value, path: &str, out: &mut BTreeSet<String>) {
-    let step = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    let step = |name: &str| {
+        if path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{path}.{name}")
+        }
+    };
     if let Some(properties) = schema["properties"].as_object() {
-        properties.iter().for_each(|(name, schema)| leaves(schema, &step(name), out));
+        properties
+            .iter()
+            .for_each(|(name, schema)| leaves(schema, &step(name), out));
     } else if schema["items"].is_object() {
         leaves(&schema["items"], &format!("{path}[]"), out);
     } else if schema["additionalProperties"].is_object() {
@@ -46,50 +64,117 @@ fn leaves(schema: &Value, path: &str, out: &mut BTreeSet<String>) {
     }
 }
 
-fn spec_leaves(crd: &Value) -> BTreeSet<String> {
+/// The leaf fields of a schema.
+pub fn fields_of(schema: &Value) -> BTreeSet<String> {
     let mut out = BTreeSet::new();
-    leaves(&crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"], "", &mut out);
+    leaves(schema, "", &mut out);
     out
+}
+
+fn spec_leaves(crd: &Value) -> BTreeSet<String> {
+    fields_of(&crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"])
 }
 
 fn covers(fields: &[Field], crd: &Value) {
     let listed: BTreeSet<String> = fields.iter().map(|field| field.path.to_owned()).collect();
-    assert_eq!(spec_leaves(crd), listed, "the campaign's fields are those of the schema");
+    assert_eq!(
+        spec_leaves(crd),
+        listed,
+        "the campaign's fields are those of the schema"
+    );
 }
 
 #[test]
-#[ignore = "needs the ground: cargo xtask test"]
+#[ignore = "needs the local cluster: cargo xtask test"]
 fn every_field_of_a_topic_is_followed_or_refused() {
     let fields = topic_fields();
     covers(&fields, &serde_json::to_value(Topic::crd()).unwrap());
     let base = json!({"clusterRef": {"name": "demo", "namespace": "kafka"}, "partitions": 2, "replicas": 2});
-    Campaign { kubectl: kubectl(), kind: "Topic", base }.run(&fields, |admin, object| {
+    Campaign {
+        kubectl: kubectl(),
+        kind: "Topic",
+        base,
+    }
+    .run(&fields, |admin, object| {
         let spec = &object["spec"];
-        let name = spec["topicName"].as_str().or(object["metadata"]["name"].as_str()).unwrap();
-        let found = block_on(kafka::topic(admin, name)).map_err(|error| error.to_string())?.ok_or("the topic is not there")?;
+        let name = spec["topicName"]
+            .as_str()
+            .or(object["metadata"]["name"].as_str())
+            .unwrap();
+        let found = block_on(kafka::topic(admin, name))
+            .map_err(|error| error.to_string())?
+            .ok_or("the topic is not there")?;
         let config = block_on(kafka::config(admin, name)).map_err(|error| error.to_string())?;
-        let wanted: BTreeMap<String, String> = serde_json::from_value(spec["config"].clone()).unwrap_or_default();
+        let wanted: BTreeMap<String, String> =
+            serde_json::from_value(spec["config"].clone()).unwrap_or_default();
         let replicas = usize::try_from(spec["replicas"].as_u64().unwrap_or(2)).unwrap();
-        let agrees = found.partitions.len() == usize::try_from(spec["partitions"].as_u64().unwrap()).unwrap()
-            && found.partitions.iter().all(|partition| partition.replicas.len() == replicas)
+        let agrees = found.partitions.len()
+            == usize::try_from(spec["partitions"].as_u64().unwrap()).unwrap()
+            && found
+                .partitions
+                .iter()
+                .all(|partition| partition.replicas.len() == replicas)
             && config == wanted;
-        agrees.then_some(()).ok_or_else(|| format!("{found:?} {config:?}"))
+        agrees
+            .then_some(())
+            .ok_or_else(|| format!("{found:?} {config:?}"))
     });
 }
 
 fn topic_fields() -> Vec<Field> {
+    let share = |namespace: &str, operation: &str| {
+        Some(json!({"share": [{"namespaces": [namespace], "operations": [operation]}]}))
+    };
     let config = |value: Value| Some(json!({"config": {"retention.ms": value}}));
     vec![
-        field("clusterRef.name", None, None, None, json!({"clusterRef": {"name": "other"}})),
-        field("clusterRef.namespace", None, None, None, json!({"clusterRef": {"namespace": "other"}})),
-        field("topicName", None, None, None, json!({"topicName": "renamed"})),
-        field("partitions", Some(json!({"partitions": 3})), Some(json!({"partitions": 4})), None, json!({"partitions": 1})),
+        field(
+            "clusterRef.name",
+            None,
+            None,
+            None,
+            json!({"clusterRef": {"name": "other"}}),
+        ),
+        field(
+            "clusterRef.namespace",
+            None,
+            None,
+            None,
+            json!({"clusterRef": {"namespace": "other"}}),
+        ),
+        field(
+            "topicName",
+            None,
+            None,
+            None,
+            json!({"topicName": "renamed"}),
+        ),
+        field(
+            "partitions",
+            Some(json!({"partitions": 3})),
+            Some(json!({"partitions": 4})),
+            None,
+            json!({"partitions": 1}),
+        ),
         field(
             "replicas",
             Some(json!({"replicas": 3})),
             Some(json!({"replicas": 2})),
             Some(json!({"replicas": null})),
             json!({"replicas": 9}),
+        ),
+        field(
+            "share[].namespaces[]",
+            share("billing", "Consume"),
+            share("returns", "Consume"),
+            Some(json!({"share": null})),
+            json!({"share": [{"namespaces": [], "operations": ["Consume"]}]}),
+        ),
+        field(
+            "share[].operations[]",
+            share("billing", "Consume"),
+            share("billing", "Produce"),
+            Some(json!({"share": null})),
+            json!({"share": [{"namespaces": ["billing"], "operations": ["Delete"]}]}),
         ),
         field(
             "config{}",
@@ -116,7 +201,7 @@ fn topic_fields() -> Vec<Field> {
 }
 
 #[test]
-#[ignore = "needs the ground: cargo xtask test"]
+#[ignore = "needs the local cluster: cargo xtask test"]
 fn every_field_of_a_user_is_followed_or_refused() {
     let fields = user_fields();
     covers(&fields, &serde_json::to_value(User::crd()).unwrap());
@@ -125,23 +210,51 @@ fn every_field_of_a_user_is_followed_or_refused() {
         "stringData": {"password": "correct-horse-battery", "other": "staple-battery-horse"}});
     kubectl.apply(&given.to_string()).unwrap();
     let shadow = |policy: &str| {
-        kubectl.merge("kafkacluster", "kafka", "demo", &json!({"spec": {"authorization": {"shadow": policy}}})).unwrap();
+        // The values of the fields name resources that nobody manages.
+        let rights = if policy == "Allowed" {
+            json!("Any")
+        } else {
+            Value::Null
+        };
+        let spec = json!({"authorization": {"shadow": policy}, "access": {"rights": rights}});
+        kubectl
+            .merge("kafkacluster", "kafka", "demo", &json!({"spec": spec}))
+            .unwrap();
     };
     shadow("Allowed");
     let base = json!({"clusterRef": {"name": "demo", "namespace": "kafka"}, "authentication": {"type": "ScramSha512"}});
-    Campaign { kubectl: kubectl.clone(), kind: "User", base }.run(&fields, |admin, object| {
-        let user: User = serde_json::from_value(object.clone()).map_err(|error| error.to_string())?;
-        let name = user.spec.authentication.subject.clone().unwrap_or_else(|| "campaign".into());
-        let acls = block_on(kafka::acls(admin, Some(&format!("User:{name}")))).map_err(|error| error.to_string())?;
-        if acls != desired::acls(&user, &name) {
+    Campaign {
+        kubectl: kubectl.clone(),
+        kind: "User",
+        base,
+    }
+    .run(&fields, |admin, object| {
+        let user: User =
+            serde_json::from_value(object.clone()).map_err(|error| error.to_string())?;
+        let name = user
+            .spec
+            .authentication
+            .subject
+            .clone()
+            .unwrap_or_else(|| "campaign".into());
+        let acls = block_on(kafka::acls(admin, Some(&format!("User:{name}"))))
+            .map_err(|error| error.to_string())?;
+        if acls != rules::acls(&user, &name) {
             return Err(format!("ACLs: {acls:?}"));
         }
-        let quotas = block_on(kafka::quotas(admin)).map_err(|error| error.to_string())?.remove(&name).unwrap_or_default();
-        let wanted = object["spec"]["quotas"].as_object().map_or(0, serde_json::Map::len);
+        let quotas = block_on(kafka::quotas(admin))
+            .map_err(|error| error.to_string())?
+            .remove(&name)
+            .unwrap_or_default();
+        let wanted = object["spec"]["quotas"]
+            .as_object()
+            .map_or(0, serde_json::Map::len);
         if quotas.len() != wanted || quotas.values().any(|value| *value <= 0.0) {
             return Err(format!("quotas: {quotas:?}"));
         }
-        let scram = block_on(kafka::scram_users(admin)).map_err(|error| error.to_string())?.contains_key(&name);
+        let scram = block_on(kafka::scram_users(admin))
+            .map_err(|error| error.to_string())?
+            .contains_key(&name);
         if scram != (object["spec"]["authentication"]["type"] == "ScramSha512") {
             return Err(format!("SCRAM: {scram}"));
         }
@@ -151,13 +264,24 @@ fn every_field_of_a_user_is_followed_or_refused() {
     kubectl.delete("secret", "shop", "given", LONG).unwrap();
 }
 
-/// The Secret has the keys, names and marks that the object asks for.
+/// Checks that the Secret has the keys, names and annotations that the object requests.
 fn agrees_secret(object: &Value) -> Result<(), String> {
     let spec = &object["spec"]["secret"];
     let name = spec["name"].as_str().unwrap_or("campaign-kafka");
-    let secret = kubectl().get("secret", "shop", name).unwrap().ok_or_else(|| format!("there is no Secret {name}"))?;
+    let secret = kubectl()
+        .get("secret", "shop", name)
+        .map_err(|error| error.to_string())?
+        .ok_or_else(|| format!("there is no Secret {name}"))?;
     let key = |name: &str| spec["keys"][name].as_str().unwrap_or(name).to_owned();
-    let mut wanted: BTreeSet<String> = ["type", "bootstrapServers", "ca.crt", "username", "client.properties"].map(key).into();
+    let mut wanted: BTreeSet<String> = [
+        "type",
+        "bootstrapServers",
+        "ca.crt",
+        "username",
+        "client.properties",
+    ]
+    .map(key)
+    .into();
     match object["spec"]["authentication"]["type"].as_str() {
         Some("ScramSha512") => wanted.extend([key("password")]),
         Some("MutualTls") => wanted.extend([key("user.crt"), key("user.key")]),
@@ -166,7 +290,12 @@ fn agrees_secret(object: &Value) -> Result<(), String> {
     if spec["pkcs12"] == true {
         wanted.extend([key("truststore.p12"), key("pkcs12.password")]);
     }
-    let found: BTreeSet<String> = secret["data"].as_object().unwrap().keys().cloned().collect();
+    let found: BTreeSet<String> = secret["data"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .cloned()
+        .collect();
     if found != wanted {
         return Err(format!("the Secret's keys are {found:?}"));
     }
@@ -181,13 +310,18 @@ fn agrees_secret(object: &Value) -> Result<(), String> {
 }
 
 fn user_fields() -> Vec<Field> {
+    let adoption = |policy: &str| Some(json!({"adoption": policy}));
     let grants = |grant: Value| Some(json!({"grants": [grant]}));
     let none = || Some(json!({"grants": null}));
     let rule = |change: Value| {
         let mut rule = json!({"resource": {"type": "Topic", "name": "a"}, "operations": ["Read"]});
         for (key, value) in change.as_object().unwrap() {
             if key == "resource" {
-                value.as_object().unwrap().iter().for_each(|(key, value)| rule["resource"][key] = value.clone());
+                value
+                    .as_object()
+                    .unwrap()
+                    .iter()
+                    .for_each(|(key, value)| rule["resource"][key] = value.clone());
             } else {
                 rule[key] = value.clone();
             }
@@ -200,8 +334,27 @@ fn user_fields() -> Vec<Field> {
     let secret = |value: Value| Some(json!({"secret": value}));
     let long = "x".repeat(300);
     vec![
-        field("clusterRef.name", None, None, None, json!({"clusterRef": {"name": "other"}})),
-        field("clusterRef.namespace", None, None, None, json!({"clusterRef": {"namespace": "other"}})),
+        field(
+            "adoption",
+            adoption("Always"),
+            adoption("Never"),
+            Some(json!({"adoption": null})),
+            json!({"adoption": "Sometimes"}),
+        ),
+        field(
+            "clusterRef.name",
+            None,
+            None,
+            None,
+            json!({"clusterRef": {"name": "other"}}),
+        ),
+        field(
+            "clusterRef.namespace",
+            None,
+            None,
+            None,
+            json!({"clusterRef": {"namespace": "other"}}),
+        ),
         field(
             "authentication.type",
             authentication(json!({"type": "MutualTls"})),
@@ -223,7 +376,14 @@ fn user_fields() -> Vec<Field> {
             authentication(json!({"passwordSecretRef": null})),
             json!({"authentication": {"passwordSecretRef": {"name": "given", "key": "no-such"}}}),
         ),
-        field("authentication.subject", None, None, None, json!({"authentication": {"subject": "other"}})),
+        field("username", None, None, None, json!({"username": "other"})),
+        field(
+            "authentication.subject",
+            None,
+            None,
+            None,
+            json!({"authentication": {"subject": "other"}}),
+        ),
         field(
             "authentication.rotation.periodDays",
             authentication(json!({"rotation": {"periodDays": 30}})),
@@ -403,11 +563,12 @@ impl Campaign {
         let (mut followed, mut refused, mut stalled) = (0, 0, 0);
         let settle = |what: &str| {
             let mut state = Ok(());
-            shell::wait_for(what, LIMIT, || {
+            shell::wait_for(what, LONG, || {
                 let object = self.kubectl.get(&kind, "shop", name)?.unwrap_or_default();
                 let generation = &object["metadata"]["generation"];
-                let stalled = condition_of(&object, "Stalled")
-                    .filter(|stalled| stalled["status"] == "True" && stalled["observedGeneration"] == *generation);
+                let stalled = condition_of(&object, "Stalled").filter(|stalled| {
+                    stalled["status"] == "True" && stalled["observedGeneration"] == *generation
+                });
                 if let Some(stalled) = stalled {
                     state = Err(stalled["message"].to_string());
                     return Ok(None);
@@ -423,27 +584,48 @@ impl Campaign {
         };
         settle("the base").unwrap();
         for field in fields {
-            for (step, change) in [("set", &field.set), ("changed", &field.changed), ("removed", &field.removed)] {
+            for (step, change) in [
+                ("set", &field.set),
+                ("changed", &field.changed),
+                ("removed", &field.removed),
+            ] {
                 let Some(change) = change else { continue };
                 let what = format!("{} of {kind}: {step}", field.path);
-                self.patch(change).unwrap_or_else(|error| panic!("{what}: {error}"));
+                self.patch(change)
+                    .unwrap_or_else(|error| panic!("{what}: {error}"));
                 settle(&what).unwrap_or_else(|why| panic!("{what}: {why}"));
                 followed += 1;
             }
             let before = self.kubectl.get(&kind, "shop", name).unwrap().unwrap()["spec"].clone();
             match self.patch(&field.invalid) {
                 Err(error) => {
-                    let leaf = field.path.trim_end_matches(['[', ']', '{', '}']).rsplit('.').next().unwrap().trim_end_matches("[]");
+                    let leaf = field
+                        .path
+                        .trim_end_matches(['[', ']', '{', '}'])
+                        .rsplit('.')
+                        .next()
+                        .unwrap()
+                        .trim_end_matches("[]");
                     let (text, last) = (error.to_lowercase(), leaf.to_lowercase());
                     let named = text.contains(&last)
-                        || field.path.split('.').any(|part| text.contains(&part.trim_end_matches("[]").to_lowercase()));
-                    assert!(named, "{}: the refusal does not name the field: {error}", field.path);
+                        || field
+                            .path
+                            .split('.')
+                            .any(|part| text.contains(&part.trim_end_matches("[]").to_lowercase()));
+                    assert!(
+                        named,
+                        "{}: the refusal does not name the field: {error}",
+                        field.path
+                    );
                     refused += 1;
                 }
                 Ok(()) => {
                     let what = format!("{} of {kind}: invalid", field.path);
                     let why = settle(&what).expect_err(&what);
-                    assert!(why.contains("spec."), "{what}: the message does not name the field: {why}");
+                    assert!(
+                        why.contains("spec."),
+                        "{what}: the message does not name the field: {why}"
+                    );
                     stalled += 1;
                     self.replace(&before);
                 }
@@ -460,13 +642,34 @@ impl Campaign {
 
     fn patch(&self, change: &Value) -> Result<(), String> {
         let patch = json!({"spec": change}).to_string();
-        let args = ["patch", &self.kind.to_lowercase(), "campaign", "--namespace", "shop", "--type=merge", "-p", &patch];
-        self.kubectl.run(&args).map(|_| ()).map_err(|error| error.to_string())
+        let args = [
+            "patch",
+            &self.kind.to_lowercase(),
+            "campaign",
+            "--namespace",
+            "shop",
+            "--type=merge",
+            "-p",
+            &patch,
+        ];
+        self.kubectl
+            .run(&args)
+            .map(|_| ())
+            .map_err(|error| error.to_string())
     }
 
     fn replace(&self, spec: &Value) {
         let patch = json!([{"op": "replace", "path": "/spec", "value": spec}]).to_string();
-        let args = ["patch", &self.kind.to_lowercase(), "campaign", "--namespace", "shop", "--type=json", "-p", &patch];
+        let args = [
+            "patch",
+            &self.kind.to_lowercase(),
+            "campaign",
+            "--namespace",
+            "shop",
+            "--type=json",
+            "-p",
+            &patch,
+        ];
         self.kubectl.run(&args).unwrap();
     }
 }

@@ -1,32 +1,29 @@
-//! Proof 4: the operator dies after each of its writes, to the API server and to Kafka, in a first rollout, a roll, a
-//! scale-out, a scale-in and a CA's rotation, and the end is the same; the other operator, with nothing to do, writes
-//! nothing all the while.
-//!
-//! A second operator, a process on this machine with a namespace of its own, is the one that dies. It keeps nothing in
-//! memory between lives, so that dying after every write of one rollout passes through each state in which a single
-//! death after the n-th write would have left the world.
+//! Proof 4: the operator dies after each of its writes to the API server and to Kafka, during a
+//! first rollout and a rolling restart (in a soak also during a scale-out, a scale-in and the
+//! rotation of a CA), and the result is the same. The other operator, which has nothing to do,
+//! writes nothing meanwhile.
 
+use crate::dying::{Dying, NO_REST, REST, assert_same};
+use crate::load;
 use crate::oracle;
 use crate::scaling::set_extra;
 use crate::world::{LONG, Operator, block_on, kubectl, secret, super_admin};
-use ground::kubectl::Kubectl;
-use ground::shell;
+use freehold_e2e::kubectl::{Kubectl, not_ready};
+use freehold_e2e::shell;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Child;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const NAMESPACE: &str = "crash";
 const DEATHS_MIN: u32 = 20;
-/// Ten times what was seen.
-const DEATHS_MAX: u32 = 400;
-const IDLE: Duration = Duration::from_secs(180);
-/// An operator looks at a cluster that is Ready every ten seconds: one that has not written by then has nothing to write.
-const REST: Duration = Duration::from_secs(15);
-/// Between two questions whether it is there already; deaths are seen at once.
-const LOOK_PAUSE: Duration = Duration::from_secs(1);
-/// Topics' coarse figures are looked at once a minute: what the tests before produced is told by then.
+/// Two intervals of the slowest reconcile of everything, which runs once a minute.
+const IDLE: Duration = Duration::from_secs(120);
+/// Attempts to find an interval in which every broker stays in sync.
+const IDLE_TRIES: u32 = 4;
+/// Pause between two looks at the audit log.
+const LOOK_PAUSE: Duration = Duration::from_secs(10);
+/// Topics' rounded figures are updated once a minute: by then those of earlier tests are written.
 const SETTLING: Duration = Duration::from_secs(70);
 
 const CLUSTER: &str = "apiVersion: freehold.dev/v1alpha1
@@ -42,33 +39,40 @@ spec:
   certificates: {overlapMinutes: 0}
 ";
 
-const TOPIC: &str = "apiVersion: freehold.dev/v1alpha1
-kind: Topic
-metadata: {name: crash, namespace: crash}
-spec:
-  clusterRef: {name: crash}
-  partitions: 6
-";
-
-/// The version of all objects now.
-fn version(kubectl: &Kubectl) -> String {
-    let list = kubectl.run(&["get", "--raw", "/api/v1/namespaces/crash/configmaps?limit=1"]).unwrap();
-    let list: Value = serde_json::from_str(&list).unwrap();
-    list["metadata"]["resourceVersion"].as_str().unwrap().to_owned()
+/// One partition has one leader: a rolling restart moves its leadership away and back, and restarts
+/// the other two nodes without that. The steps of a soak need one partition for each broker.
+fn topic() -> String {
+    let partitions = if load::soaks() { 6 } else { 1 };
+    format!(
+        "apiVersion: freehold.dev/v1alpha1\nkind: Topic\nmetadata: {{name: crash, namespace: crash}}\nspec:\n  \
+         clusterRef: {{name: crash}}\n  partitions: {partitions}\n"
+    )
 }
 
-/// The specs of everything that the cluster is made of, less what is drawn or counted.
+/// The specs of all child objects of the cluster, without values that are random or counters.
 fn end_state(kubectl: &Kubectl) -> BTreeMap<String, Value> {
-    let kinds = "statefulset,service,configmap,networkpolicy,poddisruptionbudget,serviceaccount,secret,pvc";
-    let list = kubectl.json(&["get", kinds, "--namespace", NAMESPACE, "--selector", "freehold.dev/cluster=crash"]).unwrap();
+    let kinds =
+        "statefulset,service,configmap,networkpolicy,poddisruptionbudget,serviceaccount,secret,pvc";
+    let list = kubectl
+        .json(&[
+            "get",
+            kinds,
+            "--namespace",
+            NAMESPACE,
+            "--selector",
+            "freehold.dev/cluster=crash",
+        ])
+        .unwrap();
     let mut state = BTreeMap::new();
     for item in list["items"].as_array().unwrap() {
-        let name = format!("{}/{}", item["kind"].as_str().unwrap(), item["metadata"]["name"].as_str().unwrap());
-        let mut kept =
-            json!({"labels": item["metadata"]["labels"], "spec": item["spec"], "owned": item["metadata"]["ownerReferences"].is_array()});
+        let name = format!(
+            "{}/{}",
+            item["kind"].as_str().unwrap(),
+            item["metadata"]["name"].as_str().unwrap()
+        );
+        let mut kept = json!({"labels": item["metadata"]["labels"], "spec": item["spec"], "owned": item["metadata"]["ownerReferences"].is_array()});
         if let Some(data) = item["data"].as_object() {
-            // A CA that has been replaced leaves what passwords are derived from.
-            kept["keys"] = json!(data.keys().filter(|key| *key != "passwords.key").collect::<Vec<_>>());
+            kept["keys"] = json!(data.keys().collect::<Vec<_>>());
         }
         if item["kind"] == "ConfigMap" {
             kept["server"] = item["data"]["server.properties"].clone();
@@ -77,7 +81,7 @@ fn end_state(kubectl: &Kubectl) -> BTreeMap<String, Value> {
             for drawn in ["clusterIP", "clusterIPs", "volumeName"] {
                 spec.remove(drawn);
             }
-            // The cluster id, in the volumes' annotations.
+            // The annotations of the volumes contain the cluster id.
             spec.remove("volumeClaimTemplates");
         }
         state.insert(name, kept);
@@ -85,85 +89,176 @@ fn end_state(kubectl: &Kubectl) -> BTreeMap<String, Value> {
     state
 }
 
-/// Lives of an operator that dies after every write, until nothing is left to write and `done` holds; how many ended. Every
-/// third of them first sees the world from before the life before.
-fn live_and_die(kubectl: &Kubectl, image: &str, done: impl Fn() -> bool) -> u32 {
-    let (mut deaths, mut before) = (0, version(kubectl));
-    loop {
-        let now = version(kubectl);
-        let faults = [("FREEHOLD_FAULT_EXIT_AFTER_WRITES", "1"), ("FREEHOLD_FAULT_LISTS_AT", before.as_str())];
-        let mut life = Operator::start(NAMESPACE, "crash", image, if deaths % 3 == 2 { &faults } else { &faults[..1] });
-        before = now;
-        match wait_for_death_or_rest(kubectl, &mut life.0, &done) {
-            Some(code) => {
-                assert_eq!(code, 137, "the operator ended otherwise than by the fault: see operator-crash.log");
-                deaths += 1;
-                assert!(deaths <= DEATHS_MAX, "the operator goes on writing for ever");
-            }
-            None => return deaths,
-        }
-    }
+/// An operator that dies after every write, until the cluster is Ready, `done` is true, and it has
+/// nothing to write for `rest`; returns the number of deaths.
+fn live_and_die(kubectl: &Kubectl, image: &str, rest: Duration, done: impl Fn() -> bool) -> u32 {
+    let dying = Dying {
+        kubectl,
+        namespace: NAMESPACE,
+        image,
+        environment: &[],
+    };
+    dying.until(rest, || {
+        let cluster = kubectl.get("kafkacluster", NAMESPACE, "crash").unwrap();
+        cluster.is_some_and(|cluster| not_ready(&cluster).is_none()) && done()
+    })
 }
 
-/// Uids of the pods of the first pool, sorted.
+/// The uids of the first pool's pods, sorted.
 fn nodes(kubectl: &Kubectl) -> Vec<String> {
-    let words =
-        ["get", "pods", "--namespace", NAMESPACE, "--selector", "freehold.dev/pool=nodes", "-o", "jsonpath={.items[*].metadata.uid}"];
-    let mut uids: Vec<_> = kubectl.run(&words).unwrap_or_default().split(' ').map(str::to_owned).collect();
+    let words = [
+        "get",
+        "pods",
+        "--namespace",
+        NAMESPACE,
+        "--selector",
+        "freehold.dev/pool=nodes",
+        "-o",
+        "jsonpath={.items[*].metadata.uid}",
+    ];
+    let mut uids: Vec<_> = kubectl
+        .run(&words)
+        .unwrap_or_default()
+        .split(' ')
+        .map(str::to_owned)
+        .collect();
     uids.sort_unstable();
     uids
 }
 
-/// Brokers that hold replicas of the topic.
+/// The brokers that hold replicas of the topic.
 fn holders(kubectl: &Kubectl) -> BTreeSet<i32> {
-    let topics = block_on(super_admin(kubectl, NAMESPACE, "crash").describe_topics()).unwrap_or_default();
-    let replicas = topics.iter().filter(|topic| topic.name == "crash").flat_map(|topic| &topic.partitions);
-    replicas.flat_map(|partition| partition.replicas.clone()).collect()
+    let topics =
+        block_on(super_admin(kubectl, NAMESPACE, "crash").describe_topics()).unwrap_or_default();
+    let replicas = topics
+        .iter()
+        .filter(|topic| topic.name == "crash")
+        .flat_map(|topic| &topic.partitions);
+    replicas
+        .flat_map(|partition| partition.replicas.clone())
+        .collect()
 }
 
-/// A roll, three brokers more, three fewer, another CA: an operator that dies after every write ends each as it should, and
-/// no partition was ever under its `min.insync.replicas`.
+/// A rolling restart; in `cargo xtask soak` also three more brokers, three fewer, another CA. An
+/// operator that dies after every write finishes each of them, and no partition was ever under its
+/// `min.insync.replicas`. (Moves and rotations under an operator that dies are also covered by
+/// tests/moves.rs, and on the local cluster by `scaling` and `authorization`.)
 fn day_two(kubectl: &Kubectl, image: &str) {
-    let annotate = |text: &str| kubectl.run(&["annotate", "kafkacluster", "crash", "--namespace", NAMESPACE, text]).unwrap();
+    let annotate = |text: &str| {
+        kubectl
+            .run(&[
+                "annotate",
+                "kafkacluster",
+                "crash",
+                "--namespace",
+                NAMESPACE,
+                text,
+            ])
+            .unwrap()
+    };
     let mut lived = Vec::new();
-    let topic = || ground::kubectl::not_ready(&kubectl.get("topic", NAMESPACE, "crash").unwrap().unwrap_or_default()).is_none();
-    lived.push(("a topic", live_and_die(kubectl, image, topic)));
+    let topic = || {
+        not_ready(
+            &kubectl
+                .get("topic", NAMESPACE, "crash")
+                .unwrap()
+                .unwrap_or_default(),
+        )
+        .is_none()
+    };
+    lived.push(("a topic", live_and_die(kubectl, image, NO_REST, topic)));
     let (mark, before) = (oracle::mark(kubectl, NAMESPACE, "crash"), nodes(kubectl));
 
     annotate("freehold.dev/restart=1");
-    lived.push(("a roll", live_and_die(kubectl, image, || nodes(kubectl).iter().all(|uid| !before.contains(uid)))));
+    lived.push((
+        "a roll",
+        live_and_die(kubectl, image, NO_REST, || {
+            // A pod that is being made anew, or a question without an answer, is no other pod.
+            let now = nodes(kubectl);
+            now.len() == before.len() && now.iter().all(|uid| !before.contains(uid))
+        }),
+    ));
     let once = nodes(kubectl);
 
-    let pools = |replicas| set_extra(kubectl, NAMESPACE, "crash", replicas);
-    pools(Some(3));
-    lived.push(("three brokers more", live_and_die(kubectl, image, || holders(kubectl).len() == 6)));
-    pools(Some(0));
-    let volumes = || kubectl.run(&["get", "pvc", "--namespace", NAMESPACE, "--selector", "freehold.dev/pool=extra", "-o", "name"]).unwrap();
-    lived.push(("three fewer", live_and_die(kubectl, image, || holders(kubectl).len() == 3 && volumes().is_empty())));
-    pools(None);
-    let gone = || kubectl.get("statefulset", NAMESPACE, "crash-extra-zone-a").unwrap().is_none();
-    lived.push(("their pool gone", live_and_die(kubectl, image, gone)));
-
-    let ca = || secret(kubectl, NAMESPACE, "crash-cluster-ca").unwrap();
-    let first = ca()["tls.crt"].clone();
-    annotate("freehold.dev/rotate-ca=1");
-    let rotated = || {
-        let now = ca();
-        now["tls.crt"] != first && !now.contains_key("next.crt") && !now.contains_key("previous.crt")
-    };
-    lived.push(("another CA", live_and_die(kubectl, image, rotated)));
+    if load::soaks() {
+        scale_and_rotate(kubectl, image, &mut lived);
+    }
+    // Remove what the scenarios leave behind, so that the end state is that of the first rollout.
+    annotate("freehold.dev/restart-");
+    live_and_die(kubectl, image, REST, || true);
     assert_eq!(nodes(kubectl), once, "each node was restarted once");
     let seen = oracle::replay(kubectl, NAMESPACE, "crash", mark);
     assert!(seen.violations.is_empty(), "{:#?}", seen.violations);
-    // What the scenarios leave behind, so that the end is that of the first rollout.
-    annotate("freehold.dev/restart-");
-    live_and_die(kubectl, image, || true);
     assert!(lived.iter().all(|(_, deaths)| *deaths > 0), "{lived:?}");
-    println!("day two, deaths of the operator after every write: {lived:?}; {} states of partitions replayed", seen.states);
+    println!(
+        "day two, deaths of the operator after every write: {lived:?}; {} states of partitions replayed",
+        seen.states
+    );
+}
+
+/// Three more brokers, three fewer, another CA.
+fn scale_and_rotate(kubectl: &Kubectl, image: &str, lived: &mut Vec<(&'static str, u32)>) {
+    let pools = |replicas| set_extra(kubectl, NAMESPACE, "crash", replicas);
+    pools(Some(3));
+    lived.push((
+        "three brokers more",
+        live_and_die(kubectl, image, REST, || holders(kubectl).len() == 6),
+    ));
+    pools(Some(0));
+    let volumes = || {
+        kubectl
+            .run(&[
+                "get",
+                "pvc",
+                "--namespace",
+                NAMESPACE,
+                "--selector",
+                "freehold.dev/pool=extra",
+                "-o",
+                "name",
+            ])
+            .unwrap()
+    };
+    lived.push((
+        "three fewer",
+        live_and_die(kubectl, image, REST, || {
+            holders(kubectl).len() == 3 && volumes().is_empty()
+        }),
+    ));
+    pools(None);
+    let gone = || {
+        kubectl
+            .get("statefulset", NAMESPACE, "crash-extra-zone-a")
+            .unwrap()
+            .is_none()
+    };
+    lived.push(("their pool gone", live_and_die(kubectl, image, REST, gone)));
+
+    let ca = || secret(kubectl, NAMESPACE, "crash-cluster-ca").unwrap();
+    let first = ca()["tls.crt"].clone();
+    kubectl
+        .run(&[
+            "annotate",
+            "kafkacluster",
+            "crash",
+            "--namespace",
+            NAMESPACE,
+            "freehold.dev/rotate-ca=1",
+        ])
+        .unwrap();
+    let rotated = || {
+        let now = ca();
+        now["tls.crt"] != first
+            && !now.contains_key("next.crt")
+            && !now.contains_key("previous.crt")
+    };
+    lived.push(("another CA", live_and_die(kubectl, image, REST, rotated)));
 }
 
 fn gone(kubectl: &Kubectl) {
-    kubectl.delete("kafkacluster", NAMESPACE, "crash", LONG).unwrap();
+    kubectl
+        .delete("kafkacluster", NAMESPACE, "crash", LONG)
+        .unwrap();
     shell::wait_for("everything of the cluster to go", LONG, || {
         let left = kubectl.run(&[
             "get",
@@ -181,87 +276,128 @@ fn gone(kubectl: &Kubectl) {
 }
 
 #[test]
-#[ignore = "needs the ground: cargo xtask test"]
+#[ignore = "needs the local cluster: cargo xtask test"]
 fn dying_after_every_write_ends_the_same_and_an_idle_operator_writes_nothing() {
     let kubectl = kubectl();
     let image = crate::world::kafka_image(&kubectl);
-    let idle_since = Instant::now();
+    let idle_since = Timestamp::now();
     let audit_start = audit(&kubectl).len();
     crate::world::namespace(&kubectl, NAMESPACE);
 
     kubectl.apply(CLUSTER).unwrap();
-    let deaths = live_and_die(&kubectl, &image, || true);
+    let deaths = live_and_die(&kubectl, &image, REST, || true);
     println!("the operator died {deaths} times on the way to Ready");
     assert!(deaths >= DEATHS_MIN, "only {deaths} deaths");
     let disturbed = end_state(&kubectl);
-    kubectl.apply(TOPIC).unwrap();
+    kubectl.apply(&topic()).unwrap();
     day_two(&kubectl, &image);
     let after = end_state(&kubectl);
     for (name, object) in &disturbed {
         assert_eq!(&after[name], object, "{name} after day two");
     }
-    kubectl.run(&["annotate", "topic", "crash", "--namespace", NAMESPACE, "freehold.dev/confirm-delete=crash"]).unwrap();
-    kubectl.run(&["delete", "topic", "crash", "--namespace", NAMESPACE, "--wait=false"]).unwrap();
+    kubectl
+        .run(&[
+            "annotate",
+            "topic",
+            "crash",
+            "--namespace",
+            NAMESPACE,
+            "freehold.dev/confirm-delete=crash",
+        ])
+        .unwrap();
+    kubectl
+        .run(&[
+            "delete",
+            "topic",
+            "crash",
+            "--namespace",
+            NAMESPACE,
+            "--wait=false",
+        ])
+        .unwrap();
     {
         let _operator = Operator::start(NAMESPACE, "crash", &image, &[]);
         kubectl.delete("topic", NAMESPACE, "crash", LONG).unwrap();
         gone(&kubectl);
         kubectl.apply(CLUSTER).unwrap();
-        kubectl.wait_ready("kafkacluster", NAMESPACE, "crash", LONG).unwrap();
+        kubectl
+            .wait_ready("kafkacluster", NAMESPACE, "crash", LONG)
+            .unwrap();
         let undisturbed = end_state(&kubectl);
-        assert_eq!(disturbed.keys().collect::<Vec<_>>(), undisturbed.keys().collect::<Vec<_>>());
-        for (name, object) in &undisturbed {
-            assert_eq!(&disturbed[name], object, "{name}");
-        }
+        assert_same(&disturbed, &undisturbed);
         gone(&kubectl);
     }
-    kubectl.delete("namespace", "", NAMESPACE, LONG).unwrap();
+    crate::world::leave(&kubectl, "namespace", "", NAMESPACE);
 
-    std::thread::sleep((SETTLING + IDLE).saturating_sub(idle_since.elapsed()));
-    let settled = (Timestamp::now() - SignedDuration::try_from(idle_since.elapsed()).unwrap()
-        + SignedDuration::try_from(SETTLING).unwrap())
-    .to_string();
-    let writes: Vec<_> = audit(&kubectl)[audit_start..]
-        .iter()
-        .filter(|event| is_write(event) && event["requestReceivedTimestamp"].as_str().unwrap_or_default() > settled.as_str())
-        .map(|event| event["requestURI"].to_string())
-        .collect();
-    assert!(writes.is_empty(), "idle for {} s, and yet it wrote: {writes:?}", idle_since.elapsed().as_secs());
-    println!("no write of the idle operator in {} s", idle_since.elapsed().as_secs());
+    idles(&kubectl, idle_since, audit_start);
 }
 
-/// The exit code of a life that ended; `None` once the cluster is Ready and the operator has nothing more to write.
-fn wait_for_death_or_rest(kubectl: &Kubectl, life: &mut Child, done: impl Fn() -> bool) -> Option<i32> {
-    let mut ready_since: Option<Instant> = None;
-    let start = Instant::now();
-    let mut look_at = start + LOOK_PAUSE;
+/// Since `start` the demo's operator had only work that earlier tests left: it has written nothing
+/// for [`IDLE`].
+fn idles(kubectl: &Kubectl, start: Timestamp, audit_start: usize) {
+    let limit = (SETTLING + IDLE_TRIES * IDLE).as_secs();
     loop {
-        if let Some(status) = life.try_wait().unwrap() {
-            return status.code();
+        let time = |event: &Value| {
+            event["requestReceivedTimestamp"]
+                .as_str()
+                .and_then(|time| time.parse::<Timestamp>().ok())
+        };
+        let writes: Vec<(Timestamp, String)> = audit(kubectl)[audit_start..]
+            .iter()
+            .filter(|event| is_write(event))
+            .filter_map(|event| {
+                Some((
+                    time(event).filter(|time| *time > start)?,
+                    event["requestURI"].to_string(),
+                ))
+            })
+            .collect();
+        let late: Vec<_> = writes
+            .iter()
+            .filter(|(time, _)| {
+                time.duration_since(start) > SignedDuration::try_from(SETTLING).unwrap()
+            })
+            .collect();
+        // A broker that falls out of sync on a busy machine is a real change, and the operator
+        // updates its readiness gate: such a write does not count as idle.
+        let disturbed = late
+            .iter()
+            .any(|(_, uri)| uri.contains("/pods/") && uri.contains("/status"));
+        assert!(
+            disturbed || late.is_empty(),
+            "idle, and yet it wrote: {late:?}"
+        );
+        let last = writes.iter().map(|(time, _)| *time).max().unwrap_or(start);
+        let idle = u64::try_from(Timestamp::now().duration_since(last).as_secs()).unwrap_or(0);
+        if idle >= IDLE.as_secs() {
+            println!("no write of the idle operator in {idle} s");
+            return;
         }
-        if Instant::now() > look_at {
-            let cluster = kubectl.get("kafkacluster", NAMESPACE, "crash").unwrap();
-            let ready = cluster.is_some_and(|cluster| ground::kubectl::not_ready(&cluster).is_none()) && done();
-            ready_since = if ready { ready_since.or_else(|| Some(Instant::now())) } else { None };
-            if ready_since.is_some_and(|since| since.elapsed() > REST) {
-                return None;
-            }
-            look_at = Instant::now() + LOOK_PAUSE;
-        }
-        assert!(start.elapsed() < LONG, "neither Ready nor dead: see operator-crash.log");
-        std::thread::sleep(Duration::from_millis(20));
+        let since = u64::try_from(Timestamp::now().duration_since(start).as_secs()).unwrap_or(0);
+        assert!(
+            since < limit,
+            "no broker was in sync for {} s: {late:?}",
+            IDLE.as_secs()
+        );
+        std::thread::sleep(
+            IDLE.saturating_sub(Duration::from_secs(idle))
+                .min(LOOK_PAUSE),
+        );
     }
 }
 
-/// Requests of the operator's ServiceAccount, from the API server's audit log.
+/// The requests of the operator's ServiceAccount in the API server's audit log.
 fn audit(_: &Kubectl) -> Vec<Value> {
     let log = std::env::var("FREEHOLD_AUDIT_LOG").expect("cargo xtask test sets it");
     let text = std::fs::read_to_string(log).unwrap();
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    text.lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
 }
 
 fn is_write(event: &Value) -> bool {
     let verb = event["verb"].as_str().unwrap_or_default();
-    // A leader renews its lease: that is how a standby knows that it lives.
+    // Renewals of the lease do not count: a leader renews it so that a standby knows that it is
+    // alive.
     !["get", "list", "watch"].contains(&verb) && event["objectRef"]["resource"] != "leases"
 }

@@ -1,88 +1,124 @@
-//! What really happened to the replicas: the cluster's metadata log, replayed afterwards. Every state that a partition was
-//! ever in is looked at, not a sample.
+//! Finds out what really happened to the replicas: replays the cluster's metadata log afterwards.
+//! It checks every state of every partition, not a sample.
 
-use crate::world::{block_on, endpoints, secret};
-use freehold::kafka::metadata_image::{MetadataImage, PartitionImage};
-use freehold::kafka::metadata_record::MetadataRecord;
-use freehold::kafka_admin::Admin;
-use freehold::kafka_admin::follower::{self, Controllers};
-use freehold::kafka_admin::tls::TlsSettings;
-use ground::kubectl::Kubectl;
+use crate::world::{LONG, block_on, endpoints, secret};
+use freehold_e2e::kubectl::Kubectl;
+use freehold_kafka::metadata_image::{MetadataImage, PartitionImage, TopicImage};
+use freehold_kafka::metadata_record::MetadataRecord;
+use freehold_kafka_client::follower::{self, Controllers, Position};
+use freehold_kafka_client::tls::TlsSettings;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Where the log ends now: what comes after is ours to answer for.
-pub fn mark(kubectl: &Kubectl, namespace: &str, cluster: &str) -> i64 {
-    block_on(crate::world::super_admin(kubectl, namespace, cluster).describe_quorum()).unwrap().high_watermark
+/// The metadata and the end of the log at one moment; a replay checks what comes after.
+pub struct Mark {
+    image: MetadataImage,
+    end: Position,
 }
 
-fn history(kubectl: &Kubectl, namespace: &str, cluster: &str) -> Vec<(i64, MetadataRecord)> {
+pub fn mark(kubectl: &Kubectl, namespace: &str, cluster: &str) -> Mark {
+    let (image, end) = block_on(follower::now(
+        controllers(kubectl, namespace, cluster),
+        LONG,
+    ))
+    .unwrap();
+    Mark { image, end }
+}
+
+fn controllers(kubectl: &Kubectl, namespace: &str, cluster: &str) -> Controllers {
     let own = secret(kubectl, namespace, &format!("{cluster}-operator-tls")).unwrap();
     let ca = secret(kubectl, namespace, &format!("{cluster}-cluster-ca")).unwrap();
     let tls = TlsSettings::new(&ca["tls.crt"], Some((&own["tls.crt"], &own["tls.key"]))).unwrap();
     let endpoints = endpoints(kubectl, namespace, cluster, "controller", 9090);
-    block_on(follower::history(Controllers { endpoints, tls }, 0)).unwrap()
+    Controllers { endpoints, tls }
 }
 
-/// What the log tells of the time since a mark.
+/// What the log contains since a mark.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// States of partitions that were looked at.
+    /// Number of partition states that were checked.
     pub states: usize,
-    /// Changes of a partition's leader.
+    /// Number of leader changes.
     pub leader_moves: usize,
-    /// Partitions whose leader changed more than twice, and who led them in turn, in words.
+    /// Partitions whose leader changed more than twice, with their leaders in order, as text.
     pub restless: Vec<String>,
-    /// Partitions that there were at some time, those of topics that are gone by now as well.
+    /// Number of partitions that existed at some time, including those of topics that are deleted
+    /// by now.
     pub partitions: usize,
-    /// States under min.insync.replicas, or without a leader, in words.
+    /// States under min.insync.replicas or without a leader, as text.
     pub violations: Vec<String>,
 }
 
-/// A partition: its topic's id, for one that is made anew under its name is another, and its index.
+/// A partition: the id of its topic, because a topic recreated under the same name is another one,
+/// and its index.
 type Id = (u128, usize);
 
-/// Replays the log: since `mark` no partition may have been under its `min.insync.replicas`, or led by nobody.
-pub fn replay(kubectl: &Kubectl, namespace: &str, cluster: &str, mark: i64) -> Seen {
-    let mut image = MetadataImage::default();
+/// Replays the log since `mark`: finds partitions that were under their `min.insync.replicas` or
+/// had no leader.
+pub fn replay(kubectl: &Kubectl, namespace: &str, cluster: &str, mark: Mark) -> Seen {
+    let Mark { mut image, end } = mark;
     let mut seen = Seen::default();
-    let mut leaders: BTreeMap<Id, i32> = BTreeMap::new();
+    let mut leaders: BTreeMap<Id, i32> = partitions(&image).collect();
     let mut moves: BTreeMap<Id, (String, Vec<i32>)> = BTreeMap::new();
-    let mut there: Option<BTreeSet<Id>> = None;
-    for (offset, record) in history(kubectl, namespace, cluster) {
-        if offset >= mark {
-            there.get_or_insert_with(|| partitions(&image).collect());
-        }
+    let mut there: BTreeSet<Id> = leaders.keys().copied().collect();
+    for (offset, record) in block_on(follower::history(
+        controllers(kubectl, namespace, cluster),
+        end,
+    ))
+    .unwrap()
+    {
         image.apply(record.clone(), &mut Vec::new());
-        let (MetadataRecord::Partition { topic, index, .. } | MetadataRecord::PartitionChange { topic, index, .. }) = &record else {
+        let (MetadataRecord::Partition { topic, index, .. }
+        | MetadataRecord::PartitionChange { topic, index, .. }) = &record
+        else {
             continue;
         };
         let index = usize::try_from(*index).unwrap();
-        let Some((name, found)) = image.topics().find(|(_, found)| found.id == *topic) else { continue };
+        let Some((name, found)) = image.topics().find(|(_, found)| found.id == *topic) else {
+            continue;
+        };
         let partition: &PartitionImage = &found.partitions[index];
         let id = (topic.as_u128(), index);
-        let moved = leaders.insert(id, partition.leader).is_some_and(|before| before != partition.leader);
-        if offset < mark {
-            continue;
-        }
+        let moved = leaders
+            .insert(id, partition.leader)
+            .is_some_and(|before| before != partition.leader);
         seen.states += 1;
-        there.get_or_insert_default().insert(id);
+        there.insert(id);
         if moved {
             seen.leader_moves += 1;
-            let (_, led) = moves.entry(id).or_insert_with(|| (format!("{name}-{index}"), Vec::new()));
+            let (_, led) = moves
+                .entry(id)
+                .or_insert_with(|| (format!("{name}-{index}"), Vec::new()));
             led.push(partition.leader);
         }
-        let set = found.config.get("min.insync.replicas").or_else(|| image.brokers_config("min.insync.replicas"));
+        let set = found
+            .config
+            .get("min.insync.replicas")
+            .or_else(|| image.brokers_config("min.insync.replicas"));
         let min: usize = set.and_then(|value| value.parse().ok()).unwrap_or(1);
         if partition.in_sync().len() < min || partition.leader < 0 {
             let (in_sync, leader) = (partition.in_sync(), partition.leader);
             seen.violations.push(format!("offset {offset}: {name}-{index} has {in_sync:?} in sync, min {min}, leader {leader}"));
         }
     }
-    seen.restless = moves.values().filter(|(_, led)| led.len() > 2).map(|(name, led)| format!("{name} {led:?}")).collect();
-    seen.partitions = there.unwrap_or_else(|| partitions(&image).collect()).len();
+    seen.restless = moves
+        .values()
+        .filter(|(_, led)| led.len() > 2)
+        .map(|(name, led)| format!("{name} {led:?}"))
+        .collect();
+    seen.partitions = there.len();
     seen
 }
 
-fn partitions(image: &MetadataImage) -> impl Iterator<Item = Id> {
-    image.topics().flat_map(|(_, topic)| (0..topic.partitions.len()).map(|index| (topic.id.as_u128(), index)))
+/// Partitions with their leaders.
+fn partitions(image: &MetadataImage) -> impl Iterator<Item = (Id, i32)> {
+    let of_topic = |topic: &TopicImage| {
+        let id = topic.id.as_u128();
+        topic
+            .partitions
+            .iter()
+            .enumerate()
+            .map(|(index, partition)| ((id, index), partition.leader))
+            .collect::<Vec<_>>()
+    };
+    image.topics().flat_map(move |(_, topic)| of_topic(topic))
 }

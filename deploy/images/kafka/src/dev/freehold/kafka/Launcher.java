@@ -8,6 +8,7 @@ import java.io.PrintStream;
 import java.lang.management.ManagementFactory;
 import java.net.InetSocketAddress;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.FileStore;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -33,6 +34,9 @@ public final class Launcher {
     /** kafka.server metrics: BrokerState RUNNING; below it the broker starts or recovers, above it shuts down. */
     private static final int BROKER_RUNNING = 3;
 
+    /** EX_CONFIG of sysexits.h; 3 is that of a JVM that ran out of memory. */
+    private static final int REFUSED = 78;
+
     private Launcher() {}
 
     public static void main(String[] args) throws Exception {
@@ -52,7 +56,12 @@ public final class Launcher {
         try (OutputStream out = Files.newOutputStream(config)) {
             server.store(out, null);
         }
+        String refusal = refusal(server, format);
+        if (refusal != null) {
+            refuse(refusal);
+        }
         serveProbes(server.getProperty("process.roles").contains("broker"));
+        tellFullVolumes(server.getProperty("log.dirs"));
         formatEmptyVolumes(server, format, config);
         endWithoutQuorum();
         Load.watch();
@@ -85,6 +94,26 @@ public final class Launcher {
         }));
     }
 
+    /**
+     * A broker whose volume is full ends with an error that is far above the last lines of its log, which are what the kubelet
+     * keeps: where one is full at the start, that is said where the kubelet looks first.
+     */
+    private static void tellFullVolumes(String logDirs) {
+        for (String folder : logDirs.split(",")) {
+            try {
+                FileStore volume = Files.getFileStore(Path.of(folder).getParent());
+                if (volume.getUsableSpace() < volume.getTotalSpace() / 500) {
+                    String words = "No space left on device: the volume of " + folder + " has " + volume.getUsableSpace() + " of "
+                            + volume.getTotalSpace() + " bytes left\n";
+                    System.err.print(words);
+                    Files.writeString(Path.of("/dev/termination-log"), words);
+                }
+            } catch (IOException e) {
+                System.err.println("cannot say whether " + folder + " is full: " + e);
+            }
+        }
+    }
+
     static Properties read(Path file) throws IOException {
         Properties properties = new Properties();
         try (InputStream in = Files.newInputStream(file)) {
@@ -103,6 +132,45 @@ public final class Launcher {
     /** The folders on volumes that this pod has: one that was made before a volume came to its cluster does without. */
     static String mounted(String logDirs) {
         return Stream.of(logDirs.split(",")).filter(folder -> Files.isDirectory(Path.of(folder).getParent())).collect(Collectors.joining(","));
+    }
+
+    /**
+     * Why this node must not start on the disks that it has: one was written by another cluster or another node. {@code null} where
+     * they are its own, or empty.
+     */
+    public static String refusal(Properties server, Properties format) throws IOException {
+        String cluster = format.getProperty("cluster.id");
+        String node = server.getProperty("node.id");
+        for (String folder : server.getProperty("log.dirs").split(",")) {
+            Path file = Path.of(folder, "meta.properties");
+            if (!Files.exists(file)) {
+                continue;
+            }
+            Properties found = new Properties();
+            try (InputStream in = Files.newInputStream(file)) {
+                found.load(in);
+            }
+            String foundCluster = found.getProperty("cluster.id", cluster);
+            String foundNode = found.getProperty("node.id", node);
+            if (!foundCluster.equals(cluster) || !foundNode.equals(node)) {
+                return "the disk at " + folder + " is that of node " + foundNode + " of the cluster with id " + foundCluster + ", and this is node "
+                        + node + " of the cluster with id " + cluster
+                        + ": Kafka is not started on it, and nothing on it is changed; give this node another volume, or its own one back";
+            }
+        }
+        return null;
+    }
+
+    /** Ends, and leaves word in the container's status: the operator knows its own words by how they begin. */
+    private static void refuse(String why) {
+        String words = "freehold: " + why + "\n";
+        System.err.print(words);
+        try {
+            Files.writeString(Path.of("/dev/termination-log"), words);
+        } catch (IOException e) {
+            // The last lines of the log stand in for it.
+        }
+        System.exit(REFUSED);
     }
 
     /** A volume is formatted once: meta.properties is the last thing that formatting writes (KIP-858). */

@@ -73,7 +73,7 @@ final class Load {
         }
     }
 
-    /** The first line is {@code some avg10=1.23 … total=456}, percent and microseconds; of the container, or else of the machine. */
+    /** The first line is {@code some avg10=1.23 ... total=456}, percent and microseconds; of the container, or else of the machine. */
     private static Double pressure(String kind, String key) {
         for (String file : List.of("/sys/fs/cgroup/" + kind + ".pressure", "/proc/pressure/" + kind)) {
             try {

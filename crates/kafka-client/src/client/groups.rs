@@ -1,0 +1,203 @@
+//! Consumer groups: each is handled by the broker that coordinates it.
+
+use crate::client::Client;
+use crate::requests::{check, text};
+use crate::{AdminError, AdminResult, Committed, Each};
+use kafka_protocol::messages as m;
+use std::collections::BTreeMap;
+
+/// Key type of groups in FindCoordinator (KIP-699).
+const GROUP: i8 = 0;
+
+/// Deletes groups with their offsets (KIP-229). One that does not exist is no error.
+pub async fn delete_groups(client: &Client, groups: &[String]) -> Each<()> {
+    let coordinators = coordinators(client, groups).await;
+    let mut answers = Vec::with_capacity(groups.len());
+    for group in groups {
+        let answer = match coordinator(&coordinators, group) {
+            Ok(node) => delete_group(client, node, group).await,
+            Err(error) => Err(error),
+        };
+        answers.push(answer);
+    }
+    answers
+}
+
+/// What groups have committed. One that does not exist has committed nothing.
+pub async fn committed_offsets(client: &Client, groups: &[String]) -> Each<Committed> {
+    let coordinators = coordinators(client, groups).await;
+    let mut answers = Vec::with_capacity(groups.len());
+    for group in groups {
+        let answer = match coordinator(&coordinators, group) {
+            Ok(node) => committed(client, node, group).await,
+            Err(error) => Err(error),
+        };
+        answers.push(answer);
+    }
+    answers
+}
+
+/// Removes static members from a group (KIP-345). One that is no member is no error.
+pub async fn remove_members(client: &Client, group: &str, instances: &[String]) -> AdminResult<()> {
+    let coordinators = coordinators(client, &[group.to_owned()]).await;
+    let node = coordinator(&coordinators, group)?;
+    let request = leave_request(group, instances);
+    left(&client.send_to(node, &request, 5).await?)
+}
+
+fn leave_request(group: &str, instances: &[String]) -> m::LeaveGroupRequest {
+    // Without a member id the instance id names the member.
+    let member = |instance: &String| {
+        m::leave_group_request::MemberIdentity::default()
+            .with_group_instance_id(Some(text(instance.as_str())))
+    };
+    m::LeaveGroupRequest::default()
+        .with_group_id(m::GroupId(text(group)))
+        .with_members(instances.iter().map(member).collect())
+}
+
+fn left(answer: &m::LeaveGroupResponse) -> AdminResult<()> {
+    let is_gone = |error: &AdminError| error.is("UnknownMemberId") || error.is("GroupIdNotFound");
+    let codes = answer.members.iter().map(|member| member.error_code);
+    for code in codes.chain([answer.error_code]) {
+        match check("LeaveGroup", code, None) {
+            Err(error) if is_gone(&error) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+type Coordinators = BTreeMap<String, AdminResult<i32>>;
+
+fn coordinator(coordinators: &AdminResult<Coordinators>, group: &str) -> AdminResult<i32> {
+    match coordinators {
+        Err(error) => Err(error.clone()),
+        Ok(coordinators) => coordinators.get(group).cloned().unwrap_or_else(|| {
+            let why = format!("no broker coordinates group {group}");
+            Err(AdminError::Unavailable(why))
+        }),
+    }
+}
+
+/// The broker that coordinates each group.
+async fn coordinators(client: &Client, groups: &[String]) -> AdminResult<Coordinators> {
+    if groups.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let request = m::FindCoordinatorRequest::default()
+        .with_key_type(GROUP)
+        .with_coordinator_keys(groups.iter().map(|group| text(group.as_str())).collect());
+    let answer = client.send(&request, 4).await?;
+    let found = answer.coordinators.into_iter().map(|one| {
+        let node = check(
+            "FindCoordinator",
+            one.error_code,
+            one.error_message.as_ref(),
+        );
+        (one.key.to_string(), node.map(|()| one.node_id.0))
+    });
+    Ok(found.collect())
+}
+
+async fn delete_group(client: &Client, node: i32, group: &str) -> AdminResult<()> {
+    let request =
+        m::DeleteGroupsRequest::default().with_groups_names(vec![m::GroupId(text(group))]);
+    let answer = client.send_to(node, &request, 2).await?;
+    for one in answer.results {
+        match check("DeleteGroups", one.error_code, None) {
+            Err(error) if error.is("GroupIdNotFound") => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+async fn committed(client: &Client, node: i32, group: &str) -> AdminResult<Committed> {
+    let asked = m::offset_fetch_request::OffsetFetchRequestGroup::default()
+        .with_group_id(m::GroupId(text(group)))
+        .with_topics(None);
+    let request = m::OffsetFetchRequest::default().with_groups(vec![asked]);
+    let answer = client.send_to(node, &request, 9).await?;
+    let mut groups = answer.groups.into_iter();
+    match groups.find(|found| *found.group_id.0 == *group) {
+        Some(found) => offsets_of(&found),
+        None => Err(AdminError::Protocol("OffsetFetch without the group".into())),
+    }
+}
+
+fn offsets_of(
+    found: &m::offset_fetch_response::OffsetFetchResponseGroup,
+) -> AdminResult<Committed> {
+    match check("OffsetFetch", found.error_code, None) {
+        Err(error) if error.is("GroupIdNotFound") => return Ok(Committed::new()),
+        other => other?,
+    }
+    let mut committed = Committed::new();
+    for topic in &found.topics {
+        for partition in &topic.partitions {
+            check("OffsetFetch", partition.error_code, None)?;
+            // -1: nothing was committed.
+            if partition.committed_offset >= 0 {
+                let place = (topic.name.0.to_string(), partition.partition_index);
+                committed.insert(place, partition.committed_offset);
+            }
+        }
+    }
+    Ok(committed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::requests::topic_name;
+    use m::offset_fetch_response::{
+        OffsetFetchResponseGroup, OffsetFetchResponsePartitions, OffsetFetchResponseTopics,
+    };
+
+    fn answer(partitions: &[(i32, i64, i16)]) -> OffsetFetchResponseGroup {
+        let partition = |(index, offset, error): &(i32, i64, i16)| {
+            OffsetFetchResponsePartitions::default()
+                .with_partition_index(*index)
+                .with_committed_offset(*offset)
+                .with_error_code(*error)
+        };
+        let topic = OffsetFetchResponseTopics::default()
+            .with_name(topic_name("t"))
+            .with_partitions(partitions.iter().map(partition).collect());
+        OffsetFetchResponseGroup::default().with_topics(vec![topic])
+    }
+
+    #[test]
+    fn a_partition_without_a_committed_offset_is_left_out() {
+        let found = offsets_of(&answer(&[(0, 7, 0), (1, -1, 0), (2, 0, 0)])).unwrap();
+        let expected = [(("t".to_owned(), 0), 7), (("t".to_owned(), 2), 0)];
+        assert_eq!(found, expected.into());
+    }
+
+    #[test]
+    fn a_member_leaves_by_its_instance_and_one_that_is_gone_has_left() {
+        let request = leave_request("g", &["g.3".to_owned()]);
+        let [member] = &request.members[..] else {
+            panic!("{request:?}");
+        };
+        assert_eq!(member.group_instance_id.as_deref(), Some("g.3"));
+        assert!(member.member_id.is_empty());
+        let answer = |of_group, of_member| {
+            let member = m::leave_group_response::MemberResponse::default();
+            m::LeaveGroupResponse::default()
+                .with_error_code(of_group)
+                .with_members(vec![member.with_error_code(of_member)])
+        };
+        assert!(left(&answer(0, 0)).is_ok());
+        assert!(left(&answer(0, 25)).is_ok(), "no such member");
+        assert!(left(&answer(16, 0)).is_err(), "not the coordinator");
+    }
+
+    #[test]
+    fn an_unknown_group_has_committed_nothing_and_a_partial_answer_is_none() {
+        let unknown = OffsetFetchResponseGroup::default().with_error_code(69);
+        assert_eq!(offsets_of(&unknown).unwrap(), Committed::new());
+        assert!(offsets_of(&answer(&[(0, 7, 0), (1, -1, 3)])).is_err());
+    }
+}

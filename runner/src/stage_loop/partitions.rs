@@ -1,0 +1,213 @@
+//! Which partitions the member has, and from where it reads them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{CommitMode, Consumer as _, ConsumerGroupMetadata};
+use rdkafka::error::KafkaResult;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::blocks::Blocks;
+use crate::consumer::Rebalance;
+use crate::producer::Producer;
+use crate::reading::ASK;
+use crate::stage_loop::{Owned, Ownership, Phase, StageError, StageLoop};
+use freehold_pipeline::address::Address;
+use freehold_pipeline::definition::Delivery;
+use freehold_pipeline::report::Stopped;
+use freehold_pipeline::source::Start;
+
+impl<P, B, F> StageLoop<'_, P, B, F>
+where
+    P: Producer<Group = ConsumerGroupMetadata>,
+    B: Blocks,
+    F: Fn() -> Result<P, StageError>,
+{
+    /// Handles what happened to the partitions since the last call.
+    pub(super) fn handle_rebalances(&mut self) {
+        for rebalance in self.consumer.context().take_rebalances() {
+            self.figures.rebalances.add(1);
+            match rebalance {
+                Rebalance::Assigned(partitions) => {
+                    tracing::info!(?partitions, "partitions are assigned");
+                    self.assign_awaited = true;
+                    self.own(partitions);
+                }
+                Rebalance::Revoked => {
+                    tracing::info!("partitions are revoked");
+                    self.give_back();
+                }
+                Rebalance::Lost => {
+                    tracing::warn!("partitions are lost: another member may have them");
+                    self.give_back();
+                }
+            }
+        }
+    }
+
+    /// Stops reading until the partitions are placed again, and forgets what was read.
+    pub(super) fn unplace(&mut self) {
+        self.drop_batch();
+        if self.ownership == Ownership::Active {
+            self.ownership = Ownership::Unplaced;
+            self.resume();
+            // Without this, what was read ahead would come before what is read again.
+            if let Err(error) = self.consumer.unassign() {
+                tracing::warn!(%error, "cannot stop reading");
+            }
+        }
+    }
+
+    /// Asks for the committed offsets and reads from there, once the producer has started.
+    pub(super) fn place(&mut self) {
+        let waits = self.ownership == Ownership::Unplaced && matches!(self.phase, Phase::Ready);
+        if !waits || Instant::now() < self.not_before {
+            return;
+        }
+        if let Err(error) = self.try_place() {
+            tracing::warn!(%error, "cannot place the partitions");
+            self.figures.trouble("place", None, &error.to_string());
+            self.not_before = Instant::now() + Duration::from_millis(200);
+        }
+    }
+
+    /// The next offset of each partition.
+    pub(super) fn next_offsets(&self) -> impl Iterator<Item = Address> + '_ {
+        self.owned.iter().map(|owned| Address {
+            topic: owned.topic.to_string(),
+            partition: owned.partition,
+            offset: owned.next,
+        })
+    }
+
+    fn own(&mut self, partitions: Vec<(String, i32)>) {
+        self.drop_batch();
+        self.owned = partitions
+            .into_iter()
+            .map(|(topic, partition)| Owned {
+                topic: Arc::from(topic),
+                partition,
+                committed: 0,
+                next: 0,
+                is_new: false,
+                end: None,
+                is_at_end: false,
+            })
+            .collect();
+        self.ownership = Ownership::Unplaced;
+    }
+
+    /// Gives the partitions back. A commit that is under way is waited for, up to the budget; after
+    /// that its outcome is left to the broker: a new owner is not told offsets before it ended.
+    fn give_back(&mut self) {
+        let budget = Duration::from_millis(self.config.limits.revoke_budget_ms);
+        let began = Instant::now();
+        while matches!(self.phase, Phase::Committing(_) | Phase::Aborting) {
+            self.handle_worker(Duration::from_millis(5));
+            self.figures.beat();
+            if began.elapsed() > budget {
+                self.figures.aborted("revoke");
+                let why = "a transaction did not end in time";
+                self.figures.trouble("revoke", None, why);
+                self.drop_producer(Instant::now());
+            }
+        }
+        self.drop_batch();
+        if self.config.delivery == Delivery::AtLeastOnce && self.ownership == Ownership::Active {
+            self.commit_offsets(CommitMode::Sync);
+        }
+        self.resume();
+        self.ownership = Ownership::None;
+        self.assign_awaited = false;
+        self.owned.clear();
+        self.figures.set_assigned(None);
+        if let Err(error) = self.consumer.unassign() {
+            tracing::warn!(%error, "cannot give the partitions back");
+        }
+    }
+
+    /// Commits the positions without a transaction.
+    pub(super) fn commit_offsets(&self, mode: CommitMode) {
+        let mut list = TopicPartitionList::new();
+        for owned in self.owned.iter().filter(|owned| !owned.is_new) {
+            let mut element = list.add_partition(&owned.topic, owned.partition);
+            let _ = element.set_offset(Offset::Offset(owned.committed));
+            if let Some(note) = owned.note(self.note.as_deref()) {
+                element.set_metadata(note);
+            }
+        }
+        if list.count() > 0
+            && let Err(error) = self.consumer.commit(&list, mode)
+        {
+            tracing::warn!(%error, "offsets were not committed; their records may come again");
+        }
+    }
+
+    fn try_place(&mut self) -> KafkaResult<()> {
+        let mut list = TopicPartitionList::new();
+        for owned in &self.owned {
+            list.add_partition(&owned.topic, owned.partition);
+        }
+        if list.count() > 0 {
+            list = self.consumer.committed_offsets(list, ASK)?;
+        }
+        let mut notes = Vec::new();
+        for owned in &mut self.owned {
+            let element = list.find_partition(&owned.topic, owned.partition);
+            if let Some(element) = &element {
+                element.error()?;
+            }
+            let committed = element.as_ref().map(|element| element.offset());
+            (owned.committed, owned.is_new) = match committed {
+                Some(Offset::Offset(offset)) => (offset, false),
+                _ => {
+                    let (low, high) =
+                        self.consumer
+                            .fetch_watermarks(&owned.topic, owned.partition, ASK)?;
+                    match self
+                        .config
+                        .starts
+                        .get(&*owned.topic)
+                        .copied()
+                        .unwrap_or_default()
+                    {
+                        Start::Earliest => (low, false),
+                        // A second start would choose a later offset.
+                        Start::Latest => (high, true),
+                    }
+                }
+            };
+            owned.next = owned.committed;
+            if self.config.bounded.is_some() {
+                let note = element.as_ref().map_or("", |element| element.metadata());
+                notes.extend(owned.bound(note, self.consumer)?);
+            }
+        }
+        if self.was_ended(&notes) {
+            self.stopped(Stopped {
+                block: None,
+                error: "its consumer group was deleted: it was ended".to_owned(),
+                address: None,
+            });
+            return Ok(());
+        }
+        self.blocks.noted(&notes);
+        self.note = self.blocks.note();
+        let mut list = TopicPartitionList::new();
+        for owned in &self.owned {
+            list.add_partition_offset(
+                &owned.topic,
+                owned.partition,
+                Offset::Offset(owned.committed),
+            )?;
+        }
+        self.consumer.assign(&list)?;
+        self.assign_awaited = false;
+        self.ownership = Ownership::Active;
+        let named = |owned: &Owned| (owned.topic.to_string(), owned.partition, owned.committed);
+        let placed: Vec<_> = self.owned.iter().map(named).collect();
+        tracing::debug!(?placed, "reading");
+        self.figures.set_assigned(Some(&placed));
+        Ok(())
+    }
+}

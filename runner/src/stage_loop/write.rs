@@ -1,0 +1,177 @@
+//! Gives a batch to the blocks and their outputs to the producer.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::blocks::{Blocks, Refusal};
+use crate::figures::Figures;
+use crate::outputs::{Outputs, Stop};
+use crate::producer::{
+    DeliveryFailure, ErrorKind, FailureCause, Producer, ProducerError, SendError,
+};
+use crate::record::Record;
+use freehold_pipeline::address::Address;
+
+/// Records that are given to the blocks at a time: their outputs stay in the processor's cache, and
+/// the first ones are sent while the next ones are made.
+const CHUNK: usize = 256;
+
+/// Records whose outputs Kafka has refused, and how often.
+pub type Refusals = HashMap<Address, (Refusal, u32)>;
+
+/// What was handed to the producer.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// The records that count as read: all, or those before a stop.
+    pub records: usize,
+    pub outputs: u64,
+    pub bytes: u64,
+    pub stop: Option<Stop>,
+}
+
+/// A batch could not be handed over: it must be aborted.
+#[derive(Debug)]
+pub enum WriteError {
+    /// These outputs are at fault.
+    Failures(Vec<DeliveryFailure>),
+    /// Kafka refused what `refused` returned for a record, too.
+    RefusedAgain(Address, Refusal),
+    /// The stage stops, and nothing of the batch is to be committed.
+    GivenUp(Stop),
+    Producer(ProducerError),
+}
+
+/// What writing needs besides the batch.
+pub struct Writer<'w, P, B> {
+    pub producer: &'w P,
+    pub blocks: &'w mut B,
+    pub outputs: &'w mut Outputs,
+    pub refusals: &'w Refusals,
+    pub figures: &'w Figures,
+    /// How long to wait for room in the producer's queue.
+    pub patience: Duration,
+}
+
+impl<P: Producer, B: Blocks> Writer<'_, P, B> {
+    /// Writes the outputs of `count` records; `record` returns the one at a place.
+    ///
+    /// # Errors
+    /// The batch must be aborted.
+    pub fn write<'a>(
+        &mut self,
+        count: usize,
+        record: impl Fn(usize) -> Record<'a>,
+    ) -> Result<Written, WriteError> {
+        let mut written = Written::default();
+        let mut records = Vec::with_capacity(CHUNK.min(count));
+        for first in (0..count).step_by(CHUNK) {
+            records.clear();
+            records.extend((first..count.min(first + CHUNK)).map(&record));
+            self.outputs.clear();
+            self.run_blocks(&records)?;
+            if let Some(stop) = self.outputs.stopped()
+                && stop.gives_up
+            {
+                return Err(WriteError::GivenUp(stop.clone()));
+            }
+            self.send(&records, count == 1, &mut written)?;
+            self.producer.serve(Duration::ZERO);
+            if self.producer.has_failed() {
+                return Err(WriteError::Failures(self.producer.take_failures()));
+            }
+            if let Some(stop) = self.outputs.stopped() {
+                written.records = (stop.place as usize).min(count);
+                written.stop = Some(stop.clone());
+                return Ok(written);
+            }
+            written.records = first + records.len();
+        }
+        Ok(written)
+    }
+
+    fn run_blocks(&mut self, records: &[Record<'_>]) -> Result<(), WriteError> {
+        if self.refusals.is_empty() {
+            self.blocks.process(records, self.outputs);
+            return Ok(());
+        }
+        let mut rest = records;
+        while let Some(at) = rest
+            .iter()
+            .position(|record| self.refusals.contains_key(&record.address()))
+        {
+            if at > 0 {
+                self.blocks.process(&rest[..at], self.outputs);
+            }
+            let address = rest[at].address();
+            let (refusal, times) = &self.refusals[&address];
+            if *times > 1 {
+                return Err(WriteError::RefusedAgain(address, refusal.clone()));
+            }
+            self.blocks.refused(&rest[at], refusal, self.outputs);
+            rest = &rest[at + 1..];
+        }
+        if !rest.is_empty() {
+            self.blocks.process(rest, self.outputs);
+        }
+        Ok(())
+    }
+
+    fn send(
+        &mut self,
+        records: &[Record<'_>],
+        alone: bool,
+        written: &mut Written,
+    ) -> Result<(), WriteError> {
+        for output in self.outputs.iter(records) {
+            let mut since = None;
+            loop {
+                match self.producer.send(&output) {
+                    Ok(()) => break,
+                    Err(SendError::Full) => {
+                        self.wait_for_room(*since.get_or_insert_with(Instant::now))?
+                    }
+                    Err(SendError::Refused(refusal)) => {
+                        return Err(WriteError::Failures(vec![DeliveryFailure {
+                            place: output.place,
+                            topic: refusal.topic,
+                            partition: -1,
+                            cause: FailureCause::TooLarge,
+                            message: refusal.message,
+                        }]));
+                    }
+                    Err(SendError::Failed(error)) => return Err(WriteError::Producer(error)),
+                }
+            }
+            if alone {
+                // A record that is suspected: each of its outputs is a producer's batch of its own.
+                self.producer
+                    .flush(self.patience)
+                    .map_err(|error| match error.kind {
+                        ErrorKind::Abort => WriteError::Failures(self.producer.take_failures()),
+                        _ => WriteError::Producer(error),
+                    })?;
+            }
+            written.outputs += 1;
+            written.bytes += output.size() as u64;
+        }
+        Ok(())
+    }
+
+    fn wait_for_room(&self, since: Instant) -> Result<(), WriteError> {
+        self.producer.serve(Duration::from_millis(1));
+        self.figures.beat();
+        if self.producer.has_failed() {
+            return Err(WriteError::Failures(self.producer.take_failures()));
+        }
+        if since.elapsed() > self.patience {
+            return Err(WriteError::Producer(ProducerError {
+                kind: ErrorKind::Abort,
+                operation: "write",
+                topic: None,
+                code: "Stage".to_owned(),
+                message: format!("no output was taken for {:?}", self.patience),
+            }));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,31 @@
+//! The Pipeline kind: a stream of records through blocks. Each stage of its graph
+//! (`freehold-pipeline`) is a StatefulSet of runners.
+
+pub mod alerts;
+pub mod apply;
+pub mod certificate;
+pub mod context;
+pub mod deletion;
+pub mod desired;
+pub mod lacking;
+pub mod metrics;
+pub mod network;
+pub mod no_output;
+pub mod observe;
+pub mod plan;
+pub mod pods;
+pub mod programs;
+pub mod purge;
+pub mod reconcile;
+pub mod registration;
+pub mod replay;
+pub mod replaying;
+pub mod revisions;
+pub mod runners;
+pub mod scaling;
+pub mod status;
+pub mod tenants;
+pub mod validate;
+pub mod wanted;
+
+pub use reconcile::PipelineKind;

@@ -1,0 +1,386 @@
+//! Nodes whose machine and volume are lost, in the model of rolling restarts: at any moment each is
+//! replaced exactly once, and no volume that may still exist is deleted.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod fixture;
+mod linter;
+mod rolling;
+
+use freehold::api::kafka_cluster::{DisruptionKind, KafkaClusterStatus, LostNodeStatus};
+use freehold::kinds::kafka_cluster::observed::{KafkaFacts, Observed, Stuck};
+use freehold::kinds::kafka_cluster::plan::{Plan, Step};
+use freehold::kinds::kafka_cluster::validate::validate;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::SignedDuration;
+use proptest::prelude::*;
+use rolling::{Model, Phase};
+use std::collections::BTreeSet;
+
+const LOOKS_MAX: usize = 400;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whenever a machine dies with its volume, also during its own restart, its node gets one new
+    /// volume, the vote moves to that volume, and the rolling restart finishes. The replacement is
+    /// requested by the annotation or starts automatically.
+    #[test]
+    fn a_node_that_is_lost_in_a_roll_is_replaced_and_the_roll_ends(
+        per_zone in 1..=2_i32,
+        placements in prop::collection::vec((0..9_usize, 0..9_usize, 0..9_usize), 1..12),
+        chances in prop::collection::vec((0..9_usize, prop::bool::weighted(0.2)), 1..50),
+        (at, victim) in (0..40_usize, 0..9_usize),
+        by_itself in any::<bool>(),
+    ) {
+        let mut model = Model::new(per_zone, &placements);
+        let nodes: Vec<i32> = model.phases.keys().copied().collect();
+        let mut victim = nodes[victim % nodes.len()];
+        if by_itself {
+            model.object.spec.rollout.replace_lost_nodes_after_minutes = Some(30);
+        }
+        for look in 0..LOOKS_MAX {
+            let (choice, dies) = chances[look % chances.len()];
+            let plan = model.plan();
+            let idle = plan.steps.is_empty() && plan.lease.is_none() && plan.waiting_on.is_empty();
+            model.apply(plan, dies && look % 7 != 0);
+            if idle && look > at && model.object.status.as_ref().is_some_and(|status| status.disruption.is_none()) {
+                break;
+            }
+            model.time_passes(choice);
+            if look == at {
+                // With another node down, two of three would be down: that is another test.
+                victim = nodes.iter().copied().find(|id| !model.is(*id, Phase::Up)).unwrap_or(victim);
+                model.lose(victim);
+                if !by_itself {
+                    model.object.metadata.annotations = Some([("freehold.dev/replace".to_owned(), victim.to_string())].into());
+                }
+            }
+        }
+        prop_assert_eq!(model.new.len(), nodes.len(), "the roll came to its end: {:?}", model.plan().waiting_on);
+        for id in &nodes {
+            prop_assert_eq!(model.volumes[id], if *id == victim { 2 } else { 1 }, "volumes of {}", id);
+            prop_assert!(*id == victim || model.restarts.get(id).is_none_or(|count| *count == 1), "{:?}", model.restarts);
+        }
+        prop_assert_eq!(&model.votes, &model.volumes, "every volume that there is votes");
+        prop_assert!(model.phases.values().all(|phase| *phase == Phase::Up), "{:?}", model.phases);
+        prop_assert!(model.partitions.iter().all(|(replicas, leader)| *leader == replicas[0]), "everybody leads again");
+        let replaced = model.object.status.as_ref().and_then(|status| status.replaced.clone());
+        prop_assert_eq!(replaced, (!by_itself).then(|| victim.to_string()));
+    }
+}
+
+#[test]
+fn a_replacement_takes_the_lease_over_from_the_restart_of_its_own_node_and_gives_leaders_back() {
+    let mut model = Model::new(1, &[(0, 0, 0), (0, 0, 0)]);
+    // Node 0 leads both partitions and restarts first.
+    let plan = model.plan();
+    assert_eq!(plan.lease.as_ref().unwrap().node_ids, [0]);
+    let handed_over = plan.lease.as_ref().unwrap().handed_over.clone();
+    assert!(!handed_over.is_empty());
+    model.apply(plan, false);
+    model.lose(0);
+    let waits = model.plan();
+    assert_eq!(
+        waits.lease.as_ref().unwrap().kind,
+        DisruptionKind::Restart,
+        "nobody asked for a replacement"
+    );
+    model.object.metadata.annotations =
+        Some([("freehold.dev/replace".to_owned(), "0".to_owned())].into());
+    let plan = model.plan();
+    let lease = plan.lease.clone().unwrap();
+    assert_eq!(
+        (lease.kind, lease.node_ids.as_slice(), &lease.handed_over),
+        (DisruptionKind::Replacement, &[0][..], &handed_over)
+    );
+    assert_eq!(lease.removes, ["claim-0-1", "pod-0-2"]);
+    assert!(
+        plan.steps
+            .iter()
+            .all(|step| !matches!(step, Step::DeleteVolume { .. } | Step::RestartPod { .. })),
+        "the lease comes first"
+    );
+    assert_eq!(plan.replaced, None, "nothing is done yet");
+    model.apply(plan, false);
+    let plan = model.plan();
+    assert!(
+        plan.replaced.is_none()
+            && plan
+                .steps
+                .iter()
+                .any(|step| matches!(step, Step::DeleteVolume { .. })),
+        "both are still there"
+    );
+    // The API server refuses both: nothing has changed, and the next plan requests both again.
+    model.object.status.as_mut().unwrap().disruption = plan.lease.clone();
+    let plan = model.plan();
+    assert!(
+        plan.replaced.is_none()
+            && plan
+                .steps
+                .iter()
+                .any(|step| matches!(step, Step::RestartPod { .. }))
+    );
+    model.apply(plan, false);
+    while !model.is(0, Phase::CatchingUp) {
+        model.time_passes(0);
+    }
+    let plan = model.plan();
+    assert_eq!(
+        plan.replaced.as_deref(),
+        Some("0"),
+        "another pod, and another volume"
+    );
+    assert_eq!(
+        plan.lease.as_ref().map(|lease| lease.kind),
+        Some(DisruptionKind::Replacement),
+        "it is not in sync yet"
+    );
+}
+
+/// A lost node is never replaced while its volume may hold the only copy of a partition, or while
+/// the node serves after all.
+#[test]
+fn the_only_copy_of_a_partition_and_a_node_that_serves_are_not_deleted() {
+    let mut model = Model::new(1, &[(0, 0, 0)]);
+    model.new = model.phases.keys().copied().collect();
+    model.object.metadata.annotations =
+        Some([("freehold.dev/replace".to_owned(), "0".to_owned())].into());
+    model.lose(0);
+    let with = |model: &Model, change: &dyn Fn(&mut Observed)| {
+        let (mut observed, _) = model.observed();
+        change(&mut observed);
+        linter::plan(
+            &model.object,
+            &validate(&model.object, &observed).unwrap(),
+            &observed,
+        )
+    };
+    let only_copy = |observed: &mut Observed| {
+        let KafkaFacts::Answered { topics, .. } = &mut observed.kafka else {
+            panic!()
+        };
+        let mut alone = freehold_kafka::metadata_image::PartitionImage::new(&[0]);
+        alone.leader = -1;
+        topics[0].partitions.push(alone);
+    };
+    let plan = with(&model, &only_copy);
+    assert!(
+        plan.lease.is_none()
+            && plan
+                .steps
+                .iter()
+                .all(|step| !matches!(step, Step::DeleteVolume { .. }))
+    );
+    let told = plan
+        .warnings
+        .iter()
+        .find(|warning| warning.contains("node 0 is lost and cannot be replaced"))
+        .unwrap();
+    assert!(told.contains("the only copy of t-1"), "{told}");
+    // The claim says that the volume is lost: nothing more can be lost.
+    let plan = with(&model, &|observed| {
+        only_copy(observed);
+        fixture::set(&mut observed.volumes[0], ["status", "phase"], "Lost");
+    });
+    assert_eq!(
+        plan.lease.map(|lease| lease.kind),
+        Some(DisruptionKind::Replacement)
+    );
+    let plan = with(&model, &|observed| {
+        let KafkaFacts::Answered { cluster, .. } = &mut observed.kafka else {
+            panic!()
+        };
+        cluster
+            .brokers
+            .iter_mut()
+            .for_each(|broker| broker.fenced = false);
+    });
+    assert!(
+        plan.lease
+            .is_none_or(|lease| lease.kind != DisruptionKind::Replacement),
+        "it serves, whatever its pod says"
+    );
+    model.object.metadata.annotations = None;
+    model.object.spec.rollout.replace_lost_nodes_after_minutes = Some(61);
+    let since = Time(
+        fixture::NOW
+            .parse::<k8s_openapi::jiff::Timestamp>()
+            .unwrap()
+            - SignedDuration::from_hours(1),
+    );
+    let lost_nodes = vec![LostNodeStatus { node_id: 0, since }];
+    model.object.status = Some(KafkaClusterStatus {
+        lost_nodes,
+        ..KafkaClusterStatus::default()
+    });
+    assert!(model.plan().lease.is_none(), "a minute is left");
+    model.object.spec.rollout.replace_lost_nodes_after_minutes = Some(60);
+    assert_eq!(
+        model.plan().lease.map(|lease| lease.node_ids),
+        Some(vec![0])
+    );
+}
+
+/// A user deletes a claim under a running pod. Kubernetes keeps the volume, and the broker may come
+/// back with it.
+#[test]
+fn a_volume_that_is_being_deleted_is_kept_while_its_pod_is_on_a_machine() {
+    let mut model = Model::new(1, &[(0, 0, 0)]);
+    model.new = model.phases.keys().copied().collect();
+    model.object.metadata.annotations =
+        Some([("freehold.dev/replace".to_owned(), "0".to_owned())].into());
+    model.lose(0);
+    let plan = |stuck: Option<Stuck>, host: Option<&str>| {
+        let (mut observed, _) = model.observed();
+        fixture::set(
+            &mut observed.volumes[0],
+            ["metadata", "deletionTimestamp"],
+            fixture::NOW,
+        );
+        let pod = observed
+            .pods
+            .iter_mut()
+            .find(|pod| pod.node_id == 0)
+            .unwrap();
+        (pod.stuck, pod.host) = (stuck, host.map(str::to_owned));
+        let KafkaFacts::Answered { topics, .. } = &mut observed.kafka else {
+            panic!()
+        };
+        let mut alone = freehold_kafka::metadata_image::PartitionImage::new(&[0]);
+        alone.leader = -1;
+        topics[0].partitions.push(alone);
+        linter::plan(
+            &model.object,
+            &validate(&model.object, &observed).unwrap(),
+            &observed,
+        )
+    };
+    let replaces = |plan: &Plan| {
+        plan.lease
+            .as_ref()
+            .is_some_and(|lease| lease.kind == DisruptionKind::Replacement)
+    };
+    assert!(
+        !replaces(&plan(None, Some("machine"))),
+        "its container only starts anew"
+    );
+    let told = plan(Some(Stuck::Start), Some("machine"));
+    assert!(
+        !replaces(&told)
+            && told
+                .warnings
+                .iter()
+                .any(|warning| warning.contains("the only copy of t-1")),
+        "{:?}",
+        told.warnings
+    );
+    assert!(
+        replaces(&plan(None, None)),
+        "the pod is on no machine: nothing keeps the volume"
+    );
+}
+
+/// A machine comes back before its volume was deleted, while another one is lost.
+#[test]
+fn a_node_that_came_back_keeps_its_volume_and_one_that_joins_the_lease_is_in_the_status_first() {
+    let mut model = Model::new(2, &[(0, 0, 0), (1, 1, 1), (2, 2, 2)]);
+    model.new = model.phases.keys().copied().collect();
+    model.object.spec.rollout.replace_lost_nodes_after_minutes = Some(30);
+    let deletes = |plan: &Plan| {
+        plan.steps
+            .iter()
+            .any(|step| matches!(step, Step::DeleteVolume { .. } | Step::RestartPod { .. }))
+    };
+    let members = |plan: &Plan| plan.lease.as_ref().map(|lease| lease.node_ids.clone());
+    let looks = |model: &mut Model| (0..2).for_each(|_| model.apply(model.plan(), false));
+    model.lose(0);
+    looks(&mut model);
+    assert_eq!(members(&model.plan()), Some(vec![0]));
+    let status = model.object.status.clone();
+
+    // The broker is recovering its log: it does not serve yet.
+    model.phases.insert(0, Phase::Starting);
+    let plan = model.plan();
+    assert!(
+        members(&plan) == Some(vec![0]) && !deletes(&plan),
+        "{:?}",
+        plan.steps
+    );
+    model.phases.insert(0, Phase::Up);
+    let plan = model.plan();
+    assert!(
+        members(&plan).is_none() && !deletes(&plan),
+        "{:?}",
+        plan.steps
+    );
+
+    (model.object.status, model.lost) = (status, BTreeSet::from([0]));
+    model.phases.insert(0, Phase::Lost);
+    model.lose(1);
+    let mut status = model.object.status.clone().unwrap();
+    let since = status.lost_nodes[0].since.clone();
+    status.lost_nodes.push(LostNodeStatus { node_id: 1, since });
+    model.object.status = Some(status);
+    let plan = model.plan();
+    let of_one = |plan: &Plan| {
+        plan.steps
+            .iter()
+            .filter(|step| {
+                step.to_string().contains("zone-a-1") || step.to_string().contains("p-a-1")
+            })
+            .count()
+    };
+    assert!(
+        members(&plan) == Some(vec![0, 1]) && of_one(&plan) == 0,
+        "{:?}",
+        plan.steps
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    );
+    model.object.status.as_mut().unwrap().disruption = plan.lease;
+    assert!(
+        of_one(&model.plan()) > 0,
+        "{:?}",
+        model
+            .plan()
+            .steps
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    );
+}
+
+/// A permanent loss is reported and does not block a rolling restart.
+#[test]
+fn a_partition_that_lost_its_only_replica_holds_up_no_roll() {
+    let model = Model::new(1, &[(0, 0, 0)]);
+    let (mut observed, valid) = model.observed();
+    let KafkaFacts::Answered { topics, .. } = &mut observed.kafka else {
+        panic!()
+    };
+    let gone = freehold_kafka::metadata_record::PartitionFields {
+        replicas: Some(vec![100]),
+        in_sync: Some(Vec::new()),
+        leader: Some(-1),
+        ..Default::default()
+    };
+    topics[0]
+        .partitions
+        .push(freehold_kafka::metadata_image::PartitionImage::of(gone));
+    let plan = linter::plan(&model.object, &valid, &observed);
+    assert_eq!(
+        plan.lease.map(|lease| lease.node_ids),
+        Some(vec![0]),
+        "{:?}",
+        plan.waiting_on
+    );
+    assert!(
+        plan.warnings
+            .iter()
+            .any(|warning| warning.contains("t-1") && warning.contains("nodes 100")),
+        "{:?}",
+        plan.warnings
+    );
+}

@@ -1,0 +1,622 @@
+//! One problem never blocks the rest: configs that Kafka refuses, objects that the API server
+//! refuses, and thread counts, against a model of how brokers accept them.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod fixture;
+mod linter;
+
+use fixture::{Kafka, Pod, World, cluster, observe};
+use freehold::api::conditions::{Reason, State};
+use freehold::api::kafka_cluster::{KafkaCluster, KafkaClusterStatus};
+use freehold::kinds::kafka_cluster::attempts::Refusal;
+use freehold::kinds::kafka_cluster::observed::{KafkaFacts, Observed};
+use freehold::kinds::kafka_cluster::plan::{Plan, Step};
+use freehold::kinds::kafka_cluster::{configuration, keep, status};
+use freehold_kafka::metadata_image::PartitionImage;
+use freehold_kafka::metadata_record::PartitionFields;
+use freehold_kafka_client::ConfigResource;
+use proptest::prelude::*;
+use serde_json::json;
+use std::collections::BTreeMap;
+
+const NODES: [i32; 3] = [0, 100, 200];
+
+fn object(more: &str) -> KafkaCluster {
+    cluster(&format!(
+        "apiVersion: freehold.dev/v1alpha1\nkind: KafkaCluster\nmetadata: {{name: c, namespace: n, finalizers: [freehold.dev/finalizer]}}\nspec:\n  \
+         version: 4.3.1\n  nodePools:\n  - {{name: p, roles: [controller, broker], replicas: 3, zones: [a, b, c], storage: {{size: 1Gi}}}}\n  \
+         rebalance: {{mode: Never}}\n{more}"
+    ))
+}
+
+fn world() -> World {
+    let kafka = Kafka {
+        unfenced: NODES.to_vec(),
+        leader: 100,
+        voters: NODES.map(|id| (id, 1000)).into(),
+        partitions: vec![(NODES.to_vec(), NODES.to_vec())],
+        min_in_sync: Some(2),
+        ..Kafka::default()
+    };
+    World::running(NODES.map(Pod::up), kafka)
+}
+
+fn words(plan: &Plan) -> String {
+    let steps = plan.steps.iter().map(ToString::to_string);
+    steps
+        .chain(
+            plan.waiting_on
+                .iter()
+                .map(|waiting| format!("wait for {waiting}")),
+        )
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+fn refusal(what: &str, reason: Reason) -> Refusal {
+    Refusal {
+        what: what.into(),
+        why: "no".into(),
+        reason,
+        is_transient: false,
+    }
+}
+
+/// A model of brokers: they accept thread counts between half and double the present number.
+struct Brokers {
+    object: KafkaCluster,
+    /// The configs in the metadata log.
+    configs: BTreeMap<String, BTreeMap<String, String>>,
+    in_force: BTreeMap<i32, u32>,
+    refused: u32,
+}
+
+const KEY: &str = "num.io.threads";
+
+impl Brokers {
+    fn new(object: KafkaCluster, in_force: [u32; 3]) -> Self {
+        let (observed, _) = observe(&object, &world());
+        let KafkaFacts::Answered { mut configs, .. } = observed.kafka else {
+            panic!("no answer")
+        };
+        configs
+            .values_mut()
+            .for_each(|configs| drop(configs.remove(KEY)));
+        Self {
+            object,
+            configs,
+            in_force: NODES.into_iter().zip(in_force).collect(),
+            refused: 0,
+        }
+    }
+
+    fn observed(&self) -> (Observed, Plan) {
+        let (mut observed, valid) = observe(&self.object, &world());
+        let KafkaFacts::Answered { configs, .. } = &mut observed.kafka else {
+            panic!("no answer")
+        };
+        configs.clone_from(&self.configs);
+        let asked = configuration::threads_to_ask(&self.object, &observed.pods, configs);
+        let of = |(id, threads): (&i32, &u32)| (*id, BTreeMap::from([(KEY.to_owned(), *threads)]));
+        observed.threads = self
+            .in_force
+            .iter()
+            .filter(|_| asked.contains(&KEY))
+            .map(of)
+            .collect();
+        let plan = linter::plan(&self.object, &valid.unwrap(), &observed);
+        (observed, plan)
+    }
+
+    fn wanted(&self, id: i32) -> u32 {
+        let of = |resource: &str| {
+            self.configs
+                .get(resource)
+                .and_then(|configs| configs.get(KEY))
+                .and_then(|value| value.parse().ok())
+        };
+        of(&id.to_string()).or(of("")).unwrap_or(self.in_force[&id])
+    }
+
+    /// One reconcile; returns whether there was anything to do.
+    fn look(&mut self) -> bool {
+        let (_, plan) = self.observed();
+        let ours = self.object.status.get_or_insert_default();
+        for (resource, changes) in plan.steps.iter().flat_map(|step| {
+            if let Step::AlterConfigs(changes) = step {
+                changes.as_slice()
+            } else {
+                &[]
+            }
+        }) {
+            let name = if let ConfigResource::Broker(id) = resource {
+                id.to_string()
+            } else {
+                String::new()
+            };
+            for (key, value) in changes {
+                ours.dynamic_configs
+                    .push(configuration::config_key(&name, key));
+                let configs = self.configs.entry(name.clone()).or_default();
+                match value {
+                    Some(value) => drop(configs.insert(key.clone(), value.clone())),
+                    None => drop(configs.remove(key)),
+                }
+            }
+        }
+        for id in NODES {
+            let (wanted, current) = (self.wanted(id), self.in_force[&id]);
+            if wanted >= (current / 2).max(1) && wanted <= current * 2 {
+                self.in_force.insert(id, wanted);
+            } else {
+                self.refused += 1;
+            }
+        }
+        !plan.steps.is_empty() || !plan.waiting_on.is_empty()
+    }
+
+    fn settle(&mut self) -> u32 {
+        (1..60).find(|_| !self.look()).expect("it comes to an end")
+    }
+}
+
+#[test]
+fn a_thread_count_is_reached_in_steps_that_brokers_take() {
+    for (from, to) in [(8, 64), (8, 9), (8, 1), (1, 1000)] {
+        let mut brokers = Brokers::new(
+            object(&format!("  config: {{{KEY}: \"{to}\"}}\n")),
+            [from; 3],
+        );
+        brokers.settle();
+        assert_eq!(
+            (
+                brokers.in_force.values().copied().collect::<Vec<_>>(),
+                brokers.refused
+            ),
+            (vec![to; 3], 0),
+            "{from} to {to}"
+        );
+    }
+}
+
+#[test]
+fn a_new_cluster_begins_with_its_thread_counts_and_a_running_one_is_not_restarted_for_them() {
+    let (plain, threads) = (
+        object(""),
+        object(&format!("  config: {{{KEY}: \"64\"}}\n")),
+    );
+    let (observed, valid) = observe(&plain, &world());
+    let hashes = |observed: &Observed| {
+        observed
+            .pods
+            .iter()
+            .map(|pod| pod.revision.config.clone())
+            .collect::<Vec<_>>()
+    };
+    assert!(valid.is_ok());
+    let (with, _) = observe(&threads, &world());
+    assert_eq!(hashes(&observed), hashes(&with));
+    let map = with
+        .objects
+        .all()
+        .iter()
+        .find(|live| live.resource.kind == "ConfigMap" && live.name().starts_with("c-p-"))
+        .unwrap();
+    assert!(
+        map.value["data"]["server.properties"]
+            .as_str()
+            .unwrap()
+            .contains("num.io.threads=64")
+    );
+    let mut brokers = Brokers::new(threads, [64; 3]);
+    brokers.settle();
+    assert_eq!(
+        brokers.refused, 0,
+        "what is in force already is set in one step"
+    );
+}
+
+#[test]
+fn a_thread_count_that_leaves_the_spec_goes_back_in_steps() {
+    let mut brokers = Brokers::new(object(&format!("  config: {{{KEY}: \"64\"}}\n")), [8; 3]);
+    brokers.settle();
+    brokers.object.spec.config.clear();
+    brokers.settle();
+    assert_eq!(
+        (brokers.in_force[&0], brokers.refused),
+        (8, 0),
+        "Kafka's default"
+    );
+    let mut of_pool = Brokers::new(object(&format!("  config: {{{KEY}: \"16\"}}\n")), [16; 3]);
+    of_pool.object.spec.node_pools[0]
+        .config
+        .insert(KEY.into(), "100".into());
+    of_pool.settle();
+    assert_eq!((of_pool.in_force[&100], of_pool.refused), (100, 0));
+    of_pool.object.spec.node_pools[0].config.clear();
+    of_pool.settle();
+    assert_eq!(
+        (of_pool.in_force[&100], of_pool.refused),
+        (16, 0),
+        "what the cluster has"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Brokers that were started at different times have different numbers.
+    #[test]
+    fn every_broker_comes_to_the_wanted_number_of_threads(
+        in_force in prop::array::uniform3(1..200_u32),
+        wanted in 1..200_u32,
+    ) {
+        let mut brokers = Brokers::new(object(&format!("  config: {{{KEY}: \"{wanted}\"}}\n")), in_force);
+        brokers.settle();
+        prop_assert_eq!(brokers.in_force.into_values().collect::<Vec<_>>(), vec![wanted; 3]);
+    }
+}
+
+/// Reconciles a cluster in which every node is out of date, some configs are missing, and one pod
+/// has a wrong readiness gate.
+fn look(object: &KafkaCluster, refused: &[(&str, &str)]) -> (Plan, State, KafkaClusterStatus) {
+    let mut world = world();
+    world
+        .pods
+        .iter_mut()
+        .for_each(|pod| pod.config = Some("old".into()));
+    world.pods[0].in_sync = false;
+    world.kafka.as_mut().unwrap().unconfigured = true;
+    let (mut observed, valid) = observe(object, &world);
+    let valid = valid.unwrap();
+    for (what, wanted) in refused {
+        observed.attempts.failed(
+            (*wanted).to_owned(),
+            refusal(what, Reason::KafkaRefused),
+            observed.now,
+        );
+    }
+    let plan = linter::plan(object, &valid, &observed);
+    let state = status::state(object, &observed, &plan);
+    let status = status::learned(object, &valid, &observed, &plan, &state);
+    (plan, state, status)
+}
+
+#[test]
+fn a_config_that_kafka_refuses_stops_neither_the_others_nor_gates_nor_restarts() {
+    let object =
+        object("  config: {log.retention.ms: \"1000\", log.local.retention.ms: \"2000\"}\n");
+    let field = "spec.config[log.local.retention.ms]";
+    let (plan, _, status) = look(&object, &[(field, "2000")]);
+    let said = words(&plan);
+    assert!(
+        said.contains("log.retention.ms") && !said.contains("log.local.retention.ms"),
+        "{said}"
+    );
+    assert!(
+        said.contains("min.insync.replicas") && said.contains("set freehold.dev/in-sync"),
+        "{said}"
+    );
+    assert!(plan.lease.is_some(), "the roll goes on: {said}");
+    assert_eq!(status.refused[0].what, field);
+    let (plan, ..) = look(&object, &[(field, "3000")]);
+    assert!(
+        words(&plan).contains("log.local.retention.ms"),
+        "another value is tried at once: {}",
+        words(&plan)
+    );
+}
+
+/// The status of the reconcile that set the config conflicted with the next spec, so it does not
+/// name the config.
+#[test]
+fn a_config_that_leaves_the_spec_right_after_it_was_set_is_removed() {
+    const KEY: &str = "log.cleaner.backoff.ms";
+    let (with, without) = (
+        object(&format!("  config: {{{KEY}: \"20000\"}}\n")),
+        object(""),
+    );
+    let set = [(
+        ConfigResource::Brokers,
+        [(KEY.to_owned(), Some("20000".to_owned()))].into(),
+    )];
+    let removed = [(ConfigResource::Brokers, [(KEY.to_owned(), None)].into())];
+    let (_, valid_with) = observe(&with, &world());
+    let (mut observed, valid) = observe(&without, &world());
+    let valid = valid.unwrap();
+    let found = |observed: &mut Observed, value: Option<&str>| {
+        let KafkaFacts::Answered { configs, .. } = &mut observed.kafka else {
+            panic!("no answer")
+        };
+        let configs = configs.get_mut("").unwrap();
+        match value {
+            Some(value) => configs.insert(KEY.to_owned(), value.to_owned()),
+            None => configs.remove(KEY),
+        };
+    };
+    let look = |observed: &Observed| {
+        let plan = linter::plan(&without, &valid, observed);
+        let state = status::state(&without, observed, &plan);
+        let status = status::learned(&without, &valid, observed, &plan, &state);
+        let is_kept = status.dynamic_configs.iter().any(|key| key == KEY);
+        (words(&plan), is_kept)
+    };
+    found(&mut observed, Some("20000"));
+    assert_eq!(look(&observed), (String::new(), false), "somebody else's");
+    configuration::setting(&mut observed.attempts, &valid_with.unwrap(), &set);
+    let (said, is_kept) = look(&observed);
+    assert!(said.contains(KEY) && is_kept, "{said}");
+    // Kafka's answer is from before.
+    found(&mut observed, None);
+    assert_eq!(look(&observed), (String::new(), true));
+    configuration::removed(&mut observed.attempts, &removed);
+    assert_eq!(look(&observed), (String::new(), false));
+}
+
+#[test]
+fn a_refused_config_is_told_and_the_nodes_count_as_well() {
+    let object = object("  config: {log.local.retention.ms: \"2000\"}\n");
+    let (mut observed, valid) = observe(&object, &world());
+    let valid = valid.unwrap();
+    let KafkaFacts::Answered { configs, .. } = &mut observed.kafka else {
+        panic!("no answer")
+    };
+    configs
+        .get_mut("")
+        .unwrap()
+        .remove("log.local.retention.ms");
+    let field = "spec.config[log.local.retention.ms]";
+    observed.attempts.failed(
+        "2000".into(),
+        refusal(field, Reason::KafkaRefused),
+        observed.now,
+    );
+    let plan = linter::plan(&object, &valid, &observed);
+    assert_eq!(words(&plan), "");
+    let state = status::state(&object, &observed, &plan);
+    let learned = status::learned(&object, &valid, &observed, &plan, &state);
+    assert_eq!(
+        state,
+        State::stalled(Reason::KafkaRefused, format!("{field}: no"))
+    );
+    assert_eq!(
+        (learned.kafka_version.as_deref(), learned.refused.len()),
+        (Some("4.3.1"), 1)
+    );
+}
+
+#[test]
+fn a_budget_that_the_api_server_refuses_does_not_stop_a_roll_and_a_stateful_set_does() {
+    let object = object("");
+    for (kind, stops) in [
+        ("PodDisruptionBudget", false),
+        ("NetworkPolicy", false),
+        ("ConfigMap", true),
+        ("StatefulSet", true),
+    ] {
+        let mut world = world();
+        world
+            .pods
+            .iter_mut()
+            .for_each(|pod| pod.config = Some("old".into()));
+        let (mut observed, valid) = observe(&object, &world);
+        let valid = valid.unwrap();
+        // Another client changed it, and the API server refuses the correction.
+        let mut name = String::new();
+        fixture::change_objects(&mut observed, |all| {
+            let live = all
+                .iter_mut()
+                .find(|live| live.resource.kind == kind)
+                .unwrap();
+            name = live.name().to_owned();
+            live.value["metadata"]["annotations"]["freehold.dev/applied-hash"] = json!("another");
+        });
+        let planned = linter::plan(&object, &valid, &observed);
+        let step = planned
+            .steps
+            .iter()
+            .find(|step| matches!(step, Step::Apply(object) if object.kind() == kind))
+            .unwrap();
+        let refusal = refusal(&step.what(), Reason::KubernetesRefused);
+        observed
+            .attempts
+            .failed(step.wanted(), refusal, observed.now);
+        let plan = linter::plan(&object, &valid, &observed);
+        assert!(
+            !words(&plan).contains(&format!("apply {kind}")),
+            "{}",
+            words(&plan)
+        );
+        assert_eq!(plan.lease.is_none(), stops, "{kind}: {}", words(&plan));
+        let state = status::state(&object, &observed, &plan);
+        let status = status::learned(&object, &valid, &observed, &plan, &state);
+        assert_eq!(status.refused[0].what, format!("{kind} {name}"));
+    }
+}
+
+/// The plan for a cluster in which nothing is to be changed, and whose spec has changed and become
+/// invalid.
+fn kept(object: &KafkaCluster, change: impl FnOnce(&mut World, &mut Observed)) -> Plan {
+    let mut world = world();
+    // A recreated pod is in sync again, but its readiness gate does not say so yet.
+    world.pods[0].in_sync = false;
+    let (mut observed, _) = observe(object, &world);
+    change(&mut world, &mut observed);
+    let running = keep::cluster(object, &observed).expect("it runs");
+    keep::plan(object, &running, &observed)
+}
+
+#[test]
+fn gates_and_certificates_of_a_cluster_whose_spec_is_not_valid_go_on() {
+    let mut broken = object("");
+    let (before, _) = observe(&broken, &world());
+    broken
+        .spec
+        .config
+        .insert("no.such.config".into(), "1".into());
+    broken.spec.certificates.renew_before_days = 9000;
+    let plan = kept(&broken, |_, observed| {
+        assert!(
+            freehold::kinds::kafka_cluster::validate::validate(&broken, observed).is_err()
+                || observed.identity.is_none()
+        );
+        *observed = Observed {
+            pods: {
+                let mut pods = before.pods.clone();
+                pods[0].in_sync = false;
+                pods
+            },
+            ..before.clone()
+        };
+    });
+    assert_eq!(
+        words(&plan),
+        "set freehold.dev/in-sync of pod c-p-a-0 to true"
+    );
+    let renewed = kept(&broken, |_, observed| {
+        *observed = before.clone();
+        observed.now += k8s_openapi::jiff::SignedDuration::from_hours(24 * 360);
+    });
+    let said = words(&renewed);
+    assert!(
+        said.contains("issue the operator's certificate")
+            && said.contains("issue certificates of nodes [0] into Secret c-p-a-tls"),
+        "{said}"
+    );
+    assert!(
+        renewed.steps.iter().all(|step| !matches!(
+            step,
+            Step::Apply(_) | Step::Prune(_) | Step::DeleteVolume { .. } | Step::RestartPod { .. }
+        )),
+        "{said}"
+    );
+}
+
+#[test]
+fn who_is_trusted_stays_so_while_a_secret_of_client_authorities_is_gone() {
+    let (mut before, _) = observe(&object(""), &world());
+    for set in ["c-p-a", "c-p-b", "c-p-c"] {
+        let secret = before.secrets.get_mut(&format!("{set}-tls")).unwrap();
+        secret
+            .data
+            .entry("clients-ca.crt".into())
+            .and_modify(|bundle| bundle.push_str("GIVEN\n"));
+    }
+    let other = object("  certificates: {clientAuthorities: [{name: gone}]}\n");
+    let running = keep::cluster(&other, &before).unwrap();
+    assert_eq!(words(&keep::plan(&other, &running, &before)), "");
+}
+
+#[test]
+fn a_restart_that_is_under_way_comes_to_its_end_and_none_begins() {
+    let mut paused = object("  state: Paused\n");
+    let lease = json!({"kind": "Restart", "nodeIds": [0], "why": "w", "since": fixture::NOW, "handedOver": [{"nodeId": 0, "partitions": ["t:0"]}]});
+    paused.status = Some(KafkaClusterStatus {
+        disruption: serde_json::from_value(lease).unwrap(),
+        ..Default::default()
+    });
+    let plan = |change: &dyn Fn(&mut World)| {
+        let mut world = world();
+        world
+            .pods
+            .iter_mut()
+            .for_each(|pod| pod.config = Some("old".into()));
+        change(&mut world);
+        let (observed, valid) = observe(&paused, &world);
+        assert!(valid.is_ok());
+        keep::plan(
+            &paused,
+            &keep::cluster(&paused, &observed).unwrap(),
+            &observed,
+        )
+    };
+    let away = plan(&|world| {
+        world.pods[0] = Pod {
+            node: 0,
+            ..Pod::default()
+        };
+        let kafka = world.kafka.as_mut().unwrap();
+        (kafka.unfenced, kafka.fenced) = (vec![100, 200], vec![0]);
+        kafka.partitions[0].1 = vec![100, 200];
+    });
+    assert!(
+        away.lease.is_some() && words(&away).contains("wait for pod c-p-a-0 to start"),
+        "{}",
+        words(&away)
+    );
+    let back = plan(&|world| world.kafka.as_mut().unwrap().partitions[0].1 = vec![100, 200, 0]);
+    assert!(
+        back.lease.is_some()
+            && words(&back).starts_with("elect the preferred leaders of 1 partitions"),
+        "{}",
+        words(&back)
+    );
+    let over = plan(&|_| {});
+    assert_eq!(
+        (words(&over).as_str(), over.lease),
+        ("", None),
+        "and the others do not restart"
+    );
+}
+
+#[test]
+fn replicas_that_move_are_waited_for_and_no_more_is_moved() {
+    let mut paused = object("  state: Paused\n");
+    let lease = json!({"kind": "Reassignment", "nodeIds": [0], "why": "w", "since": fixture::NOW, "total": 4});
+    paused.status = Some(KafkaClusterStatus {
+        disruption: serde_json::from_value(lease).unwrap(),
+        ..Default::default()
+    });
+    let (mut observed, _) = observe(&paused, &world());
+    let running = keep::cluster(&paused, &observed).unwrap();
+    assert!(keep::plan(&paused, &running, &observed).lease.is_none());
+    let KafkaFacts::Answered { topics, .. } = &mut observed.kafka else {
+        panic!("no answer")
+    };
+    topics[0].throttled = true;
+    assert!(
+        words(&keep::plan(&paused, &running, &observed)).contains("alter configs"),
+        "the throttle goes"
+    );
+    let KafkaFacts::Answered { topics, .. } = &mut observed.kafka else {
+        panic!("no answer")
+    };
+    let moving = PartitionFields {
+        replicas: Some(vec![0, 100, 200]),
+        adding: Some(vec![200]),
+        in_sync: Some(vec![0, 100]),
+        leader: Some(0),
+        ..Default::default()
+    };
+    topics[0].partitions = vec![PartitionImage::of(moving)];
+    let plan = keep::plan(&paused, &running, &observed);
+    assert!(
+        plan.lease.is_some() && words(&plan) == "wait for 1 replicas to be moved",
+        "{}",
+        words(&plan)
+    );
+}
+
+#[test]
+fn a_cluster_that_waits_for_a_window_says_so() {
+    let window = "  rollout: {maintenanceWindows: [{cron: \"0 2 * * *\", durationMinutes: 60}]}\n";
+    let mut waits = object(window);
+    waits.status = Some(KafkaClusterStatus {
+        kafka_version: Some("4.3.1".into()),
+        ..Default::default()
+    });
+    let mut world = world();
+    let state = |world: &World| {
+        let (observed, valid) = observe(&waits, world);
+        let plan = linter::plan(&waits, &valid.unwrap(), &observed);
+        status::state(&waits, &observed, &plan).words().0
+    };
+    world.pods[0].config = Some("old".into());
+    assert_eq!(state(&world), Reason::WaitingForWindow);
+    world.kafka.as_mut().unwrap().partitions[0].1 = vec![0, 100];
+    assert_eq!(
+        state(&world),
+        Reason::Recovering,
+        "a node that is not in sync comes first"
+    );
+}
