@@ -5,6 +5,7 @@ use crate::cache::{Inputs, cached};
 use crate::cargo::{Profile, cargo, target};
 use crate::layout::{Layout, version};
 use crate::prerequisites;
+use crate::registries::fetch;
 use anyhow::{Context, Result};
 use freehold_e2e::shell::{self, command};
 use std::os::unix::fs::symlink;
@@ -122,25 +123,15 @@ fn go_program(
                 }
             }
             let log = layout.cache.join("logs").join(format!("go-{name}.log"));
-            shell::logged(
-                command(
-                    "go",
-                    [
-                        "build",
-                        "-mod=readonly",
-                        "-trimpath",
-                        "-buildvcs=false",
-                        "-ldflags",
-                        &flags,
-                        "-o",
-                    ],
-                )
+            let words = ["build", "-mod=readonly", "-trimpath", "-buildvcs=false"];
+            let mut build = command("go", words);
+            build
+                .args(["-ldflags", &flags, "-o"])
                 .arg(folder.join(name))
                 .arg(package)
                 .env("CGO_ENABLED", "0")
-                .current_dir(&source),
-                &log,
-            )
+                .current_dir(&source);
+            fetch(&mut build, &log)
         },
     )
 }
@@ -155,7 +146,7 @@ pub fn kafka_jars(layout: &Layout, kafka: &str) -> Result<PathBuf> {
         "kafka-jars",
         &format!("{kafka}-{key}"),
         |folder| {
-            shell::logged(
+            fetch(
                 command("mvn", ["-q", "-B", "-f"]).arg(&pom).args([
                     format!("-Dkafka.version={kafka}"),
                     format!("-Dlog4j.version={log4j}"),
@@ -262,30 +253,6 @@ fn binary(layout: &Layout, profile: &str, packages: &[&str], name: &str) -> Resu
     )?;
     shell::logged(build.args(packages), &log)?;
     Ok(target(layout)?.join(profile).join(name))
-}
-
-/// cargo-deny, which checks licences, bans and sources of dependencies.
-pub fn cargo_deny(layout: &Layout) -> Result<PathBuf> {
-    let version = version(&layout.repo, "CARGO_DENY")?;
-    let folder = cached(&layout.cache, "cargo-deny", &version, |folder| {
-        let target = layout.cache.join("cargo-deny-target");
-        let log = layout.cache.join("logs/cargo-deny.log");
-        let mut install = command(
-            "cargo",
-            [
-                "install",
-                "cargo-deny",
-                "--locked",
-                "--no-default-features",
-                "--version",
-                &version,
-                "--root",
-            ],
-        );
-        shell::logged(install.arg(folder).env("CARGO_TARGET_DIR", &target), &log)?;
-        Ok(std::fs::remove_dir_all(target)?)
-    })?;
-    Ok(folder.join("bin/cargo-deny"))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use crate::cache::{Inputs, cached};
 use crate::layout::{Layout, version};
 use crate::local::{NODES, nodes};
 use crate::prerequisites;
+use crate::registries::fetch;
 use anyhow::{Context, Result};
 use freehold_e2e::kubectl::Kubectl;
 use freehold_e2e::shell::{self, command};
@@ -131,10 +132,11 @@ fn base(layout: &Layout, name: &str, parts: &[(&str, &[&str])]) -> Result<String
     let image = build(layout, name, &key, &[], |context| {
         let packages = context.join("packages");
         fs::create_dir_all(&packages)?;
-        shell::run(
+        fetch(
             command("apt-get", ["download", "-q"])
                 .args(parts.iter().map(|(package, _)| package))
                 .current_dir(&packages),
+            &layout.cache.join("logs/apt.log"),
         )?;
         let unpacked = context.join("unpacked");
         for package in fs::read_dir(&packages)? {

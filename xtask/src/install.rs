@@ -108,7 +108,7 @@ impl Installation {
             .unwrap_or_default();
             if rendered.is_empty() || normal(&rendered) != normal(&installed) {
                 shell::run(
-                    self.helm(&["upgrade", "--install", "--wait", "--timeout", "120s"])
+                    self.helm(&["upgrade", "--install", "--wait", "--timeout", "600s"])
                         .args(common),
                 )?;
             }

@@ -19,6 +19,7 @@ mod layout;
 mod local;
 mod prerequisites;
 mod publish;
+mod registries;
 mod test;
 mod times;
 mod up;
@@ -51,7 +52,8 @@ enum Task {
     /// Build the images of the operator, of the runner and of Kafka for your own cluster, push them
     /// to a registry, and print the chart's values.
     Images(publish::Options),
-    /// Run every test: the fast ones, then those on the local Kubernetes.
+    /// Run the tests that every change must pass, with and without the local Kubernetes; --all for
+    /// every test.
     Test(test::Options),
     /// Disturb a running cluster again and again: rolls, brokers that join and leave, CAs,
     /// upgrades. Each round checks its results.

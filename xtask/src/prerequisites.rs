@@ -2,6 +2,7 @@
 //! must be installed already.
 
 use crate::layout::{Layout, version};
+use crate::registries::fetch;
 use anyhow::{Result, bail};
 use freehold_e2e::shell::{self, command, line};
 use std::path::{Path, PathBuf};
@@ -70,21 +71,26 @@ fn install(layout: &Layout, packages: &[(&'static str, &str)]) -> Result<()> {
         .filter(|(_, file)| !Path::new(file).exists())
         .map(|(name, _)| *name)
         .collect();
-    if !missing.is_empty() {
-        println!("installing {}", missing.join(", "));
-        let log = layout.logs().join("apt.log");
-        let apt = |words: &[&str]| {
-            shell::logged(
-                command("apt-get", words).env("DEBIAN_FRONTEND", "noninteractive"),
-                &log,
-            )
-        };
-        apt(&["update", "-q"])?;
-        let mut words = vec!["install", "-q", "-y", "--no-install-recommends"];
-        words.extend(&missing);
-        apt(&words)?;
+    if missing.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    apt_install(layout, &missing)
+}
+
+/// Installs Debian packages from up-to-date lists.
+pub fn apt_install(layout: &Layout, packages: &[&str]) -> Result<()> {
+    println!("installing {}", packages.join(", "));
+    let log = layout.cache.join("logs/apt.log");
+    let apt = |words: &[&str]| {
+        fetch(
+            command("apt-get", words).env("DEBIAN_FRONTEND", "noninteractive"),
+            &log,
+        )
+    };
+    apt(&["update", "-q"])?;
+    let mut words = vec!["install", "-q", "-y", "--no-install-recommends"];
+    words.extend(packages);
+    apt(&words)
 }
 
 fn enough_disk(cache: &Path) -> Result<()> {
@@ -124,13 +130,7 @@ pub fn java_feature(layout: &Layout) -> Result<u32> {
 /// A JDK of one feature version. Installs Debian's JDK if that version is requested and missing.
 pub fn jdk_of(layout: &Layout, feature: u32) -> Result<PathBuf> {
     if find_jdk(feature).is_none() {
-        let package = format!("openjdk-{feature}-jdk-headless");
-        shell::logged(
-            &mut line(&format!(
-                "apt-get install -q -y --no-install-recommends {package}"
-            )),
-            &layout.logs().join("apt.log"),
-        )?;
+        apt_install(layout, &[&format!("openjdk-{feature}-jdk-headless")])?;
     }
     match find_jdk(feature) {
         Some(home) => Ok(home),

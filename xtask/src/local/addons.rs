@@ -8,7 +8,6 @@ use crate::layout::Layout;
 use anyhow::Result;
 use freehold_e2e::shell::{self, command, write_file};
 use std::path::Path;
-use std::time::Duration;
 
 /// The name of the driver in deploy/local/go/csi.
 const CSI_DRIVER: &str = "csi.local.freehold.dev";
@@ -37,7 +36,7 @@ pub fn start(layout: &Layout, bin: &Path) -> Result<()> {
     );
     process::start(layout, "coredns", coredns)?;
     write_file(&folder.join("addons.yaml"), manifests())?;
-    shell::wait_for("the addons' objects", Duration::from_secs(60), || {
+    shell::wait_for("the addons' objects", super::START_LIMIT, || {
         shell::run(
             kubectl(layout, bin)
                 .args(["apply", "--server-side", "--force-conflicts", "-f"])

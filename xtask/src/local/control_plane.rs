@@ -5,7 +5,6 @@ use crate::layout::Layout;
 use anyhow::Result;
 use freehold_e2e::shell::{self, command, write_file};
 use std::path::Path;
-use std::time::Duration;
 
 const ETCD_CLIENT: &str = "http://127.0.0.1:23790";
 const ETCD_PEER: &str = "http://127.0.0.1:23800";
@@ -16,6 +15,8 @@ const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\n\
 omitStages: [RequestReceived]\nrules:\n\
     - level: None\n  verbs: [watch]\n- level: Metadata\n  userGroups: [\"system:serviceaccounts:freehold-system\"]\n- level: None\n";
 
+/// Starts what is not running. The controller manager and the scheduler start when the API server
+/// is ready, because they give up after ten seconds without it.
 pub fn start(layout: &Layout, bin: &Path) -> Result<()> {
     let pki = layout.state.join("pki");
     let file = |name: &str| pki.join(name).display().to_string();
@@ -78,6 +79,7 @@ pub fn start(layout: &Layout, bin: &Path) -> Result<()> {
         ],
     );
     process::start(layout, "kube-apiserver", apiserver)?;
+    wait_ready(layout, bin)?;
     let manager = command(
         &bin.join("kube-controller-manager").to_string_lossy(),
         [
@@ -116,8 +118,8 @@ pub fn kubectl(layout: &Layout, bin: &Path) -> std::process::Command {
     kubectl
 }
 
-pub fn wait_ready(layout: &Layout, bin: &Path) -> Result<()> {
-    shell::wait_for("API server", Duration::from_secs(120), || {
+fn wait_ready(layout: &Layout, bin: &Path) -> Result<()> {
+    shell::wait_for("API server", super::START_LIMIT, || {
         shell::output(kubectl(layout, bin).args(["get", "--raw", "/readyz"])).map(|_| None)
     })
 }

@@ -15,6 +15,10 @@ use anyhow::Result;
 use freehold_e2e::shell::{self, command};
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
+
+/// How long each part of the local cluster may take to start while compilers use the machine.
+pub const START_LIMIT: Duration = Duration::from_secs(600);
 
 /// A node. Its zone is the second half of its name.
 #[derive(Clone, Debug)]
@@ -78,7 +82,6 @@ pub fn up(layout: &Layout, bin: &Path) -> Result<()> {
     for node in &NODES {
         nodes::start(layout, bin, node)?;
     }
-    control_plane::wait_ready(layout, bin)?;
     addons::start(layout, bin)?;
     nodes::wait_ready(layout, bin)?;
     policies::start(layout, bin)
@@ -129,6 +132,9 @@ fn unmount_below(folder: &Path) -> Result<()> {
 
 /// Detaches the loop devices of the volumes' files.
 fn detach_below(folder: &Path) -> Result<()> {
+    if !folder.exists() {
+        return Ok(());
+    }
     let prefix = format!("{}/", folder.display());
     for line in shell::output(&mut command(
         "losetup",

@@ -1,7 +1,7 @@
 //! The three nodes: containerd, kubelet and kube-proxy of each, in its network namespace and
 //! cgroups.
 
-use super::control_plane::kubectl;
+use super::control_plane::{self, kubectl};
 use super::{NODES, Node, network, process};
 use crate::layout::Layout;
 use anyhow::Result;
@@ -14,6 +14,8 @@ use std::time::Duration;
 pub const PAUSE_IMAGE: &str = "localhost/freehold/pause:1";
 const CGROUPS: &str = "/sys/fs/cgroup";
 const CGROUP_ROOT: &str = "freehold-local";
+/// How long killed processes and their cgroups may take to go: a busy disk can take a minute.
+const END_LIMIT: Duration = Duration::from_secs(120);
 
 pub fn socket(layout: &Layout, node: &Node) -> PathBuf {
     layout.run.join(node.name).join("containerd.sock")
@@ -233,7 +235,7 @@ fn walk(folder: &Path, visit: &mut dyn FnMut(&Path)) {
 /// Kills the processes in the nodes' cgroups, then the shims that supervised them: those whose
 /// command line has our sockets.
 pub fn end_containers(layout: &Layout) -> Result<()> {
-    for _ in 0..100 {
+    shell::wait_for("the local nodes' containers to end", END_LIMIT, || {
         let mut left = Vec::new();
         for hierarchy in hierarchies() {
             walk(&hierarchy.join(CGROUP_ROOT), &mut |folder| {
@@ -244,15 +246,11 @@ pub fn end_containers(layout: &Layout) -> Result<()> {
         left.extend(shims(layout));
         left.sort_unstable();
         left.dedup();
-        if left.is_empty() {
-            return Ok(());
+        for pid in &left {
+            process::signal(*pid, "KILL");
         }
-        for pid in left {
-            process::signal(pid, "KILL");
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    anyhow::bail!("containers of the local nodes do not end")
+        Ok((!left.is_empty()).then(|| format!("processes {left:?} are left")))
+    })
 }
 
 fn shims(layout: &Layout) -> Vec<u32> {
@@ -271,25 +269,28 @@ fn shims(layout: &Layout) -> Vec<u32> {
         .collect()
 }
 
+/// Removes the nodes' cgroups. The kernel lets go of one a moment after its last process ended.
 pub fn remove_cgroups() -> Result<()> {
-    for hierarchy in hierarchies() {
-        walk(&hierarchy.join(CGROUP_ROOT), &mut |folder| {
-            let _ = fs::remove_dir(folder);
-        });
-        anyhow::ensure!(
-            !hierarchy.join(CGROUP_ROOT).exists(),
-            "{} is still in use",
-            hierarchy.join(CGROUP_ROOT).display()
-        );
-    }
-    Ok(())
+    shell::wait_for("the local nodes' cgroups to go", END_LIMIT, || {
+        let mut left = Vec::new();
+        for root in hierarchies().iter().map(|folder| folder.join(CGROUP_ROOT)) {
+            walk(&root, &mut |folder| {
+                let _ = fs::remove_dir(folder);
+            });
+            if root.exists() {
+                left.push(root.display().to_string());
+            }
+        }
+        Ok((!left.is_empty()).then(|| format!("{} still in use", left.join(", "))))
+    })
 }
 
 pub fn wait_ready(layout: &Layout, bin: &Path) -> Result<()> {
     let path = "jsonpath={range .items[*]}{.metadata.name}={.status.conditions[?(@.type==\"Ready\")].status} {end}";
-    shell::wait_for("three nodes Ready", Duration::from_secs(180), || {
-        // A kubelet exits if its containerd listens but is not initialized yet: then start it
-        // again.
+    shell::wait_for("three nodes Ready", super::START_LIMIT, || {
+        // A kubelet exits if its containerd listens but is not initialized yet, and a controller
+        // manager if the API server does not answer for ten seconds: then start them again.
+        control_plane::start(layout, bin)?;
         NODES.iter().try_for_each(|node| start(layout, bin, node))?;
         let seen = shell::output(kubectl(layout, bin).args(["get", "nodes", "-o", path]))?;
         Ok((seen.matches("=True").count() != NODES.len()).then_some(seen))

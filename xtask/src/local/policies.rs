@@ -7,7 +7,6 @@ use crate::layout::Layout;
 use anyhow::Result;
 use freehold_e2e::shell::{self, command};
 use std::path::Path;
-use std::time::Duration;
 
 /// The mark of kube-router on packets that a policy allows. A packet without it at the end of a
 /// pod's chain is rejected.
@@ -19,23 +18,19 @@ pub fn start(layout: &Layout, bin: &Path) -> Result<()> {
     for node in &NODES {
         let_machine_pass(node)?;
     }
-    shell::wait_for(
-        "NetworkPolicies to be enforced",
-        Duration::from_secs(60),
-        || {
-            NODES
-                .iter()
-                .try_for_each(|node| start_engine(layout, bin, node))?;
-            let missing = NODES.iter().find(|node| {
-                !shell::succeeds(&mut in_node(
-                    node,
-                    Path::new("iptables"),
-                    words("-S KUBE-NWPLCY-DEFAULT"),
-                ))
-            });
-            Ok(missing.map(|node| format!("{} has no rules yet", node.name)))
-        },
-    )
+    shell::wait_for("NetworkPolicies to be enforced", super::START_LIMIT, || {
+        NODES
+            .iter()
+            .try_for_each(|node| start_engine(layout, bin, node))?;
+        let missing = NODES.iter().find(|node| {
+            !shell::succeeds(&mut in_node(
+                node,
+                Path::new("iptables"),
+                words("-S KUBE-NWPLCY-DEFAULT"),
+            ))
+        });
+        Ok(missing.map(|node| format!("{} has no rules yet", node.name)))
+    })
 }
 
 fn words(line: &str) -> Vec<String> {
