@@ -4,3 +4,4 @@
 pub mod flow;
 pub mod kubectl;
 pub mod shell;
+pub mod verdict;

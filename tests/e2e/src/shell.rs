@@ -1,5 +1,6 @@
 //! Runs other programs: captures their output, names them in errors, and waits for conditions.
 
+use crate::verdict;
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File, OpenOptions};
 use std::path::Path;
@@ -147,6 +148,10 @@ const PAUSE_FACTOR: u32 = 3;
 
 /// Polls a condition. It returns `Ok(None)` when it is met, and `Ok(Some(why))` with what is
 /// missing.
+///
+/// # Errors
+/// It was not met within `limit`, which is scaled by how busy the machine is. A test that fails by
+/// this error alone may be tried once more.
 pub fn wait_for(
     what: &str,
     limit: Duration,
@@ -160,11 +165,11 @@ pub fn wait_for(
             Ok(Some(why)) => why,
             Err(error) => format!("{error:#}"),
         };
-        if start.elapsed() > limit {
-            bail!(
-                "{what}: not after {} s; last seen: {waiting}",
-                limit.as_secs()
-            );
+        if start.elapsed() > limit && start.elapsed() > verdict::scaled(limit) {
+            let seconds = start.elapsed().as_secs();
+            let ran_out = format!("{what}: not after {seconds} s; last seen: {waiting}");
+            verdict::ran_out(&ran_out);
+            bail!(ran_out);
         }
         std::thread::sleep((asked.elapsed() * PAUSE_FACTOR).clamp(PAUSE_MIN, PAUSE_MAX));
     }
