@@ -2,11 +2,11 @@
 //! that mount a User's Secret and nothing else of the cluster.
 
 use crate::kubectl::Kubectl;
-use crate::shell;
-use anyhow::{Context, Result, ensure};
+use crate::{shell, verdict};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A client: its namespace, Secret, image and topic.
 #[derive(Clone, Debug)]
@@ -22,6 +22,10 @@ pub struct Client {
 /// JVM options of a client. It runs for seconds or does little: optimized compilation would take
 /// CPU time from the system under test.
 pub const JVM_OPTIONS: [&str; 2] = ["-Xmx192m", "-XX:TieredStopAtLevel=1"];
+
+/// How long a client may take to end. A producer waits for the records in flight, and one that is
+/// killed before that loses the acknowledgements that the test compares.
+pub const GRACE_SECS: u32 = 60;
 
 /// Properties that read every value from the mounted client.properties (KIP-297, KIP-421).
 pub fn properties(secret: &Value, more: &str) -> String {
@@ -69,7 +73,7 @@ pub fn pod(client: &Client, config_map: &str, tool: &str, args: &[&str]) -> Valu
     words.extend(["--command-config", "/etc/client/client.properties"]);
     words.extend(args);
     json!({
-        "automountServiceAccountToken": false, "enableServiceLinks": false, "terminationGracePeriodSeconds": 5,
+        "automountServiceAccountToken": false, "enableServiceLinks": false, "terminationGracePeriodSeconds": GRACE_SECS,
         "securityContext": {"runAsNonRoot": true, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [{
             "name": "client", "image": client.image, "args": words,
@@ -274,6 +278,33 @@ fn number(value: &Value) -> Option<i64> {
 /// Partition, offset and value of a record.
 pub type Read = (i64, i64, i64);
 
+/// A reader that has got nothing for this time is at the end of what there is. It had all the time
+/// of its test before, and consumers ask for new records twice a second.
+const STILL: Duration = Duration::from_secs(60);
+/// Pause between two looks at a reader: its log may have a hundred thousand lines.
+const STILL_PAUSE: Duration = Duration::from_secs(5);
+
+/// Whether a count stays the same for a minute, scaled by how busy the machine is. It tells a loss
+/// from slowness when a wait for records has run out: a reader that is only slow still advances.
+/// A question without an answer tells nothing, so the count does not stand still then.
+pub fn stands_still(mut count: impl FnMut() -> Result<usize>) -> bool {
+    let start = Instant::now();
+    let Ok(first) = count() else { return false };
+    while start.elapsed() < verdict::scaled(STILL) {
+        std::thread::sleep(STILL_PAUSE);
+        if !count().is_ok_and(|now| now == first) {
+            return false;
+        }
+    }
+    true
+}
+
+/// The error for a promise that is broken. It is noted, so that no second try hides it.
+fn broken(what: &str) -> Error {
+    verdict::broken(&what);
+    anyhow!("a promise is broken: {what}")
+}
+
 /// Reads `count` records from the beginning with a consumer group, as (partition, offset, value).
 pub fn consume(
     kubectl: &Kubectl,
@@ -332,8 +363,13 @@ fn read(
     ]
     .concat();
     start(kubectl, client, job, "VerifiableConsumer", &args, more)?;
-    let good = finished(kubectl, client, job, limit)?;
-    let events = events(kubectl, client, job)?;
+    let good = finished(kubectl, client, job, limit)
+        .map_err(|error| short(kubectl, client, job, &count, error))?;
+    let mut events = Vec::new();
+    shell::wait_for(&format!("the output of Job {job}"), limit, || {
+        events = self::events(kubectl, client, job)?;
+        Ok(None)
+    })?;
     ensure!(
         good,
         "the consumer failed: {:?}",
@@ -343,8 +379,12 @@ fn read(
             .take(5)
             .collect::<Vec<_>>()
     );
-    // An existing topic may hold records of others, for example of benchmarks, whose values are not
-    // numbers.
+    records(&events)
+}
+
+/// The records that a consumer's events report. An existing topic may hold records of others, for
+/// example of benchmarks, whose values are not numbers.
+fn records(events: &[Value]) -> Result<Vec<Read>> {
     let records = events
         .iter()
         .filter(|event| event["name"] == "record_data" && number(&event["value"]).is_some());
@@ -358,36 +398,116 @@ fn read(
         .collect()
 }
 
+/// Why a consumer has not read as many records as it should. If it has partitions and gets nothing
+/// any more, then it is at their ends, and records are lost. If it still advances, or does not live,
+/// then `error` says it all: the time was too short.
+///
+/// Its own output shows this. The ends of a topic would not: behind the last record of a transaction
+/// there are markers that no consumer gets.
+fn short(kubectl: &Kubectl, client: &Client, job: &str, wanted: &str, error: Error) -> Error {
+    let mut seen = Vec::new();
+    let is_still = stands_still(|| {
+        seen = events(kubectl, client, job)?;
+        Ok(read_at(&seen).len())
+    });
+    if !is_still || assigned(&seen) == 0 {
+        return error;
+    }
+    let places = read_at(&seen);
+    let mut partitions: BTreeMap<i64, BTreeSet<i64>> = BTreeMap::new();
+    for (partition, offset) in &places {
+        partitions.entry(*partition).or_default().insert(*offset);
+    }
+    let partitions: Vec<_> = partitions
+        .iter()
+        .map(|(partition, offsets)| {
+            let (count, first, last) = (offsets.len(), offsets.first(), offsets.last());
+            let (first, last) = (first.unwrap_or(&-1), last.unwrap_or(&-1));
+            format!("partition {partition}: {count} from offset {first} to {last}")
+        })
+        .collect();
+    broken(&format!(
+        "records are lost: topic {} ends after {} of {wanted} records ({}); {error}",
+        client.topic,
+        places.len(),
+        partitions.join(", ")
+    ))
+}
+
+/// Partition and offset of each record that a consumer has got, whatever its value is.
+fn read_at(events: &[Value]) -> Vec<(i64, i64)> {
+    let records = events.iter().filter(|event| event["name"] == "record_data");
+    records
+        .filter_map(|event| Some((event["partition"].as_i64()?, event["offset"].as_i64()?)))
+        .collect()
+}
+
+/// The number of partitions that a consumer has by now.
+fn assigned(events: &[Value]) -> usize {
+    let mut held = BTreeSet::new();
+    for event in events {
+        let partitions = event["partitions"].as_array().into_iter().flatten();
+        let partitions = partitions.filter_map(|one| one["partition"].as_i64());
+        match event["name"].as_str() {
+            Some("partitions_assigned") => held.extend(partitions),
+            Some("partitions_revoked") => {
+                for one in partitions {
+                    held.remove(&one);
+                }
+            }
+            _ => {}
+        }
+    }
+    held.len()
+}
+
 /// Compares what was read with what was acknowledged: no record lost, none duplicated, each
 /// partition in order.
+///
+/// # Errors
+/// They do not agree: a broken promise.
 pub fn check(acknowledged: &BTreeMap<i64, (i64, i64)>, read: &[(i64, i64, i64)]) -> Result<()> {
+    compare(acknowledged, read).map_err(|why| broken(&why))
+}
+
+fn compare(
+    acknowledged: &BTreeMap<i64, (i64, i64)>,
+    read: &[(i64, i64, i64)],
+) -> Result<(), String> {
     let values: BTreeSet<i64> = read.iter().map(|(_, _, value)| *value).collect();
     let lost: Vec<_> = acknowledged
-        .keys()
-        .filter(|value| !values.contains(value))
-        .take(10)
+        .iter()
+        .filter(|(value, _)| !values.contains(value))
         .collect();
-    ensure!(
-        lost.is_empty(),
-        "acknowledged and not read back: {lost:?} …"
-    );
-    ensure!(
-        values.len() == read.len(),
-        "{} records were read twice",
-        read.len() - values.len()
-    );
+    if !lost.is_empty() {
+        let (count, first) = (lost.len(), &lost[..lost.len().min(10)]);
+        return Err(format!(
+            "{count} of {} acknowledged records are not read back, among them (value, (partition, offset)) {first:?}",
+            acknowledged.len()
+        ));
+    }
+    if values.len() != read.len() {
+        return Err(format!(
+            "{} records were read twice",
+            read.len() - values.len()
+        ));
+    }
     let mut last: BTreeMap<i64, (i64, i64)> = BTreeMap::new();
     for (partition, offset, value) in read {
         let place = acknowledged.get(value);
-        ensure!(
-            place.is_none_or(|place| place == &(*partition, *offset)),
-            "record {value} is not where it was acknowledged"
-        );
+        if place.is_some_and(|place| place != &(*partition, *offset)) {
+            return Err(format!(
+                "record {value} was acknowledged at {place:?}, and is at {:?}",
+                (partition, offset)
+            ));
+        }
         if let Some((before_offset, before_value)) = last.insert(*partition, (*offset, *value)) {
-            ensure!(
-                before_offset < *offset && before_value < *value,
-                "partition {partition}: {before_value} then {value}"
-            );
+            let in_order = before_offset < *offset && before_value < *value;
+            if !in_order {
+                return Err(format!(
+                    "partition {partition}: {before_value} then {value}"
+                ));
+            }
         }
     }
     Ok(())
@@ -435,10 +555,12 @@ pub fn prove(
         *end = (*end).max(offset + 1);
     }
     let held = usize::try_from(ends.values().sum::<i64>())?;
-    ensure!(
-        before == Before::Anything || held == count,
-        "the topic holds {held} records, {count} were acknowledged"
-    );
+    if before == Before::Nothing && held != count {
+        return Err(broken(&format!(
+            "topic {} holds {held} records, {count} were acknowledged",
+            client.topic
+        )));
+    }
     // A new group each time: a group of an earlier run has committed offsets.
     let group = format!(
         "{}-{name}-{}",
@@ -455,10 +577,11 @@ pub fn prove(
     )?;
     let places: BTreeSet<(i64, i64)> = acknowledged.values().copied().collect();
     read.retain(|(partition, offset, _)| places.contains(&(*partition, *offset)));
-    ensure!(
-        read.len() == count,
-        "{} of {count} records were read",
-        read.len()
-    );
+    if read.len() != count {
+        return Err(broken(&format!(
+            "{} of {count} acknowledged records were read",
+            read.len()
+        )));
+    }
     check(&acknowledged, &read)
 }
