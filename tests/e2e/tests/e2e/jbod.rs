@@ -119,7 +119,7 @@ fn a_further_volume_is_filled_and_emptied_under_load() {
     );
     let done = load.finish(&kubectl);
     let seen = oracle::replay(&kubectl, "kafka", "stack", mark);
-    assert!(seen.violations.is_empty(), "{:#?}", seen.violations);
+    oracle::assert_sound(&seen);
     shell::wait_for(
         "the volumes that were taken away to go, and no other",
         LONG,

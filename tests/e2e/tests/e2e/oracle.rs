@@ -1,12 +1,12 @@
 //! Finds out what really happened to the replicas: replays the cluster's metadata log afterwards.
 //! It checks every state of every partition, not a sample.
 
-use crate::world::{LONG, block_on, endpoints, secret};
+use crate::world::{LONG, block_on, endpoints, operator_tls};
 use freehold_e2e::kubectl::Kubectl;
+use freehold_e2e::promise;
 use freehold_kafka::metadata_image::{MetadataImage, PartitionImage, TopicImage};
 use freehold_kafka::metadata_record::MetadataRecord;
 use freehold_kafka_client::follower::{self, Controllers, Position};
-use freehold_kafka_client::tls::TlsSettings;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The metadata and the end of the log at one moment; a replay checks what comes after.
@@ -25,11 +25,10 @@ pub fn mark(kubectl: &Kubectl, namespace: &str, cluster: &str) -> Mark {
 }
 
 fn controllers(kubectl: &Kubectl, namespace: &str, cluster: &str) -> Controllers {
-    let own = secret(kubectl, namespace, &format!("{cluster}-operator-tls")).unwrap();
-    let ca = secret(kubectl, namespace, &format!("{cluster}-cluster-ca")).unwrap();
-    let tls = TlsSettings::new(&ca["tls.crt"], Some((&own["tls.crt"], &own["tls.key"]))).unwrap();
-    let endpoints = endpoints(kubectl, namespace, cluster, "controller", 9090);
-    Controllers { endpoints, tls }
+    Controllers {
+        endpoints: endpoints(kubectl, namespace, cluster, "controller", 9090),
+        tls: operator_tls(kubectl, namespace, cluster),
+    }
 }
 
 /// What the log contains since a mark.
@@ -46,6 +45,16 @@ pub struct Seen {
     pub partitions: usize,
     /// States under min.insync.replicas or without a leader, as text.
     pub violations: Vec<String>,
+}
+
+/// No partition was ever under its `min.insync.replicas` or without a leader.
+pub fn assert_sound(seen: &Seen) {
+    let (bad, all) = (seen.violations.len(), seen.states);
+    promise!(
+        seen.violations.is_empty(),
+        "{bad} of {all} states of partitions: {:#?}",
+        seen.violations
+    );
 }
 
 /// A partition: the id of its topic, because a topic recreated under the same name is another one,

@@ -123,7 +123,7 @@ fn a_roll_under_load_loses_nothing_and_restarts_each_node_once() {
     );
     let copied = ledger.finish(&kubectl);
     let seen = oracle::replay(&kubectl, "kafka", "demo", mark);
-    assert!(seen.violations.is_empty(), "{:#?}", seen.violations);
+    oracle::assert_sound(&seen);
     assert_eq!(pods(&kubectl), once, "each node was restarted once");
     let leaders = seen.partitions;
     println!(

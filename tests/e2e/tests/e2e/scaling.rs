@@ -229,7 +229,7 @@ fn brokers_join_and_leave_under_load_while_operators_die() {
     assert!(!sets.contains("extra"), "the pool is gone: {sets}");
 
     let seen = oracle::replay(&kubectl, "kafka", "demo", mark);
-    assert!(seen.violations.is_empty(), "{:#?}", seen.violations);
+    oracle::assert_sound(&seen);
     let topics = block_on(super_admin(&kubectl, "kafka", "demo").describe_topics()).unwrap();
     for topic in &topics {
         let config = block_on(crate::kafka::config(
@@ -322,7 +322,7 @@ fn combined_nodes_join_and_leave_under_load() {
     );
     let done = load.finish(&kubectl);
     let seen = oracle::replay(&kubectl, "kafka", "demo", mark);
-    assert!(seen.violations.is_empty(), "{:#?}", seen.violations);
+    oracle::assert_sound(&seen);
     println!(
         "combined: three nodes to six in {:.1} s and back in {:.1} s, {done}",
         out.as_secs_f64(),

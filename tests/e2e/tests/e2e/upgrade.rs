@@ -153,7 +153,7 @@ fn a_cluster_is_upgraded_and_taken_back_until_its_metadata_is_the_new_one_s() {
     let took = start.elapsed().as_secs_f64();
     let done = load.finish(&kubectl);
     let seen = oracle::replay(&kubectl, "kafka", "aging", mark);
-    assert!(seen.violations.is_empty(), "{:#?}", seen.violations);
+    oracle::assert_sound(&seen);
     println!(
         "upgrade: forward, back and forward for good in {took:.0} s, {done}; {} states replayed",
         seen.states

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use freehold_e2e::flow::Client;
 use freehold_e2e::kubectl::{Kubectl, condition_of};
-use freehold_e2e::shell;
+use freehold_e2e::{promise, shell};
 use freehold_kafka_client::client::Client as Admin;
 use freehold_kafka_client::connection::Endpoint;
 use freehold_kafka_client::sasl::ScramLogin;
@@ -23,12 +23,77 @@ pub fn kubectl() -> Kubectl {
     Kubectl::from_env().unwrap()
 }
 
+/// A command that puts something back if the test fails before it has done so itself, so that the
+/// tests after it find the local cluster as it was.
+pub struct Restore(Command);
+
+impl Restore {
+    pub fn new(kubectl: &Kubectl, words: &[&str]) -> Self {
+        Self(kubectl.command(words))
+    }
+
+    /// By a merge patch of the quickstart's cluster.
+    pub fn demo(kubectl: &Kubectl, spec: &Value) -> Self {
+        let patch = json!({"spec": spec}).to_string();
+        let words = ["patch", "kafkacluster", "demo", "--namespace", "kafka"];
+        let how = ["--type=merge", "-p", &patch];
+        Self::new(kubectl, &[&words[..], &how].concat())
+    }
+
+    /// By a deletion, without waiting.
+    pub fn delete(kubectl: &Kubectl, kind: &str, namespace: &str, name: &str) -> Self {
+        let words = ["delete", kind, name, "--namespace", namespace];
+        let how = ["--ignore-not-found", "--wait=false"];
+        Self::new(kubectl, &[&words[..], &how].concat())
+    }
+}
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The test has failed already: an error here would hide why.
+            let _ = self.0.output();
+        }
+    }
+}
+
+/// The answer to a question that changes nothing. A busy API server may not answer at once: then it
+/// is asked again.
+pub fn asked<T>(what: &str, mut question: impl FnMut() -> Result<T>) -> T {
+    let mut answer = None;
+    shell::wait_for(what, LONG, || {
+        answer = Some(question()?);
+        Ok(None)
+    })
+    .unwrap();
+    answer.unwrap()
+}
+
+/// Waits until an access has ended. One that is there at the end of the time is a broken promise:
+/// no slowness explains it. Without an answer nobody knows, and the wait has run out.
+pub fn access_ends(what: &str, mut is_let_in: impl FnMut() -> Result<bool>) {
+    let mut is_open = false;
+    let waited = shell::wait_for(what, LONG, || {
+        is_open = false;
+        is_open = is_let_in()?;
+        Ok(is_open.then(|| "it is let in".into()))
+    });
+    promise!(
+        waited.is_ok() || !is_open,
+        "{what}: it is let in all the time, for more than {} s",
+        LONG.as_secs()
+    );
+    waited.unwrap();
+}
+
 /// The Kafka image of the quickstart's brokers.
 pub fn kafka_image(kubectl: &Kubectl) -> String {
-    let set = kubectl
-        .get("statefulset", "kafka", "demo-nodes-zone-a")
-        .unwrap()
-        .unwrap();
+    let name = "demo-nodes-zone-a";
+    let set = asked("the quickstart's StatefulSet", || {
+        kubectl
+            .get("statefulset", "kafka", name)?
+            .context("it is not there")
+    });
     set["spec"]["template"]["spec"]["containers"][0]["image"]
         .as_str()
         .unwrap()
@@ -38,7 +103,7 @@ pub fn kafka_image(kubectl: &Kubectl) -> String {
 /// The image of the runner, which the operator of the local cluster was given.
 pub fn runner_image(kubectl: &Kubectl) -> String {
     let words = ["get", "deployment", "--namespace", "freehold-system"];
-    let found = kubectl.json(&words).unwrap();
+    let found = asked("the operator's Deployment", || kubectl.json(&words));
     let environment = &found["items"][0]["spec"]["template"]["spec"]["containers"][0]["env"];
     let mut all = environment.as_array().unwrap().iter();
     let image = all.find(|one| one["name"] == "FREEHOLD_RUNNER_IMAGE");
@@ -193,16 +258,15 @@ pub fn endpoints(
     port: u16,
 ) -> Vec<Endpoint> {
     let selector = format!("freehold.dev/cluster={cluster},freehold.dev/{role}=true");
-    let pods = kubectl
-        .json(&[
-            "get",
-            "pods",
-            "--namespace",
-            namespace,
-            "--selector",
-            &selector,
-        ])
-        .unwrap();
+    let words = [
+        "get",
+        "pods",
+        "--namespace",
+        namespace,
+        "--selector",
+        &selector,
+    ];
+    let pods = asked("the cluster's pods", || kubectl.json(&words));
     let pods = pods["items"].as_array().unwrap();
     pods.iter()
         .filter_map(|pod| {
@@ -234,14 +298,23 @@ pub fn scram_admin(kubectl: &Kubectl, user: &str, password: &str) -> Admin {
 
 /// An admin client with the operator's certificate, which is a super user.
 pub fn super_admin(kubectl: &Kubectl, namespace: &str, cluster: &str) -> Admin {
-    let own = secret(kubectl, namespace, &format!("{cluster}-operator-tls")).unwrap();
-    let ca = secret(kubectl, namespace, &format!("{cluster}-cluster-ca")).unwrap();
-    let tls = TlsSettings::new(&ca["tls.crt"], Some((&own["tls.crt"], &own["tls.key"]))).unwrap();
     Admin::new(
         endpoints(kubectl, namespace, cluster, "broker", 9091),
-        tls,
+        operator_tls(kubectl, namespace, cluster),
         None,
     )
+}
+
+/// The operator's certificate for a cluster, and the CA that it trusts.
+pub fn operator_tls(kubectl: &Kubectl, namespace: &str, cluster: &str) -> TlsSettings {
+    let read = |which: &str| {
+        let name = format!("{cluster}-{which}");
+        asked(&format!("Secret {namespace}/{name}"), || {
+            secret(kubectl, namespace, &name)
+        })
+    };
+    let (own, ca) = (read("operator-tls"), read("cluster-ca"));
+    TlsSettings::new(&ca["tls.crt"], Some((&own["tls.crt"], &own["tls.key"]))).unwrap()
 }
 
 /// Runs a future to its end. All calls share one runtime, so that connections stay open between
