@@ -2,15 +2,18 @@
 //! acknowledged record is read back once, in order, from where it was acknowledged, and that no
 //! producer saw an error.
 
-use crate::world::{LONG, client, delete_topic, kubectl, topic, user};
-use freehold_e2e::flow::{self, Client};
+use crate::world::{LONG, Restore, asked, client, delete_topic, kubectl, topic, user};
+use anyhow::Context;
+use freehold_e2e::flow::{self, Client, Read};
 use freehold_e2e::kubectl::Kubectl;
+use freehold_e2e::{promise, shell};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
-use std::path::PathBuf;
+use std::io::{Read as _, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
 
@@ -19,8 +22,8 @@ const LIMIT: Duration = Duration::from_secs(600);
 const RECORDS_MAX: usize = 200_000;
 /// This many acknowledgements show that records flow: each partition has had some.
 const FLOWING: usize = 60;
-/// A producer that lives has an acknowledgement within this time, on a busy machine too.
-const ALIVE_MS: i64 = 20_000;
+/// The last bytes of a producer's log, which have its last events.
+const TAIL_BYTES: u64 = 64 * 1024;
 
 /// A text that no earlier run has used.
 pub fn id() -> String {
@@ -36,6 +39,8 @@ pub struct Load {
     /// Follows the output of the producer.
     follower: Child,
     log: PathBuf,
+    /// A producer that nobody stops would load the cluster for half an hour.
+    _producer: Restore,
 }
 
 /// The result of a load.
@@ -101,6 +106,7 @@ impl Load {
     /// The same on the topic of the client.
     pub fn of(kubectl: &Kubectl, client: Client, name: &str, rate: i64) -> Self {
         let job = format!("{name}-produce");
+        let producer = Restore::delete(kubectl, "job", &client.namespace, &job);
         start_producer(kubectl, &client, &job, RECORDS_MAX, rate);
         let log = std::env::temp_dir().join(format!("freehold-{job}-{}.log", std::process::id()));
         let words = [
@@ -122,11 +128,33 @@ impl Load {
             own_topic: false,
             follower,
             log,
+            _producer: producer,
         }
+    }
+
+    /// Waits until the producer has acknowledgements from now on, or has come to its end by itself.
+    fn wait_until_alive(&self, kubectl: &Kubectl) {
+        let now = Timestamp::now().as_millisecond();
+        shell::wait_for("the producer to go on to its end", LONG, || {
+            let last = last_events(&self.log)?;
+            let goes_on = last.iter().any(|event| {
+                event["name"] == "shutdown_complete"
+                    || event["name"] == "producer_send_success"
+                        && event["timestamp"].as_i64() > Some(now)
+            });
+            if goes_on {
+                return Ok(None);
+            }
+            let job = kubectl.get("job", &self.client.namespace, &self.job)?;
+            let status = job.unwrap_or_default()["status"].to_string();
+            Ok(Some(format!("{status}, {:?}", last.last())))
+        })
+        .unwrap();
     }
 
     /// Stops the producer and reads everything back.
     pub fn finish(mut self, kubectl: &Kubectl) -> Done {
+        self.wait_until_alive(kubectl);
         let ending = Timestamp::now().as_millisecond();
         // A suspended Job terminates its pod: the producer waits for the records in flight.
         kubectl
@@ -158,21 +186,6 @@ impl Load {
         events.retain(|event| {
             !flow::is_closed_while_sending(event) || event["timestamp"].as_i64() < Some(ending)
         });
-        // The pod goes with its log, and on a busy machine the log's last lines with it: then the
-        // producer was alive until it was told to end.
-        let came_to_its_end = events
-            .iter()
-            .any(|event| event["name"] == "shutdown_complete");
-        let last = events
-            .iter()
-            .filter_map(|event| event["timestamp"].as_i64())
-            .max();
-        let was_alive = last.is_some_and(|last| last > ending - ALIVE_MS);
-        assert!(
-            came_to_its_end || was_alive,
-            "the producer ended before it was told to: {:?}",
-            events.last()
-        );
         let done = read_back(kubectl, &self.client, &self.job, &events);
         if self.own_topic {
             delete_topic(kubectl, "shop", &self.client.topic);
@@ -203,42 +216,72 @@ pub fn read_back(kubectl: &Kubectl, client: &Client, job: &str, events: &[Value]
     }
 }
 
+/// The last events in a producer's log.
+fn last_events(log: &Path) -> anyhow::Result<Vec<Value>> {
+    let mut file = File::open(log)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    // The first line may be a part of one.
+    let events = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok());
+    Ok(events.collect())
+}
+
 /// Reads what was acknowledged; each record once, in order, where it was acknowledged.
-///
-/// The topic may hold more: the last acknowledgements of a producer may be lost with its log. A
-/// consumer that has read those has not read as many others, which it reads in the next round.
 pub fn read_acknowledged(
     kubectl: &Kubectl,
     client: &Client,
     job: &str,
     acknowledged: &BTreeMap<i64, (i64, i64)>,
 ) {
+    let group = format!("shop-{job}-{}", id());
+    let places: BTreeSet<(i64, i64)> = acknowledged.values().copied().collect();
+    let read = read_places(kubectl, client, job, &group, &places);
+    promise!(
+        read.len() == acknowledged.len(),
+        "{job}: {} acknowledged records were read back as {}",
+        acknowledged.len(),
+        read.len()
+    );
+    flow::check(acknowledged, &read).unwrap();
+}
+
+/// Reads the records at these partitions and offsets, and none of others. A record that is not
+/// there is a broken promise.
+///
+/// The topic may hold more: the last acknowledgements of a producer may be lost with its log. A
+/// consumer that has read those has not read as many others, which it reads in the next round.
+pub fn read_places(
+    kubectl: &Kubectl,
+    client: &Client,
+    job: &str,
+    group: &str,
+    places: &BTreeSet<(i64, i64)>,
+) -> Vec<Read> {
     let mut ends: BTreeMap<i64, i64> = BTreeMap::new();
-    for (partition, offset) in acknowledged.values() {
+    for (partition, offset) in places {
         let end = ends.entry(*partition).or_insert(0);
         *end = (*end).max(offset + 1);
     }
     let held = usize::try_from(ends.values().sum::<i64>()).unwrap();
-    let group = format!("shop-{job}-{}", id());
-    let places: BTreeSet<(i64, i64)> = acknowledged.values().copied().collect();
     let (mut read, mut wanted) = (Vec::new(), held);
     while wanted > 0 {
-        let round = flow::consume(kubectl, client, job, &group, wanted, LIMIT)
+        let round = flow::consume(kubectl, client, job, group, wanted, LIMIT)
             .unwrap_or_else(|error| panic!("{wanted} records are not read back: {error}"));
-        read.extend(round.into_iter().filter(|(partition, offset, _)| {
-            // Nothing that others have written.
-            places.contains(&(*partition, *offset))
-        }));
+        read.extend(
+            round
+                .into_iter()
+                .filter(|(partition, offset, _)| places.contains(&(*partition, *offset))),
+        );
         let found: BTreeSet<(i64, i64)> =
             read.iter().map(|(at, offset, _)| (*at, *offset)).collect();
         wanted = places.len() - found.len();
     }
-    assert_eq!(
-        read.len(),
-        acknowledged.len(),
-        "acknowledged records that were read back"
-    );
-    flow::check(acknowledged, &read).unwrap();
+    read
 }
 
 fn worst_gap(events: &[Value]) -> Gap {
@@ -284,10 +327,10 @@ pub fn kill_operators(times: u32, pause: Duration) {
         if nth > 0 {
             std::thread::sleep(pause);
         }
-        let lease = kubectl
-            .get("lease", "freehold-system", "freehold")
-            .unwrap()
-            .unwrap();
+        let lease = asked("the operator's lease", || {
+            let lease = kubectl.get("lease", "freehold-system", "freehold")?;
+            lease.context("it is not there")
+        });
         let holder = lease["spec"]["holderIdentity"]
             .as_str()
             .unwrap_or_default()
