@@ -155,6 +155,20 @@ const PAUSE_FACTOR: u32 = 3;
 pub fn wait_for(
     what: &str,
     limit: Duration,
+    condition: impl FnMut() -> Result<Option<String>>,
+) -> Result<()> {
+    wait_paced(what, limit, PAUSE_MAX, condition)
+}
+
+/// The same with pauses of at most `pause`: for a condition that has to be seen soon, or that must
+/// be asked for all the time.
+///
+/// # Errors
+/// As those of [`wait_for`].
+pub fn wait_paced(
+    what: &str,
+    limit: Duration,
+    pause: Duration,
     mut condition: impl FnMut() -> Result<Option<String>>,
 ) -> Result<()> {
     let start = Instant::now();
@@ -171,7 +185,8 @@ pub fn wait_for(
             verdict::ran_out(&ran_out);
             bail!(ran_out);
         }
-        std::thread::sleep((asked.elapsed() * PAUSE_FACTOR).clamp(PAUSE_MIN, PAUSE_MAX));
+        let share = (asked.elapsed() * PAUSE_FACTOR).max(PAUSE_MIN);
+        std::thread::sleep(share.min(pause));
     }
 }
 
