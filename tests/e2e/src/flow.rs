@@ -284,15 +284,15 @@ const STILL: Duration = Duration::from_secs(60);
 /// Pause between two looks at a reader: its log may have a hundred thousand lines.
 const STILL_PAUSE: Duration = Duration::from_secs(5);
 
-/// Whether a count stays the same for a minute, scaled by how busy the machine is. It tells a loss
-/// from slowness when a wait for records has run out: a reader that is only slow still advances.
-/// A question without an answer tells nothing, so the count does not stand still then.
-pub fn stands_still(mut count: impl FnMut() -> Result<usize>) -> bool {
+/// Whether what is looked at stays the same for a minute, scaled by how busy the machine is. It tells
+/// a loss from slowness when a wait has run out: a reader that is only slow still advances. A look
+/// that fails tells nothing, so that nothing stands still then.
+pub fn stands_still<T: PartialEq>(mut look: impl FnMut() -> Result<T>) -> bool {
     let start = Instant::now();
-    let Ok(first) = count() else { return false };
+    let Ok(first) = look() else { return false };
     while start.elapsed() < verdict::scaled(STILL) {
         std::thread::sleep(STILL_PAUSE);
-        if !count().is_ok_and(|now| now == first) {
+        if !look().is_ok_and(|now| now == first) {
             return false;
         }
     }
@@ -407,6 +407,11 @@ fn records(events: &[Value]) -> Result<Vec<Read>> {
 fn short(kubectl: &Kubectl, client: &Client, job: &str, wanted: &str, error: Error) -> Error {
     let mut seen = Vec::new();
     let is_still = stands_still(|| {
+        let found = kubectl
+            .get("job", &client.namespace, job)?
+            .context("the Job is gone")?;
+        let has_ended = found["status"]["succeeded"] == 1 || has_failed(&found);
+        ensure!(!has_ended, "the Job has ended by now");
         seen = events(kubectl, client, job)?;
         Ok(read_at(&seen).len())
     });
