@@ -128,7 +128,7 @@ fn chaos_ends_with_kafka_equal_to_the_objects_and_with_what_is_nobodys_untouched
         let left = block_on(left(&admin))?;
         Ok((!left.is_empty()).then(|| format!("{left:?}")))
     });
-    let some_left = || {
+    let some_left = || -> anyhow::Result<Vec<String>> {
         let left = block_on(left(&admin))?;
         ensure!(!left.is_empty(), "none is left by now");
         Ok(left)
@@ -158,9 +158,11 @@ fn equals(objects: &Objects, admin: &Bare) {
         }
         Ok(None)
     });
-    let difference = || match block_on(compare(objects, admin)) {
-        Ok(_) => bail!("it is as they say by now"),
-        Err(why) => Ok(why),
+    let difference = || -> anyhow::Result<String> {
+        match block_on(compare(objects, admin)) {
+            Ok(_) => bail!("it is as they say by now"),
+            Err(why) => Ok(why),
+        }
     };
     promise!(
         waited.is_ok() || !stands_still(difference),

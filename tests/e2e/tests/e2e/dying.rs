@@ -4,8 +4,9 @@
 //! the next, so dying after every write on one way covers each state that a single death after the
 //! n-th write could leave.
 
-use crate::world::{LONG, Operator};
+use crate::world::{LONG, Operator, asked};
 use freehold_e2e::kubectl::Kubectl;
+use freehold_e2e::verdict;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::process::Child;
@@ -67,7 +68,7 @@ impl Dying<'_> {
     /// The current resourceVersion of all objects.
     fn version(&self) -> String {
         let path = format!("/api/v1/namespaces/{}/configmaps?limit=1", self.namespace);
-        let list = self.kubectl.run(&["get", "--raw", &path]).unwrap();
+        let list = asked("a list", || self.kubectl.run(&["get", "--raw", &path]));
         let list: Value = serde_json::from_str(&list).unwrap();
         list["metadata"]["resourceVersion"]
             .as_str()
@@ -108,10 +109,11 @@ fn death_or_rest(life: &mut Child, rest: Duration, done: impl Fn() -> bool) -> O
             }
             look_at = Instant::now() + LOOK_PAUSE;
         }
-        assert!(
-            start.elapsed() < LONG,
-            "neither done nor dead: see the operator's log"
-        );
+        if start.elapsed() > LONG && start.elapsed() > verdict::scaled(LONG) {
+            let ran_out = "neither done nor dead: see the operator's log";
+            verdict::ran_out(&ran_out);
+            panic!("{ran_out}");
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
 }
