@@ -7,7 +7,7 @@ use crate::dying::{Dying, NO_REST, REST, assert_same};
 use crate::load;
 use crate::oracle;
 use crate::scaling::set_extra;
-use crate::world::{LONG, Operator, block_on, kubectl, secret, super_admin};
+use crate::world::{LONG, Operator, asked, block_on, kubectl, secret, super_admin};
 use freehold_e2e::kubectl::{Kubectl, not_ready};
 use freehold_e2e::shell;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -99,8 +99,10 @@ fn live_and_die(kubectl: &Kubectl, image: &str, rest: Duration, done: impl Fn() 
         environment: &[],
     };
     dying.until(rest, || {
-        let cluster = kubectl.get("kafkacluster", NAMESPACE, "crash").unwrap();
-        cluster.is_some_and(|cluster| not_ready(&cluster).is_none()) && done()
+        let cluster = kubectl.get("kafkacluster", NAMESPACE, "crash");
+        let is_ready = |cluster: Value| not_ready(&cluster).is_none();
+        // A question without an answer is asked again.
+        cluster.is_ok_and(|cluster| cluster.is_some_and(is_ready)) && done()
     })
 }
 
@@ -116,9 +118,7 @@ fn nodes(kubectl: &Kubectl) -> Vec<String> {
         "-o",
         "jsonpath={.items[*].metadata.uid}",
     ];
-    let mut uids: Vec<_> = kubectl
-        .run(&words)
-        .unwrap_or_default()
+    let mut uids: Vec<_> = asked("the pods", || kubectl.run(&words))
         .split(' ')
         .map(str::to_owned)
         .collect();
@@ -158,13 +158,8 @@ fn day_two(kubectl: &Kubectl, image: &str) {
     };
     let mut lived = Vec::new();
     let topic = || {
-        not_ready(
-            &kubectl
-                .get("topic", NAMESPACE, "crash")
-                .unwrap()
-                .unwrap_or_default(),
-        )
-        .is_none()
+        let topic = kubectl.get("topic", NAMESPACE, "crash");
+        topic.is_ok_and(|topic| not_ready(&topic.unwrap_or_default()).is_none())
     };
     lived.push(("a topic", live_and_die(kubectl, image, NO_REST, topic)));
     let (mark, before) = (oracle::mark(kubectl, NAMESPACE, "crash"), nodes(kubectl));
@@ -173,7 +168,7 @@ fn day_two(kubectl: &Kubectl, image: &str) {
     lived.push((
         "a roll",
         live_and_die(kubectl, image, NO_REST, || {
-            // A pod that is being made anew, or a question without an answer, is no other pod.
+            // A pod that is being made anew is no other pod.
             let now = nodes(kubectl);
             now.len() == before.len() && now.iter().all(|uid| !before.contains(uid))
         }),
@@ -205,36 +200,29 @@ fn scale_and_rotate(kubectl: &Kubectl, image: &str, lived: &mut Vec<(&'static st
         live_and_die(kubectl, image, REST, || holders(kubectl).len() == 6),
     ));
     pools(Some(0));
-    let volumes = || {
-        kubectl
-            .run(&[
-                "get",
-                "pvc",
-                "--namespace",
-                NAMESPACE,
-                "--selector",
-                "freehold.dev/pool=extra",
-                "-o",
-                "name",
-            ])
-            .unwrap()
+    let no_volume = || {
+        let words = ["get", "pvc", "--namespace", NAMESPACE, "-o", "name"];
+        let of_pool = ["--selector", "freehold.dev/pool=extra"];
+        let left = kubectl.run(&[&words[..], &of_pool].concat());
+        left.is_ok_and(|left| left.is_empty())
     };
     lived.push((
         "three fewer",
         live_and_die(kubectl, image, REST, || {
-            holders(kubectl).len() == 3 && volumes().is_empty()
+            holders(kubectl).len() == 3 && no_volume()
         }),
     ));
     pools(None);
     let gone = || {
-        kubectl
-            .get("statefulset", NAMESPACE, "crash-extra-zone-a")
-            .unwrap()
-            .is_none()
+        let set = kubectl.get("statefulset", NAMESPACE, "crash-extra-zone-a");
+        set.is_ok_and(|set| set.is_none())
     };
     lived.push(("their pool gone", live_and_die(kubectl, image, REST, gone)));
 
-    let ca = || secret(kubectl, NAMESPACE, "crash-cluster-ca").unwrap();
+    let ca = || {
+        let name = "crash-cluster-ca";
+        asked(name, || secret(kubectl, NAMESPACE, name))
+    };
     let first = ca()["tls.crt"].clone();
     kubectl
         .run(&[

@@ -9,6 +9,7 @@ use freehold_e2e::kubectl::Kubectl;
 use freehold_e2e::verdict;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -46,9 +47,12 @@ impl Dying<'_> {
                 environment.push(("FREEHOLD_FAULT_LISTS_AT", &before));
             }
             let (namespace, image) = (self.namespace, self.image);
+            let log = Operator::log(namespace, namespace);
+            let begin = std::fs::metadata(&log).map_or(0, |log| log.len());
             let mut life = Operator::start(namespace, namespace, image, &environment);
             before = now;
-            match death_or_rest(&mut life.0, rest, &done) {
+            let leads = || leads(&log, begin);
+            match death_or_rest(&mut life.0, rest, leads, &done) {
                 Some(code) => {
                     assert_eq!(
                         code, 137,
@@ -88,10 +92,24 @@ pub fn assert_same(disturbed: &BTreeMap<String, Value>, undisturbed: &BTreeMap<S
     }
 }
 
-/// The exit code of an operator that has died; `None` once all is done and the operator has nothing
-/// more to write.
-fn death_or_rest(life: &mut Child, rest: Duration, done: impl Fn() -> bool) -> Option<i32> {
-    let mut done_since: Option<Instant> = None;
+/// Whether the operator whose log has its first line at this place has said that it leads.
+fn leads(log: &Path, begin: u64) -> bool {
+    let text = std::fs::read(log).unwrap_or_default();
+    let begin = usize::try_from(begin).unwrap();
+    let own = text.get(begin..).unwrap_or_default();
+    String::from_utf8_lossy(own).contains("leading")
+}
+
+/// The exit code of an operator that has died; `None` once it leads, all is done, and it has nothing
+/// more to write. Before it leads it writes nothing, and what is done may be the work of the life
+/// before.
+fn death_or_rest(
+    life: &mut Child,
+    rest: Duration,
+    leads: impl Fn() -> bool,
+    done: impl Fn() -> bool,
+) -> Option<i32> {
+    let (mut does_lead, mut done_since) = (false, None::<Instant>);
     let start = Instant::now();
     let mut look_at = start + LOOK_PAUSE;
     loop {
@@ -100,11 +118,13 @@ fn death_or_rest(life: &mut Child, rest: Duration, done: impl Fn() -> bool) -> O
             return Some(status.code().unwrap_or(-1));
         }
         if Instant::now() > look_at {
-            done_since = match done() {
+            does_lead = does_lead || leads();
+            done_since = match does_lead && done() {
                 true => done_since.or_else(|| Some(Instant::now())),
                 false => None,
             };
-            if done_since.is_some_and(|since| since.elapsed() > rest) {
+            let is_over = |since: Instant| since.elapsed() > verdict::scaled(rest);
+            if done_since.is_some_and(is_over) {
                 return None;
             }
             look_at = Instant::now() + LOOK_PAUSE;

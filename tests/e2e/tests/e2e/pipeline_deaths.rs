@@ -3,7 +3,7 @@
 
 use crate::dying::{Dying, NO_REST, REST, assert_same};
 use crate::world::{
-    LONG, Operator, kafka_image, kubectl, leave, namespace, runner_image, small_cluster,
+    LONG, Operator, asked, kafka_image, kubectl, leave, namespace, runner_image, small_cluster,
 };
 use freehold_e2e::kubectl::{Kubectl, condition_of, not_ready};
 use freehold_e2e::shell;
@@ -47,7 +47,9 @@ spec:
 }
 
 fn flow(kubectl: &Kubectl) -> Option<Value> {
-    kubectl.get("pipeline", NAMESPACE, "flow").unwrap()
+    asked("the Pipeline", || {
+        kubectl.get("pipeline", NAMESPACE, "flow")
+    })
 }
 
 /// Whether the Pipeline is Ready with this revision, and each of its stages has so many pods.
@@ -74,7 +76,9 @@ fn left(kubectl: &Kubectl, kinds: &str) -> String {
         "--output",
         "name",
     ];
-    kubectl.run(&words).unwrap().trim().to_owned()
+    asked("what is left", || kubectl.run(&words))
+        .trim()
+        .to_owned()
 }
 
 /// The Pipeline's objects, without what is drawn, counted, or of one Pipeline object alone.
