@@ -3,21 +3,24 @@
 //! kinds/kafka_cluster/scaling cover when a broker is removed, and `scaling` how.
 
 use crate::load;
-use crate::world::{LONG, block_on, client, delete_topic, kubectl, super_admin, topic, user};
+use crate::world::{
+    LONG, Restore, asked, block_on, client, delete_topic, kubectl, super_admin, topic, user,
+};
+use anyhow::Context;
 use freehold_e2e::kubectl::Kubectl;
 use freehold_e2e::{flow, shell};
 use serde_json::{Value, json};
 use std::time::Instant;
 
-/// Enough for five minutes; the producer is stopped once there are two brokers.
-const RECORDS: usize = 320_000;
+/// Enough for eleven minutes, and less than the volumes hold; the producer is stopped once the
+/// second broker has its share.
+const RECORDS: usize = 700_000;
 
 fn status(kubectl: &Kubectl) -> Value {
-    kubectl
-        .get("kafkacluster", "kafka", "busy")
-        .unwrap()
-        .unwrap_or_default()["status"]
-        .clone()
+    let found = asked("the cluster", || {
+        kubectl.get("kafkacluster", "kafka", "busy")
+    });
+    found.unwrap_or_default()["status"].clone()
 }
 
 /// Waits until the pool has `count` brokers and the cluster is Ready; returns the time it took.
@@ -102,6 +105,7 @@ fn a_pool_scales_by_its_load_and_back() {
     );
 
     let client = client(&kubectl, "busy", "rush");
+    let _rush = Restore::delete(&kubectl, "job", "shop", "busy-rush");
     let args = [
         "--num-records",
         &RECORDS.to_string(),
@@ -126,14 +130,17 @@ fn a_pool_scales_by_its_load_and_back() {
         why.as_str().unwrap().contains("512 KiB are wanted"),
         "{why}"
     );
-    let job = kubectl.get("job", "shop", "busy-rush").unwrap().unwrap();
+    let job = asked("the producer's Job", || {
+        let job = kubectl.get("job", "shop", "busy-rush")?;
+        job.context("it is not there")
+    });
     assert!(
         job["status"]["failed"].is_null(),
         "{}",
         flow::log(&kubectl, &client, "busy-rush").unwrap()
     );
     kubectl.delete("job", "shop", "busy-rush", LONG).unwrap();
-    let events = || {
+    let told = |count: usize| {
         let words = [
             "get",
             "events",
@@ -144,15 +151,19 @@ fn a_pool_scales_by_its_load_and_back() {
             "-o",
             "name",
         ];
-        kubectl.run(&words).unwrap().lines().count()
+        shell::wait_for("an event that tells of it", LONG, || {
+            let found = kubectl.run(&words)?.lines().count();
+            Ok((found < count).then(|| format!("{found} events")))
+        })
+        .unwrap();
     };
-    assert!(events() >= 1, "an event tells of it");
+    told(1);
     println!("autoscaling: a second broker {out:.0} s after clients came ({why})");
     if load::soaks() {
         let back = brokers(&kubectl, 1);
         // What it held is where it was.
         share(&kubectl, [4, 0]);
-        assert!(events() >= 2, "an event tells of it");
+        told(2);
         println!("autoscaling: one again {back:.0} s after they had gone");
     }
 

@@ -2,10 +2,12 @@
 //! Brokers and controllers have separate pools, as in production.
 
 use crate::load::{self, Load};
-use crate::world::{LONG, block_on, client, kubectl, super_admin, topic, user};
-use freehold_e2e::kubectl::Kubectl;
+use crate::world::{LONG, asked, block_on, client, kill_pod, kubectl, super_admin, topic, user};
+use anyhow::Context;
+use freehold_e2e::kubectl::{Kubectl, condition_of, not_ready};
 use freehold_e2e::shell;
 use freehold_kafka_client::Admin;
+use serde_json::Value;
 use std::time::Instant;
 
 const CLUSTER: &str = "apiVersion: freehold.dev/v1alpha1
@@ -52,9 +54,14 @@ fn no_acknowledged_record_is_lost_when_a_broker_and_then_a_controller_is_killed(
 
     let broker = "split-brokers-zone-b";
     kill(&kubectl, broker);
-    let leader = block_on(super_admin(&kubectl, "kafka", "split").describe_quorum())
-        .unwrap()
-        .leader;
+    let quorum = || {
+        asked("the quorum", || {
+            Ok(block_on(
+                super_admin(&kubectl, "kafka", "split").describe_quorum(),
+            )?)
+        })
+    };
+    let leader = quorum().leader;
     let pods = kubectl
         .json(&[
             "get",
@@ -78,8 +85,7 @@ fn no_acknowledged_record_is_lost_when_a_broker_and_then_a_controller_is_killed(
 
     // An idempotent producer that retries gets every record acknowledged.
     println!("killed: {}", load.finish(&kubectl));
-    let quorum = block_on(super_admin(&kubectl, "kafka", "split").describe_quorum()).unwrap();
-    assert_eq!(quorum.voters.len(), 3, "the quorum has its voters back");
+    assert_eq!(quorum().voters.len(), 3, "the quorum has its voters back");
     for (kind, name) in [
         ("user", "steady"),
         ("job", "steady-produce"),
@@ -93,7 +99,7 @@ fn no_acknowledged_record_is_lost_when_a_broker_and_then_a_controller_is_killed(
         .delete("kafkacluster", "kafka", "split", LONG)
         .unwrap();
     kubectl.delete("topic", "shop", "steady", LONG).unwrap();
-    let left = kubectl.run(&[
+    let words = [
         "get",
         "pvc,secret,configmap,statefulset",
         "--namespace",
@@ -102,52 +108,59 @@ fn no_acknowledged_record_is_lost_when_a_broker_and_then_a_controller_is_killed(
         "freehold.dev/cluster=split",
         "-o",
         "name",
-    ]);
-    assert_eq!(
-        left.unwrap(),
-        "",
-        "deletionPolicy Delete removes everything"
-    );
+    ];
+    let left = asked("what is left", || kubectl.run(&words));
+    assert_eq!(left, "", "deletionPolicy Delete removes everything");
 }
 
-/// Kills the only pod of a StatefulSet, and waits until the cluster has reported it and is Ready
-/// again.
+/// The only pod of a StatefulSet.
+fn pod_of(kubectl: &Kubectl, stateful_set: &str) -> anyhow::Result<Value> {
+    let begin = format!("{stateful_set}-");
+    let pods = kubectl.json(&["get", "pods", "--namespace", "kafka"])?;
+    let mut pods = pods["items"].as_array().into_iter().flatten();
+    let is_its = |pod: &&Value| {
+        let name = pod["metadata"]["name"].as_str();
+        name.is_some_and(|name| name.starts_with(&begin))
+    };
+    pods.find(is_its).cloned().context("its pod is not there")
+}
+
+/// The number of times that the cluster has said that it recovers.
+fn recoveries(kubectl: &Kubectl) -> anyhow::Result<usize> {
+    let words = ["get", "events", "--namespace", "kafka", "-o", "name"];
+    let which = "reason=Recovering,involvedObject.name=split";
+    let events = kubectl.run(&[&words[..], &["--field-selector", which]].concat())?;
+    Ok(events.lines().count())
+}
+
+/// Kills the only pod of a StatefulSet, and waits until the cluster has reported it and has all its
+/// nodes again. What the status says for a moment is in an event too.
 fn kill(kubectl: &Kubectl, stateful_set: &str) {
     let start = Instant::now();
-    let selector = ["get", "pods", "--namespace", "kafka", "-o", "name"];
-    let pods = kubectl.run(&selector).unwrap();
-    let pod = pods
-        .lines()
-        .find(|pod| pod.starts_with(&format!("pod/{stateful_set}-")))
-        .expect("its pod")
-        .to_owned();
-    kubectl
-        .run(&[
-            "delete",
-            &pod,
-            "--namespace",
-            "kafka",
-            "--force",
-            "--grace-period=0",
-        ])
-        .unwrap();
-    let mut said = String::new();
-    shell::wait_for("the status to say what happens", LONG, || {
+    let before = asked("its pod", || pod_of(kubectl, stateful_set));
+    let told_before = asked("the events", || recoveries(kubectl));
+    let pod = before["metadata"]["name"].as_str().unwrap();
+    kill_pod(kubectl, "kafka", pod);
+    shell::wait_for("an event that tells what happens", LONG, || {
+        let told = recoveries(kubectl)?;
+        Ok((told == told_before).then(|| "no event with reason Recovering".into()))
+    })
+    .unwrap();
+    shell::wait_for("a cluster with all nodes", LONG, || {
+        let now = pod_of(kubectl, stateful_set)?;
+        let is_another = now["metadata"]["uid"] != before["metadata"]["uid"];
+        let is_ready = condition_of(&now, "Ready").is_some_and(|ready| ready["status"] == "True");
         let cluster = kubectl
             .get("kafkacluster", "kafka", "split")?
             .unwrap_or_default();
-        said = cluster["status"]["reason"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
-        Ok((!said.starts_with("Recovering")).then(|| format!("reason is {said:?}")))
+        let status = &cluster["status"];
+        let is_whole = status["brokers"] == "3/3" && status["quorum"]["summary"] == "3/3";
+        let well = is_another && is_ready && is_whole && not_ready(&cluster).is_none();
+        Ok((!well).then(|| format!("{} {}", status["reason"], status["waitingOn"])))
     })
     .unwrap();
-    kubectl
-        .wait_ready("kafkacluster", "kafka", "split", LONG)
-        .unwrap();
     println!(
-        "{pod} killed; status said {said:?}; whole again after {:.1} s",
+        "{pod} killed; whole again after {:.1} s",
         start.elapsed().as_secs_f64()
     );
 }
