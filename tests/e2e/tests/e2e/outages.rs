@@ -4,8 +4,9 @@
 use crate::load::{self, Load};
 use crate::oracle;
 use crate::rolls::{pods, settled};
-use crate::scaling::set_extra;
-use crate::world::{LONG, client, kubectl, topic};
+use crate::scaling::{restore_pools, set_extra};
+use crate::world::{LONG, Restore, asked, client, kubectl, topic};
+use anyhow::Context;
 use freehold_e2e::flow;
 use freehold_e2e::kubectl::Kubectl;
 use freehold_e2e::shell::{self, command};
@@ -58,6 +59,7 @@ fn drained_nodes_take_turns() {
             "--timeout=300s",
         ]
     };
+    let _nodes = ["node-a", "node-b"].map(|node| Restore::new(&kubectl, &["uncordon", node]));
     kubectl.run(&words("node-a")).unwrap();
     // The second drain waits for the first node's broker, which cannot run anywhere until its node
     // is back.
@@ -115,18 +117,17 @@ fn stop(name: &str) -> Finally {
 /// The letter of the zone, b or c, whose node does not run this Job.
 fn zone_without(kubectl: &Kubectl, job: &str) -> char {
     let job = format!("job-name={job}");
-    let node = kubectl
-        .run(&[
-            "get",
-            "pods",
-            "-n",
-            "shop",
-            "-l",
-            &job,
-            "-o",
-            "jsonpath={.items[0].spec.nodeName}",
-        ])
-        .unwrap();
+    let words = [
+        "get",
+        "pods",
+        "-n",
+        "shop",
+        "-l",
+        &job,
+        "-o",
+        "jsonpath={.items[0].spec.nodeName}",
+    ];
+    let node = asked("the producer's node", || kubectl.run(&words));
     if node == "node-c" { 'b' } else { 'c' }
 }
 
@@ -188,11 +189,10 @@ fn a_dead_node_s_broker_comes_back_where_its_volume_can_be() {
     );
     let pod = format!("demo-nodes-zone-{letter}-{id}");
     let host = || {
-        let found = kubectl
-            .get("pod", "kafka", &pod)
-            .unwrap()
-            .unwrap_or_default();
-        found["spec"]["nodeName"].as_str().map(str::to_owned)
+        let found = asked("the broker's pod", || kubectl.get("pod", "kafka", &pod));
+        found.unwrap_or_default()["spec"]["nodeName"]
+            .as_str()
+            .map(str::to_owned)
     };
     let start = Instant::now();
     let away = {
@@ -277,10 +277,10 @@ fn lose(kubectl: &Kubectl, pool: &str, letter: char, id: i32) {
     let pod = format!("demo-{pool}-zone-{letter}-{id}");
     let _goes_on = stop(&format!("kubelet-node-{letter}"));
     kill_pod(&pods(kubectl)[&pod]);
-    let claim = kubectl
-        .get("pvc", "kafka", &format!("data-{pod}"))
-        .unwrap()
-        .unwrap();
+    let claim = asked("the broker's claim", || {
+        let found = kubectl.get("pvc", "kafka", &format!("data-{pod}"))?;
+        found.context("it is not there")
+    });
     let volume = claim["spec"]["volumeName"].as_str().unwrap();
     kubectl
         .run(&["delete", "pv", volume, "--wait=false"])
@@ -367,6 +367,7 @@ fn lost_in_a_roll(kubectl: &Kubectl) {
 /// removed.
 fn lost_in_a_scale_in(kubectl: &Kubectl) {
     let before = pods(kubectl);
+    let _pools = restore_pools(kubectl);
     set_extra(kubectl, "kafka", "demo", Some(3));
     settled(kubectl);
     let start = Instant::now();
@@ -419,23 +420,17 @@ fn a_broker_whose_machine_and_volume_are_gone_is_replaced() {
     kubectl.wait_ready("topic", "shop", "lonely", LONG).unwrap();
     let (before, mark) = (pods(&kubectl), oracle::mark(&kubectl, "kafka", "demo"));
     let load = Load::start(&kubectl, "lost", load::rate());
-    let status = || {
-        kubectl
-            .get("kafkacluster", "kafka", "demo")
-            .unwrap()
-            .unwrap_or_default()["status"]
-            .clone()
-    };
+    let _by_itself = Restore::demo(
+        &kubectl,
+        &json!({"rollout": {"replaceLostNodesAfterMinutes": null}}),
+    );
+    let status = || crate::rolls::demo(&kubectl)["status"].clone();
     let claim = |letter: char, id: i32| {
-        let found = kubectl
-            .get(
-                "pvc",
-                "kafka",
-                &format!("data-demo-nodes-zone-{letter}-{id}"),
-            )
-            .unwrap()
-            .unwrap_or_default();
-        found["metadata"]["uid"].as_str().map(str::to_owned)
+        let name = format!("data-demo-nodes-zone-{letter}-{id}");
+        let found = asked("the claim", || kubectl.get("pvc", "kafka", &name));
+        found.unwrap_or_default()["metadata"]["uid"]
+            .as_str()
+            .map(str::to_owned)
     };
     let replaced = |letter: char, id: i32, old: Option<String>| {
         shell::wait_for(&format!("node {id} with a new volume"), LONG, || {
@@ -599,6 +594,7 @@ fn brokers_serve_on_while_the_api_server_does_not_answer() {
     // Enough records to last longer than the API server is down: nobody can stop the producer
     // meanwhile.
     let (client, job) = (client(&kubectl, "shop-app", "orders"), "away-produce");
+    let _producer = Restore::delete(&kubectl, "job", "shop", job);
     let count =
         usize::try_from(load::rate()).unwrap() * usize::try_from(away.as_secs() + 12).unwrap();
     load::start_producer(&kubectl, &client, job, count, load::rate());
@@ -628,12 +624,10 @@ fn brokers_serve_on_while_the_api_server_does_not_answer() {
         flow::finished(&kubectl, &client, job, LONG).unwrap(),
         "the producer came to its end"
     );
-    let done = load::read_back(
-        &kubectl,
-        &client,
-        job,
-        &flow::events(&kubectl, &client, job).unwrap(),
-    );
+    let events = asked("the producer's log", || {
+        flow::events(&kubectl, &client, job)
+    });
+    let done = load::read_back(&kubectl, &client, job, &events);
     println!(
         "away: an API server that did not answer for {} s, {done}",
         away.as_secs()
