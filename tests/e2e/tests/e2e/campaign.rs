@@ -4,7 +4,8 @@
 //! added here.
 
 use crate::kafka;
-use crate::world::{LONG, block_on, kubectl, super_admin};
+use crate::world::{LONG, Restore, asked, block_on, kubectl, super_admin};
+use anyhow::Context;
 use freehold::api::topic::Topic;
 use freehold::api::user::User;
 use freehold::tenancy::rules;
@@ -206,6 +207,11 @@ fn every_field_of_a_user_is_followed_or_refused() {
     let fields = user_fields();
     covers(&fields, &serde_json::to_value(User::crd()).unwrap());
     let kubectl = kubectl();
+    let as_before = json!({"authorization": {"shadow": "Denied"}, "access": {"rights": null}});
+    let _as_before = (
+        Restore::demo(&kubectl, &as_before),
+        Restore::delete(&kubectl, "secret", "shop", "given"),
+    );
     let given = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "given", "namespace": "shop", "labels": {"freehold.dev/user": "campaign"}},
         "stringData": {"password": "correct-horse-battery", "other": "staple-battery-horse"}});
     kubectl.apply(&given.to_string()).unwrap();
@@ -559,6 +565,7 @@ impl Campaign {
         let admin = super_admin(&self.kubectl, "kafka", "demo");
         let (kind, name) = (self.kind.to_lowercase(), "campaign");
         let object = json!({"apiVersion": "freehold.dev/v1alpha1", "kind": self.kind, "metadata": {"name": name, "namespace": "shop"}, "spec": self.base});
+        let _object = Restore::delete(&self.kubectl, &kind, "shop", name);
         self.kubectl.apply(&object.to_string()).unwrap();
         let (mut followed, mut refused, mut stalled) = (0, 0, 0);
         let settle = |what: &str| {
@@ -596,7 +603,11 @@ impl Campaign {
                 settle(&what).unwrap_or_else(|why| panic!("{what}: {why}"));
                 followed += 1;
             }
-            let before = self.kubectl.get(&kind, "shop", name).unwrap().unwrap()["spec"].clone();
+            let before = asked(name, || {
+                let found = self.kubectl.get(&kind, "shop", name)?;
+                found.context("it is not there")
+            });
+            let before = before["spec"].clone();
             match self.patch(&field.invalid) {
                 Err(error) => {
                     let leaf = field

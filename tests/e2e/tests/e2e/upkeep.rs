@@ -3,34 +3,27 @@
 //! cluster are still updated.
 
 use crate::kafka;
-use crate::world::{LONG, block_on, kubectl, super_admin, topic};
+use crate::rolls::demo as cluster;
+use crate::world::{LONG, Restore, asked, block_on, kubectl, super_admin, topic};
+use anyhow::Context;
 use freehold_e2e::kubectl::Kubectl;
 use freehold_e2e::shell;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-fn cluster(kubectl: &Kubectl) -> Value {
-    kubectl
-        .get("kafkacluster", "kafka", "demo")
-        .unwrap()
-        .unwrap()
-}
-
 /// The messages of the cluster's events with a reason.
-fn events(kubectl: &Kubectl, reason: &str) -> String {
+fn events(kubectl: &Kubectl, reason: &str) -> anyhow::Result<String> {
     let selector = format!("involvedObject.name=demo,reason={reason}");
-    kubectl
-        .run(&[
-            "get",
-            "events",
-            "--namespace",
-            "kafka",
-            "--field-selector",
-            &selector,
-            "-o",
-            "jsonpath={.items[*].message}",
-        ])
-        .unwrap()
+    kubectl.run(&[
+        "get",
+        "events",
+        "--namespace",
+        "kafka",
+        "--field-selector",
+        &selector,
+        "-o",
+        "jsonpath={.items[*].message}",
+    ])
 }
 
 #[test]
@@ -52,7 +45,7 @@ fn what_somebody_adds_to_an_object_goes_and_is_told() {
             "jsonpath={.items[*].metadata.uid}",
         ])
     };
-    let before = pods().unwrap();
+    let before = asked("the pods", pods);
     let more = json!({"zz": "added"});
     let port = json!({"name": "zz", "port": 9999, "protocol": "TCP"});
     let changes = [
@@ -108,22 +101,29 @@ fn what_somebody_adds_to_an_object_goes_and_is_told() {
         ])
         .unwrap();
     shell::wait_for("what was added to be gone", LONG, || {
-        let left = changes.iter().filter_map(|(kind, name, _)| {
-            let spec = kubectl.get(kind, "kafka", name).ok()??["spec"].to_string();
-            spec.contains("zz").then(|| format!("{kind} {name}"))
-        });
-        let left: Vec<_> = left.collect();
+        let mut left = Vec::new();
+        for (kind, name, _) in &changes {
+            let found = kubectl.get(kind, "kafka", name)?;
+            let spec = found.context("it is not there")?["spec"].to_string();
+            if spec.contains("zz") {
+                left.push(format!("{kind} {name}"));
+            }
+        }
         Ok((!left.is_empty()).then(|| left.join(", ")))
     })
     .unwrap();
     shell::wait_for("the event that tells of it", LONG, || {
-        let told = events(&kubectl, "DriftCorrected");
+        let told = events(&kubectl, "DriftCorrected")?;
         let wanted = ["Service demo-bootstrap, spec.selector", "env[zz]"];
         Ok((!wanted.iter().all(|words| told.contains(words))).then_some(told))
     })
     .unwrap();
     let version = |kind: &str, name: &str| {
-        kubectl.get(kind, "kafka", name).unwrap().unwrap()["metadata"]["generation"].clone()
+        let found = asked(name, || {
+            let found = kubectl.get(kind, "kafka", name)?;
+            found.context("it is not there")
+        });
+        found["metadata"]["generation"].clone()
     };
     let generations = || {
         changes
@@ -152,7 +152,7 @@ fn what_somebody_adds_to_an_object_goes_and_is_told() {
     kubectl
         .wait_ready("kafkacluster", "kafka", "demo", LONG)
         .unwrap();
-    assert_eq!(pods().unwrap(), before, "no pod restarts for it");
+    assert_eq!(asked("the pods", pods), before, "no pod restarts for it");
     assert!(
         cluster(&kubectl)["status"]["refused"].is_null(),
         "{}",
@@ -166,6 +166,10 @@ fn a_config_that_kafka_refuses_stops_itself_alone_and_thread_counts_change_in_st
     let kubectl = kubectl();
     // The local retention is longer than the total one: every broker refuses it. 64 io threads are
     // the default doubled three times.
+    let _config = Restore::demo(
+        &kubectl,
+        &json!({"config": {"log.local.retention.ms": null, "num.io.threads": null}}),
+    );
     let config = json!({"log.local.retention.ms": "999999999999", "num.io.threads": "64"});
     kubectl
         .merge(
@@ -236,6 +240,7 @@ fn a_paused_cluster_keeps_its_gates_and_makes_no_topic() {
             )
             .unwrap()
     };
+    let _running = Restore::demo(&kubectl, &json!({"state": "Running"}));
     state(json!("Paused"));
     shell::wait_for("the cluster to say that it is Paused", LONG, || {
         let reason = cluster(&kubectl)["status"]["reason"].to_string();
@@ -251,18 +256,17 @@ fn a_paused_cluster_keeps_its_gates_and_makes_no_topic() {
         Ok((!said.contains("\"Paused\"")).then_some(said))
     })
     .unwrap();
-    let pods = kubectl
-        .run(&[
-            "get",
-            "pods",
-            "--namespace",
-            "kafka",
-            "--selector",
-            "freehold.dev/cluster=demo",
-            "-o",
-            "name",
-        ])
-        .unwrap();
+    let words = [
+        "get",
+        "pods",
+        "--namespace",
+        "kafka",
+        "--selector",
+        "freehold.dev/cluster=demo",
+        "-o",
+        "name",
+    ];
+    let pods = asked("the pods", || kubectl.run(&words));
     let pod = pods.lines().next().unwrap();
     kubectl
         .run(&["delete", pod, "--namespace", "kafka"])
@@ -280,10 +284,8 @@ fn a_paused_cluster_keeps_its_gates_and_makes_no_topic() {
     })
     .unwrap();
     let admin = super_admin(&kubectl, "kafka", "demo");
-    assert!(
-        block_on(kafka::topic(&admin, "waits")).unwrap().is_none(),
-        "nothing is made in a Paused cluster"
-    );
+    let made = asked("the topic", || Ok(block_on(kafka::topic(&admin, "waits"))?));
+    assert!(made.is_none(), "nothing is made in a Paused cluster");
     state(json!("Running"));
     kubectl.wait_ready("topic", "shop", "waits", LONG).unwrap();
     kubectl
