@@ -1,13 +1,15 @@
 //! Proof 5: invalid input is refused at admission, or leads to the condition Stalled with the field
 //! and the remedy; nothing is changed.
 
-use crate::world::{LONG, kubectl, refusal, refused, small_cluster, topic, user};
+use crate::tenants::NoWebhook;
+use crate::world::{LONG, Restore, asked, kubectl, refusal, refused, small_cluster, topic, user};
 use freehold_e2e::kubectl::Kubectl;
 use serde_json::json;
 
 /// The API server must accept this YAML, and the object must become Stalled with a message that
 /// contains all of these words.
 fn stalled(kubectl: &Kubectl, kind: &str, namespace: &str, name: &str, yaml: &str, words: &[&str]) {
+    let _object = Restore::delete(kubectl, kind, namespace, name);
     kubectl.apply(yaml).unwrap();
     let (reason, message) = kubectl
         .wait_condition(kind, namespace, name, "Stalled", LONG)
@@ -19,17 +21,19 @@ fn stalled(kubectl: &Kubectl, kind: &str, namespace: &str, name: &str, yaml: &st
         );
     }
     if kind == "kafkacluster" {
-        let made = kubectl.run(&[
+        let selector = format!("freehold.dev/cluster={name}");
+        let words = [
             "get",
             "statefulset,pvc",
             "--namespace",
             namespace,
             "--selector",
-            &format!("freehold.dev/cluster={name}"),
+            &selector,
             "-o",
             "name",
-        ]);
-        assert_eq!(made.unwrap(), "", "nothing is touched");
+        ];
+        let made = asked("what was made", || kubectl.run(&words));
+        assert_eq!(made, "", "nothing is touched");
     }
     kubectl.delete(kind, namespace, name, LONG).unwrap();
 }
@@ -54,7 +58,7 @@ fn change_refused(kubectl: &Kubectl, change: &serde_json::Value, words: &str) {
 #[ignore = "needs the local cluster: cargo xtask test"]
 fn clusters_that_cannot_be_are_refused_at_admission() {
     let kubectl = kubectl();
-    let good = small_cluster("bad", "kafka", "4.3.1", "");
+    let good = small_cluster("not-to-be", "kafka", "4.3.1", "");
     refused(
         &kubectl,
         &good.replace(
@@ -75,7 +79,7 @@ fn clusters_that_cannot_be_are_refused_at_admission() {
     );
     refused(
         &kubectl,
-        &good.replace("name: bad", &format!("name: {}", "b".repeat(41))),
+        &good.replace("name: not-to-be", &format!("name: {}", "b".repeat(41))),
         "at most 40 characters",
     );
     refused(
@@ -92,7 +96,7 @@ fn clusters_that_cannot_be_are_refused_at_admission() {
     refused(
         &kubectl,
         &small_cluster(
-            "bad",
+            "not-to-be",
             "kafka",
             "4.3.1",
             "  config: {num.io.threads: {a: 1}}\n",
@@ -101,7 +105,12 @@ fn clusters_that_cannot_be_are_refused_at_admission() {
     );
     refused(
         &kubectl,
-        &small_cluster("bad", "kafka", "4.3.1", "  config: {num.io.threads: [1]}\n"),
+        &small_cluster(
+            "not-to-be",
+            "kafka",
+            "4.3.1",
+            "  config: {num.io.threads: [1]}\n",
+        ),
         "num.io.threads",
     );
     refused(
@@ -120,7 +129,7 @@ fn clusters_that_cannot_be_are_refused_at_admission() {
     let secret = "  certificates: {issuer: Secret}\n";
     refused(
         &kubectl,
-        &small_cluster("bad", "kafka", "4.3.1", secret),
+        &small_cluster("not-to-be", "kafka", "4.3.1", secret),
         "needs secretRef",
     );
 }
@@ -153,8 +162,8 @@ fn changes_that_would_lose_something_are_refused_at_admission() {
 }
 
 /// Clusters that are invalid in any environment, with words of the refusal, the field first.
-fn bad_clusters() -> Vec<(String, &'static [&'static str])> {
-    let cluster = |more: &str| small_cluster("bad", "kafka", "4.3.1", more);
+fn bad_clusters(name: &str) -> Vec<(String, &'static [&'static str])> {
+    let cluster = |more: &str| small_cluster(name, "kafka", "4.3.1", more);
     let grows = "size: 1Gi, autoGrow: {maxSize: 512Mi}}";
     let further = "size: 1Gi, volumes: [{name: more, size: 1Gi, autoGrow: {maxSize: 512Mi}}]}";
     let window = |cron: &str| {
@@ -186,7 +195,7 @@ fn bad_clusters() -> Vec<(String, &'static [&'static str])> {
             ],
         ),
         (
-            small_cluster("bad", "kafka", "9.9.9", ""),
+            small_cluster(name, "kafka", "9.9.9", ""),
             &["spec.version", "4.3.1"],
         ),
         (
@@ -230,7 +239,7 @@ fn bad_clusters() -> Vec<(String, &'static [&'static str])> {
 #[ignore = "needs the local cluster: cargo xtask test"]
 fn clusters_that_cannot_be_made_are_refused_at_admission() {
     let kubectl = kubectl();
-    for (yaml, words) in bad_clusters() {
+    for (yaml, words) in bad_clusters("not-to-be-made") {
         words
             .iter()
             .for_each(|word| drop(refused(&kubectl, &yaml, word)));
@@ -241,15 +250,17 @@ fn clusters_that_cannot_be_made_are_refused_at_admission() {
 #[ignore = "needs the local cluster: cargo xtask test"]
 fn clusters_whose_secrets_cannot_serve_are_stalled_and_touch_nothing() {
     let kubectl = kubectl();
-    let cluster = |more: &str| small_cluster("bad", "kafka", "4.3.1", more);
-    let check =
-        |yaml: &str, words: &[&str]| stalled(&kubectl, "kafkacluster", "kafka", "bad", yaml, words);
+    let cluster = |more: &str| small_cluster("no-secret", "kafka", "4.3.1", more);
+    let check = |yaml: &str, words: &[&str]| {
+        stalled(&kubectl, "kafkacluster", "kafka", "no-secret", yaml, words)
+    };
     check(
         &cluster("  certificates: {issuer: Secret, secretRef: {name: no-such}}\n"),
-        &["secretRef", "no-such", "freehold.dev/cluster: bad"],
+        &["secretRef", "no-such", "freehold.dev/cluster: no-secret"],
     );
-    let keyless = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keyless", "namespace": "kafka", "labels": {"freehold.dev/cluster": "bad"}},
+    let keyless = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keyless", "namespace": "kafka", "labels": {"freehold.dev/cluster": "no-secret"}},
         "stringData": {"tls.crt": "x"}});
+    let _keyless = Restore::delete(&kubectl, "secret", "kafka", "keyless");
     kubectl.apply(&keyless.to_string()).unwrap();
     check(
         &cluster("  certificates: {issuer: Secret, secretRef: {name: keyless}}\n"),
@@ -269,6 +280,7 @@ fn what_is_unwise_is_allowed_with_a_warning() {
     let more =
         "  state: Paused\n  deletionPolicy: Delete\n  config: {log.cleaner.enable: \"true\"}\n";
     let two = small_cluster("even", "kafka", "4.3.1", more).replace("replicas: 1", "replicas: 2");
+    let _even = Restore::delete(&kubectl, "kafkacluster", "kafka", "even");
     kubectl.apply(&two).unwrap();
     let wanted = [
         "2 controllers tolerate no more failures than 1",
@@ -282,18 +294,17 @@ fn what_is_unwise_is_allowed_with_a_warning() {
         Ok((!wanted.iter().all(|words| warnings.contains(words))).then_some(warnings))
     })
     .unwrap();
-    let made = kubectl
-        .run(&[
-            "get",
-            "statefulset,secret",
-            "--namespace",
-            "kafka",
-            "--selector",
-            "freehold.dev/cluster=even",
-            "-o",
-            "name",
-        ])
-        .unwrap();
+    let words = [
+        "get",
+        "statefulset,secret",
+        "--namespace",
+        "kafka",
+        "--selector",
+        "freehold.dev/cluster=even",
+        "-o",
+        "name",
+    ];
+    let made = asked("what was made", || kubectl.run(&words));
     assert_eq!(made, "", "a Paused cluster is not touched");
     kubectl
         .delete("kafkacluster", "kafka", "even", LONG)
@@ -301,10 +312,10 @@ fn what_is_unwise_is_allowed_with_a_warning() {
 }
 
 /// Invalid Topics and Users: kind, object, and words of the refusal, the field first.
-fn bad_objects() -> Vec<(&'static str, String, &'static [&'static str])> {
+fn bad_objects(name: &str) -> Vec<(&'static str, String, &'static [&'static str])> {
     let scram = |more: &str| {
         user(
-            "bad",
+            name,
             "demo",
             &format!("  authentication: {{type: ScramSha512}}\n{more}"),
         )
@@ -312,22 +323,18 @@ fn bad_objects() -> Vec<(&'static str, String, &'static [&'static str])> {
     vec![
         (
             "topic",
-            topic("bad", "demo", "  partitions: 1\n  replicas: 5\n"),
+            topic(name, "demo", "  partitions: 1\n  replicas: 5\n"),
             &["spec.replicas", "above the number of brokers, 3"],
         ),
         (
             "topic",
-            topic(
-                "bad",
-                "demo",
-                "  partitions: 1\n  config: {retention: 1h}\n",
-            ),
+            topic(name, "demo", "  partitions: 1\n  config: {retention: 1h}\n"),
             &["spec.config[retention]", "nearest"],
         ),
         (
             "topic",
             topic(
-                "bad",
+                name,
                 "demo",
                 "  partitions: 1\n  config: {retention.ms: 1h}\n",
             ),
@@ -336,7 +343,7 @@ fn bad_objects() -> Vec<(&'static str, String, &'static [&'static str])> {
         (
             "topic",
             topic(
-                "bad",
+                name,
                 "demo",
                 "  partitions: 1\n  config: {cleanup.policy: shred}\n",
             ),
@@ -398,18 +405,22 @@ fn topics_and_users_that_cannot_be_are_refused_at_admission() {
     let kubectl = kubectl();
     refused(
         &kubectl,
-        &topic("bad", "demo", "  partitions: 0\n"),
+        &topic("not-to-be", "demo", "  partitions: 0\n"),
         "partitions",
     );
     refused(
         &kubectl,
-        &topic("bad", "demo", "  partitions: 1\n  topicName: \"a b\"\n"),
+        &topic(
+            "not-to-be",
+            "demo",
+            "  partitions: 1\n  topicName: \"a b\"\n",
+        ),
         "topicName",
     );
     refused(
         &kubectl,
         &topic(
-            "bad",
+            "not-to-be",
             "demo",
             "  partitions: 1\n  topicName: __consumer_offsets\n",
         ),
@@ -427,18 +438,22 @@ fn topics_and_users_that_cannot_be_are_refused_at_admission() {
     );
     refused(
         &kubectl,
-        &user("bad", "demo", "  authentication: {type: Password}\n"),
+        &user("not-to-be", "demo", "  authentication: {type: Password}\n"),
         "authentication.type",
     );
     refused(
         &kubectl,
-        &user("bad", "demo", "  authentication: {type: ExternalTls}\n"),
+        &user(
+            "not-to-be",
+            "demo",
+            "  authentication: {type: ExternalTls}\n",
+        ),
         "needs the certificate's common name",
     );
     refused(
         &kubectl,
         &user(
-            "bad",
+            "not-to-be",
             "demo",
             "  authentication: {type: MutualTls, passwordSecretRef: {name: a}}\n",
         ),
@@ -447,10 +462,10 @@ fn topics_and_users_that_cannot_be_are_refused_at_admission() {
     let grant = "  authentication: {type: ScramSha512}\n  grants:\n  - {produce: {topics: [a]}, consume: {topics: [a]}}\n";
     refused(
         &kubectl,
-        &user("bad", "demo", grant),
+        &user("not-to-be", "demo", grant),
         "give one of produce, consume",
     );
-    for (_, yaml, words) in bad_objects() {
+    for (_, yaml, words) in bad_objects("not-to-be") {
         words
             .iter()
             .for_each(|word| drop(refused(&kubectl, &yaml, word)));
@@ -461,46 +476,21 @@ fn topics_and_users_that_cannot_be_are_refused_at_admission() {
 #[ignore = "needs the local cluster: cargo xtask test"]
 fn what_cannot_be_is_stalled_where_no_webhook_says_so() {
     let kubectl = kubectl();
-    let hook = "freehold-freehold-system";
-    let mut kept = kubectl
-        .json(&["get", "validatingwebhookconfiguration", hook])
-        .unwrap();
-    kubectl
-        .run(&["delete", "validatingwebhookconfiguration", hook])
-        .unwrap();
-    let result = std::panic::catch_unwind(|| {
-        freehold_e2e::shell::wait_for("the API server to forget the webhook", LONG, || {
-            let bad = topic("bad", "demo", "  partitions: 1\n  replicas: 5\n");
-            Ok(kubectl
-                .feed(
-                    &["apply", "--server-side", "--dry-run=server", "-f", "-"],
-                    &bad,
-                )
-                .err()
-                .map(|error| error.to_string()))
-        })
-        .unwrap();
-        for (yaml, words) in bad_clusters() {
-            stalled(&kubectl, "kafkacluster", "kafka", "bad", &yaml, words);
-        }
-        for (kind, yaml, words) in bad_objects() {
-            stalled(&kubectl, kind, "shop", "bad", &yaml, words);
-        }
-        let check =
-            |yaml: &str, words: &[&str]| stalled(&kubectl, "topic", "shop", "bad", yaml, words);
-        check(
-            &topic("bad", "nobody", "  partitions: 1\n"),
-            &["spec.clusterRef", "there is no KafkaCluster kafka/nobody"],
-        );
-        check(
-            &topic("bad", "demo", "  partitions: 1\n  topicName: orders\n"),
-            &["spec.topicName", "Topic shop/orders has this name already"],
-        );
-    });
-    let metadata = json!({"name": hook, "labels": kept["metadata"]["labels"], "annotations": kept["metadata"]["annotations"]});
-    kept["metadata"] = metadata;
-    kubectl
-        .feed(&["create", "-f", "-"], &kept.to_string())
-        .unwrap();
-    result.unwrap();
+    let _away = NoWebhook::new(&kubectl);
+    for (yaml, words) in bad_clusters("unsaid") {
+        stalled(&kubectl, "kafkacluster", "kafka", "unsaid", &yaml, words);
+    }
+    for (kind, yaml, words) in bad_objects("unsaid") {
+        stalled(&kubectl, kind, "shop", "unsaid", &yaml, words);
+    }
+    let check =
+        |yaml: &str, words: &[&str]| stalled(&kubectl, "topic", "shop", "unsaid", yaml, words);
+    check(
+        &topic("unsaid", "nobody", "  partitions: 1\n"),
+        &["spec.clusterRef", "there is no KafkaCluster kafka/nobody"],
+    );
+    check(
+        &topic("unsaid", "demo", "  partitions: 1\n  topicName: orders\n"),
+        &["spec.topicName", "Topic shop/orders has this name already"],
+    );
 }

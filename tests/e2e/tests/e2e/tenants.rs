@@ -3,32 +3,36 @@
 
 use crate::kafka;
 use crate::world::{
-    LONG, Operator, block_on, client, kafka_image, kubectl, namespace, refusal, small_cluster,
-    super_admin, topic, user,
+    LONG, Operator, access_ends, asked, block_on, client, kafka_image, kubectl, namespace, refusal,
+    small_cluster, super_admin, topic, user,
 };
 use freehold_e2e::flow;
 use freehold_e2e::kubectl::Kubectl;
-use freehold_e2e::shell;
+use freehold_e2e::{promise, shell};
 use serde_json::{Value, json};
 use std::time::Instant;
 
 const HOOK: &str = "freehold-freehold-system";
 
 /// Disables the webhook until it is dropped.
-struct NoWebhook(Value);
+pub struct NoWebhook(Value);
 
 impl NoWebhook {
-    fn new(kubectl: &Kubectl) -> Self {
-        let mut kept = kubectl
-            .json(&["get", "validatingwebhookconfiguration", HOOK])
-            .unwrap();
+    pub fn new(kubectl: &Kubectl) -> Self {
+        let mut kept = asked("the webhook", || {
+            kubectl.json(&["get", "validatingwebhookconfiguration", HOOK])
+        });
         kept["metadata"] = json!({"name": HOOK, "labels": kept["metadata"]["labels"], "annotations": kept["metadata"]["annotations"]});
         let away = Self(kept);
         kubectl
             .run(&["delete", "validatingwebhookconfiguration", HOOK])
             .unwrap();
         shell::wait_for("the API server to forget the webhook", LONG, || {
-            let bad = topic("bad", "demo", "  partitions: 1\n  replicas: 5\n");
+            let bad = topic(
+                "webhook-is-away",
+                "demo",
+                "  partitions: 1\n  replicas: 5\n",
+            );
             Ok(kubectl
                 .feed(&["create", "--dry-run=server", "-f", "-"], &bad)
                 .err()
@@ -41,22 +45,27 @@ impl NoWebhook {
 
 impl Drop for NoWebhook {
     fn drop(&mut self) {
-        let _ = kubectl().feed(&["create", "-f", "-"], &self.0.to_string());
+        let (kubectl, object) = (kubectl(), self.0.to_string());
+        let back = shell::wait_for("the webhook to be back", LONG, || {
+            let made = kubectl.feed(&["create", "-f", "-"], &object);
+            let why = made.err().map(|error| error.to_string());
+            Ok(why.filter(|why| !why.contains("AlreadyExists")))
+        });
+        assert!(back.is_ok() || std::thread::panicking(), "{back:?}");
     }
 }
 
 /// The numbers of restarts of the operator's containers.
 fn restarts(kubectl: &Kubectl) -> Vec<Value> {
-    let pods = kubectl
-        .json(&[
-            "get",
-            "pods",
-            "--namespace",
-            "freehold-system",
-            "--selector",
-            "app.kubernetes.io/name=freehold",
-        ])
-        .unwrap();
+    let words = [
+        "get",
+        "pods",
+        "--namespace",
+        "freehold-system",
+        "--selector",
+        "app.kubernetes.io/name=freehold",
+    ];
+    let pods = asked("the operators", || kubectl.json(&words));
     let mut all: Vec<_> = pods["items"].as_array().unwrap().iter().collect();
     all.sort_by_key(|pod| pod["metadata"]["name"].to_string());
     all.iter()
@@ -454,26 +463,21 @@ fn namespaces_that_are_deleted_end_within_a_minute_and_what_was_in_them_is_forgo
     };
     // The Topic holds records, and the rights of the User are removed.
     ended(of_users);
-    let left = kubectl
-        .get("kafkacluster", of_cluster, "ending")
-        .unwrap()
-        .unwrap();
+    let left = asked("the cluster", || {
+        kubectl.get("kafkacluster", of_cluster, "ending")
+    });
     assert_eq!(
-        freehold_e2e::kubectl::not_ready(&left),
+        freehold_e2e::kubectl::not_ready(&left.unwrap()),
         None,
         "the cluster goes on"
     );
     let admin = super_admin(&kubectl, of_cluster, "ending");
-    assert!(
-        block_on(kafka::topic(&admin, "held")).unwrap().is_some(),
-        "records stay"
-    );
-    assert!(
-        block_on(kafka::acls(&admin, Some("User:held")))
-            .unwrap()
-            .is_empty(),
-        "rights go"
-    );
+    let held = asked("the topic", || Ok(block_on(kafka::topic(&admin, "held"))?));
+    promise!(held.is_some(), "topic held is gone with its records");
+    access_ends("the rights of the User to go", || {
+        let rights = block_on(kafka::acls(&admin, Some("User:held")))?;
+        Ok(!rights.is_empty())
+    });
     ended(of_cluster);
     let (reason, message) = kubectl
         .wait_condition("topic", home, "left", "Stalled", LONG)
