@@ -2,17 +2,27 @@
 
 use crate::kafka;
 use crate::world::{
-    LONG, block_on, client, delete_topic, endpoints, kubectl, refused, secret, small_cluster,
-    super_admin, topic, user,
+    LONG, access_ends, asked, block_on, client, delete_topic, endpoints, kubectl, refused, secret,
+    small_cluster, super_admin, topic, user,
 };
+use anyhow::Context;
 use freehold::certificates::new_authority;
-use freehold_e2e::{flow, shell};
+use freehold_e2e::kubectl::Kubectl;
+use freehold_e2e::{flow, promise, shell};
 use freehold_kafka_client::client::Client;
 use freehold_kafka_client::tls::TlsSettings;
 use freehold_kafka_client::{Admin, NewTopic};
 use k8s_openapi::jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
+
+/// An object that is there.
+fn found(kubectl: &Kubectl, kind: &str, namespace: &str, name: &str) -> Value {
+    asked(name, || {
+        let found = kubectl.get(kind, namespace, name)?;
+        found.context("it is not there")
+    })
+}
 
 #[test]
 #[ignore = "needs the local cluster: cargo xtask test"]
@@ -51,18 +61,10 @@ fn a_retained_cluster_comes_back_with_its_records_and_identity_and_a_deleted_one
         kubectl
             .wait_ready("kafkacluster", "kafka", "keep", LONG)
             .unwrap();
-        assert_eq!(
-            kubectl
-                .get("kafkacluster", "kafka", "keep")
-                .unwrap()
-                .unwrap()["status"]["kafkaVersion"],
-            version
-        );
+        let now = found(&kubectl, "kafkacluster", "kafka", "keep");
+        assert_eq!(now["status"]["kafkaVersion"], version);
     }
-    let before = kubectl
-        .get("kafkacluster", "kafka", "keep")
-        .unwrap()
-        .unwrap();
+    let before = found(&kubectl, "kafkacluster", "kafka", "keep");
     let ca = secret(&kubectl, "kafka", "keep-cluster-ca").unwrap();
     kubectl
         .delete("kafkacluster", "kafka", "keep", LONG)
@@ -97,10 +99,7 @@ fn a_retained_cluster_comes_back_with_its_records_and_identity_and_a_deleted_one
     kubectl
         .wait_ready("kafkacluster", "kafka", "keep", LONG)
         .unwrap();
-    let after = kubectl
-        .get("kafkacluster", "kafka", "keep")
-        .unwrap()
-        .unwrap();
+    let after = found(&kubectl, "kafkacluster", "kafka", "keep");
     assert_eq!(before["status"]["clusterId"], after["status"]["clusterId"]);
     assert_eq!(
         before["status"]["nodePools"], after["status"]["nodePools"],
@@ -119,11 +118,8 @@ fn a_retained_cluster_comes_back_with_its_records_and_identity_and_a_deleted_one
         LONG,
     )
     .unwrap();
-    assert_eq!(
-        read.len(),
-        100,
-        "every record is there, and the old credential still works"
-    );
+    let got = read.len();
+    promise!(got == 100, "{got} of 100 records are there again");
 
     kubectl
         .run(&[
@@ -140,19 +136,17 @@ fn a_retained_cluster_comes_back_with_its_records_and_identity_and_a_deleted_one
     kubectl
         .delete("kafkacluster", "kafka", "keep", LONG)
         .unwrap();
-    let left = kubectl
-        .run(&[
-            "get",
-            "pvc,secret,configmap,pod",
-            "--namespace",
-            "kafka",
-            "--selector",
-            "freehold.dev/cluster=keep",
-            "-o",
-            "name",
-        ])
-        .unwrap();
-    assert_eq!(left, "");
+    let words = [
+        "get",
+        "pvc,secret,configmap,pod",
+        "--namespace",
+        "kafka",
+        "--selector",
+        "freehold.dev/cluster=keep",
+        "-o",
+        "name",
+    ];
+    assert_eq!(asked("what is left", || kubectl.run(&words)), "");
     for (kind, name) in [("topic", "kept"), ("user", "kept")] {
         kubectl.delete(kind, "shop", name, LONG).unwrap();
     }
@@ -242,13 +236,15 @@ fn a_user_has_its_rights_its_secret_comes_back_and_nothing_of_it_stays() {
         )
     };
     kubectl
-        .apply(&user("living", "demo", &rights("Read, Describe")))
+        .apply(&user("resident", "demo", &rights("Read, Describe")))
         .unwrap();
-    kubectl.wait_ready("user", "shop", "living", LONG).unwrap();
+    kubectl
+        .wait_ready("user", "shop", "resident", LONG)
+        .unwrap();
     let acls = || {
         block_on(kafka::acls(
             &super_admin(&kubectl, "kafka", "demo"),
-            Some("User:living"),
+            Some("User:resident"),
         ))
     };
     let until = |count: usize| {
@@ -261,38 +257,37 @@ fn a_user_has_its_rights_its_secret_comes_back_and_nothing_of_it_stays() {
     };
     until(2);
     kubectl
-        .apply(&user("living", "demo", &rights("Read")))
+        .apply(&user("resident", "demo", &rights("Read")))
         .unwrap();
-    kubectl.wait_ready("user", "shop", "living", LONG).unwrap();
-    until(1);
-    let before = secret(&kubectl, "shop", "living-kafka").unwrap()["password"].clone();
     kubectl
-        .delete("secret", "shop", "living-kafka", LONG)
+        .wait_ready("user", "shop", "resident", LONG)
         .unwrap();
-    shell::wait_for("the Secret to come back", LONG, || {
-        Ok(kubectl
-            .get("secret", "shop", "living-kafka")?
-            .is_none()
-            .then(|| "it is not there".into()))
-    })
-    .unwrap();
-    let password = secret(&kubectl, "shop", "living-kafka").unwrap()["password"].clone();
+    until(1);
+    let password = || {
+        let found = asked("the Secret", || secret(&kubectl, "shop", "resident-kafka"));
+        found["password"].clone()
+    };
+    let before = password();
+    kubectl
+        .delete("secret", "shop", "resident-kafka", LONG)
+        .unwrap();
+    // It comes back.
+    let password = password();
     assert!(
         password == before,
         "the Secret came back with another password"
     );
     shell::wait_for("the password to be let in", LONG, || {
-        block_on(crate::world::scram_admin(&kubectl, "living", &password).describe_cluster())?;
+        block_on(crate::world::scram_admin(&kubectl, "resident", &password).describe_cluster())?;
         Ok(None)
     })
     .unwrap();
-    kubectl.delete("user", "shop", "living", LONG).unwrap();
+    kubectl.delete("user", "shop", "resident", LONG).unwrap();
     until(0);
-    shell::wait_for("the password to be gone", LONG, || {
+    access_ends("the password to be gone", || {
         let users = block_on(kafka::scram_users(&super_admin(&kubectl, "kafka", "demo")))?;
-        Ok(users.contains_key("living").then(|| "it is there".into()))
-    })
-    .unwrap();
+        Ok(users.contains_key("resident"))
+    });
 }
 
 #[test]
@@ -341,11 +336,13 @@ fn a_topic_that_somebody_else_made_is_left_alone() {
         "{list}"
     );
     kubectl.delete("topic", "shop", "foreign", LONG).unwrap();
-    let found = there().unwrap().unwrap();
-    assert_eq!(found.partitions.len(), 1);
-    block_on(super_admin(&kubectl, "kafka", "demo").delete_topics(&[found.id]))
-        .remove(0)
-        .unwrap();
+    let left = asked("the topic", || Ok(there()?)).expect("it is left alone");
+    assert_eq!(left.partitions.len(), 1);
+    shell::wait_for("the topic to be deleted", LONG, || {
+        block_on(super_admin(&kubectl, "kafka", "demo").delete_topics(&[left.id])).remove(0)?;
+        Ok(None)
+    })
+    .unwrap();
 }
 
 #[test]
@@ -387,15 +384,18 @@ fn a_ca_that_a_secret_gives_signs_the_brokers() {
         tls,
         None,
     );
-    assert_eq!(block_on(admin.describe_cluster()).unwrap().brokers.len(), 1);
+    let cluster = asked("the cluster by its CA", || {
+        Ok(block_on(admin.describe_cluster())?)
+    });
+    assert_eq!(cluster.brokers.len(), 1);
 
     // Another CA replaces it: a client that trusts the current content of the User's Secret can
     // connect all the time.
-    let pod = kubectl
-        .get("pod", "kafka", "given-all-zone-a-0")
-        .unwrap()
-        .unwrap()["metadata"]["uid"]
-        .clone();
+    let uid = || {
+        let pod = found(&kubectl, "pod", "kafka", "given-all-zone-a-0");
+        pod["metadata"]["uid"].clone()
+    };
+    let pod = uid();
     let another = new_authority("another", Timestamp::now()).unwrap();
     kubectl
         .merge(
@@ -410,15 +410,17 @@ fn a_ca_that_a_secret_gives_signs_the_brokers() {
         let tls = TlsSettings::new(
             &found["ca.crt"],
             Some((&found["user.crt"], &found["user.key"])),
-        )
-        .unwrap();
+        )?;
         let admin = Client::new(
             endpoints(&kubectl, "kafka", "given", "broker", 9093),
             tls,
             None,
         );
         if let Err(error) = block_on(admin.describe_cluster()) {
-            let now = secret(&kubectl, "shop", "given-kafka")?;
+            // Read before a change, and used after it.
+            let now = asked("the Secret as it is now", || {
+                secret(&kubectl, "shop", "given-kafka")
+            });
             assert!(now != found, "the Secret's content is not let in: {error}");
             return Ok(Some("it has changed meanwhile".into()));
         }
@@ -426,25 +428,15 @@ fn a_ca_that_a_secret_gives_signs_the_brokers() {
             .then(|| found["ca.crt"].matches("BEGIN").count().to_string()))
     })
     .unwrap();
-    assert_eq!(
-        kubectl
-            .get("pod", "kafka", "given-all-zone-a-0")
-            .unwrap()
-            .unwrap()["metadata"]["uid"],
-        pod,
-        "nothing was restarted"
-    );
+    assert_eq!(uid(), pod, "nothing was restarted");
     kubectl.delete("user", "shop", "given", LONG).unwrap();
     kubectl
         .delete("kafkacluster", "kafka", "given", LONG)
         .unwrap();
-    assert!(
-        kubectl
-            .get("secret", "kafka", "given-ca")
-            .unwrap()
-            .is_some(),
-        "what somebody gave is not ours to delete"
-    );
+    let given = asked("the given CA", || {
+        kubectl.get("secret", "kafka", "given-ca")
+    });
+    assert!(given.is_some(), "what somebody gave is not ours to delete");
     kubectl.delete("secret", "kafka", "given-ca", LONG).unwrap();
 }
 
@@ -462,13 +454,8 @@ fn another_clusters_volume_is_refused_and_kafka_starts_on_no_foreign_disk() {
         .unwrap();
     let words = "a name that cluster taken in this namespace has for pool x-all in zone zone-a";
     refused(&kubectl, &second, words);
-    let id = kubectl
-        .get("kafkacluster", "kafka", "taken")
-        .unwrap()
-        .unwrap()["status"]["clusterId"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let taken = found(&kubectl, "kafkacluster", "kafka", "taken");
+    let id = taken["status"]["clusterId"].as_str().unwrap().to_owned();
     kubectl
         .delete("kafkacluster", "kafka", "taken", LONG)
         .unwrap();
