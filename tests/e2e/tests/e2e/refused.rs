@@ -4,6 +4,7 @@ use crate::kafka;
 use crate::world::{block_on, endpoints, kubectl, scram_admin, secret};
 use freehold::certificates::{Purpose, issue, new_authority};
 use freehold_e2e::kubectl::Kubectl;
+use freehold_e2e::promise;
 use freehold_kafka_client::client::Client;
 use freehold_kafka_client::connection::Endpoint;
 use freehold_kafka_client::sasl::ScramLogin;
@@ -54,6 +55,12 @@ fn ask(
     })
 }
 
+/// The error of a request that must not be answered.
+fn refused<T>(who: &str, asked: Result<T, AdminError>) -> AdminError {
+    promise!(asked.is_err(), "{who} is let in");
+    asked.err().unwrap()
+}
+
 #[test]
 #[ignore = "needs the local cluster: cargo xtask test"]
 fn the_right_password_is_let_in() {
@@ -77,7 +84,7 @@ fn no_tls_is_refused_on_every_port() {
         let mut answer = Vec::new();
         // The stream ends or is reset; there is never an answer with this correlation id.
         let _ = stream.read_to_end(&mut answer);
-        assert!(
+        promise!(
             answer.get(4..8) != Some(&[0, 0, 0, 1]),
             "port {port} answered plaintext: {answer:?}"
         );
@@ -89,12 +96,9 @@ fn no_tls_is_refused_on_every_port() {
 fn a_broker_of_another_ca_is_refused_by_the_client() {
     let world = world();
     let other = new_authority("other", "2026-01-01T00:00:00Z".parse().unwrap()).unwrap();
-    let error = ask(
-        endpoint(&world, 9094),
-        TlsSettings::new(&other.certificate, None).unwrap(),
-        login(&world),
-    )
-    .unwrap_err();
+    let tls = TlsSettings::new(&other.certificate, None).unwrap();
+    let asked = ask(endpoint(&world, 9094), tls, login(&world));
+    let error = refused("a broker of another CA", asked);
     assert!(error.to_string().contains("UnknownIssuer"), "{error}");
 }
 
@@ -106,12 +110,9 @@ fn a_broker_under_another_host_name_is_refused_by_the_client() {
         server_name: "another.kafka.svc".into(),
         ..endpoint(&world, 9094)
     };
-    let error = ask(
-        wrong,
-        TlsSettings::new(&world.ca, None).unwrap(),
-        login(&world),
-    )
-    .unwrap_err();
+    let tls = TlsSettings::new(&world.ca, None).unwrap();
+    let asked = ask(wrong, tls, login(&world));
+    let error = refused("a broker under another name", asked);
     assert!(error.to_string().contains("not valid for name"), "{error}");
 }
 
@@ -150,12 +151,9 @@ fn a_wrong_password_is_refused() {
         user: "shop-app".into(),
         password: "wrong".into(),
     };
-    let error = ask(
-        endpoint(&world, 9094),
-        TlsSettings::new(&world.ca, None).unwrap(),
-        Some(wrong),
-    )
-    .unwrap_err();
+    let tls = TlsSettings::new(&world.ca, None).unwrap();
+    let asked = ask(endpoint(&world, 9094), tls, Some(wrong));
+    let error = refused("a wrong password", asked);
     assert!(error.is("SaslAuthenticationFailed"), "{error}");
 }
 
@@ -169,10 +167,14 @@ fn the_right_user_is_refused_a_topic_without_acl() {
         "its own topic is shown"
     );
     let admin = scram_admin(&world.kubectl, "shop-app", &world.password);
-    let error = block_on(kafka::topic(&admin, "__consumer_offsets")).unwrap_err();
+    let asked = block_on(kafka::topic(&admin, "__consumer_offsets"));
+    let error = refused("a User without ACL", asked);
     assert!(error.is("TopicAuthorizationFailed"), "{error}");
     let admin = scram_admin(&world.kubectl, "shop-app", &world.password);
-    let error = block_on(admin.describe_quorum()).unwrap_err();
+    let error = refused(
+        "a User without rights on the cluster",
+        block_on(admin.describe_quorum()),
+    );
     assert!(error.is("ClusterAuthorizationFailed"), "{error}");
 }
 
@@ -197,13 +199,15 @@ fn the_anonymous_and_other_cas_are_refused_on_the_controller_and_internal_ports(
     .unwrap();
     for port in [9090, 9091] {
         let anonymous = TlsSettings::new(&world.ca, None).unwrap();
-        let error = ask(endpoint(&world, port), anonymous, None).unwrap_err();
+        let asked = ask(endpoint(&world, port), anonymous, None);
+        let error = refused("a client without a certificate", asked);
         assert!(
             matches!(error, AdminError::Unavailable(_)),
             "port {port}: {error}"
         );
         let forged = TlsSettings::new(&world.ca, Some((&forged.certificate, &forged.key))).unwrap();
-        let error = ask(endpoint(&world, port), forged, None).unwrap_err();
+        let asked = ask(endpoint(&world, port), forged, None);
+        let error = refused("a certificate of another CA", asked);
         assert!(
             matches!(error, AdminError::Unavailable(_)),
             "port {port}: {error}"
