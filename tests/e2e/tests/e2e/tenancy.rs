@@ -3,17 +3,19 @@
 
 use crate::load;
 use crate::world::{
-    LONG, Operator, block_on, client, delete_topic, endpoints, kafka_image, kubectl, namespace,
-    secret, small_cluster, topic, user,
+    LONG, Operator, Restore, access_ends, asked, block_on, client, delete_topic, endpoints,
+    kafka_image, kubectl, namespace, secret, small_cluster, topic, user,
 };
+use anyhow::Context;
 use freehold_e2e::flow;
 use freehold_e2e::kubectl::Kubectl;
 use freehold_e2e::shell;
 use freehold_kafka_client::client::Client as Bare;
 use freehold_kafka_client::sasl::ScramLogin;
 use freehold_kafka_client::tls::TlsSettings;
-use freehold_kafka_client::{Admin, AdminResult, ClusterDescription};
+use freehold_kafka_client::{Admin, AdminResult};
 use serde_json::json;
+use std::collections::BTreeMap;
 
 const HOME: &str = "tenancy";
 const TENANT: &str = "tenancy-tenant";
@@ -25,31 +27,42 @@ fn object(kind: &str, name: &str, spec: &str) -> String {
     )
 }
 
-/// Logs in as the User of a Secret in the tenant's namespace.
-fn login(kubectl: &Kubectl, name: &str) -> AdminResult<ClusterDescription> {
-    let found = secret(kubectl, TENANT, &format!("{name}-kafka")).unwrap();
+/// Logs in with what is in the Secret of a User in the tenant's namespace.
+fn login(kubectl: &Kubectl, name: &str, found: &BTreeMap<String, String>) -> AdminResult<()> {
     let login = ScramLogin {
         user: name.into(),
         password: found["password"].clone(),
     };
     let tls = TlsSettings::new(&found["ca.crt"], None).unwrap();
-    block_on(
-        Bare::new(
-            endpoints(kubectl, HOME, "own", "broker", 9094),
-            tls,
-            Some(login),
-        )
-        .describe_cluster(),
-    )
+    let brokers = endpoints(kubectl, HOME, "own", "broker", 9094);
+    block_on(Bare::new(brokers, tls, Some(login)).describe_cluster()).map(|_| ())
 }
 
-fn until(what: &str, kubectl: &Kubectl, name: &str, opens: bool) {
+/// Waits until the password of a User opens a connection.
+fn opens(what: &str, kubectl: &Kubectl, name: &str) {
     shell::wait_for(what, LONG, || {
-        let came = login(kubectl, name);
-        Ok((came.is_ok() != opens)
-            .then(|| came.map_or_else(|error| error.to_string(), |_| "it logs in".into())))
+        let found = secret(kubectl, TENANT, &format!("{name}-kafka"))?;
+        login(kubectl, name, &found)?;
+        Ok(None)
     })
     .unwrap();
+}
+
+/// Waits until the password of a User opens nothing.
+fn opens_nothing(what: &str, kubectl: &Kubectl, name: &str) {
+    access_ends(what, || {
+        let found = secret(kubectl, TENANT, &format!("{name}-kafka"))?;
+        is_let_in(login(kubectl, name, &found))
+    });
+}
+
+/// Only a refusal says that a password is not let in.
+fn is_let_in(login: AdminResult<()>) -> anyhow::Result<bool> {
+    match login {
+        Ok(()) => Ok(true),
+        Err(error) if error.is("SaslAuthenticationFailed") => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn reason(kubectl: &Kubectl, name: &str, wanted: &str) {
@@ -67,11 +80,11 @@ fn reason(kubectl: &Kubectl, name: &str, wanted: &str) {
 /// another installation takes over everything.
 fn uninstalled(kubectl: &Kubectl, mut operator: Operator, watched: &str, image: &str) -> Operator {
     let pod = || {
-        kubectl
-            .get("pod", HOME, "own-all-zone-a-0")
-            .unwrap()
-            .unwrap()["metadata"]["uid"]
-            .clone()
+        let pod = asked("the node's pod", || {
+            let pod = kubectl.get("pod", HOME, "own-all-zone-a-0")?;
+            pod.context("it is not there")
+        });
+        pod["metadata"]["uid"].clone()
     };
     let finalizers = || -> anyhow::Result<Vec<serde_json::Value>> {
         let of = |kind: &str, namespace: &str, name: &str| -> anyhow::Result<_> {
@@ -85,7 +98,8 @@ fn uninstalled(kubectl: &Kubectl, mut operator: Operator, watched: &str, image: 
             of("kafkacluster", HOME, "own")?,
         ])
     };
-    assert!(finalizers().unwrap().iter().all(|all| !all.is_null()));
+    let held = asked("the finalizers", finalizers);
+    assert!(held.iter().all(|all| !all.is_null()));
     let before = pod();
     let binary = std::env::var("FREEHOLD_BINARY").expect("cargo xtask test sets it");
     shell::output(&mut shell::command(
@@ -103,8 +117,9 @@ fn uninstalled(kubectl: &Kubectl, mut operator: Operator, watched: &str, image: 
         !operator.0.wait().unwrap().success(),
         "the operator that led has ended"
     );
+    let held = asked("the finalizers", finalizers);
     assert!(
-        finalizers().unwrap().iter().all(serde_json::Value::is_null),
+        held.iter().all(serde_json::Value::is_null),
         "nothing holds an object back"
     );
     assert_eq!(pod(), before);
@@ -170,7 +185,7 @@ fn a_namespace_that_is_no_longer_allowed_has_no_credential_and_gets_it_back() {
     for (kind, name) in [("topic", "tenants"), ("user", "stays"), ("user", "goes")] {
         kubectl.wait_ready(kind, TENANT, name, LONG).unwrap();
     }
-    until("the password to open a connection", &kubectl, "stays", true);
+    opens("the password to open a connection", &kubectl, "stays");
 
     let allow = |from: &str| {
         kubectl
@@ -183,23 +198,13 @@ fn a_namespace_that_is_no_longer_allowed_has_no_credential_and_gets_it_back() {
             .unwrap()
     };
     allow("Same");
-    until("the password to open nothing", &kubectl, "stays", false);
-    until(
-        "the other password to open nothing",
-        &kubectl,
-        "goes",
-        false,
-    );
+    opens_nothing("the password to open nothing", &kubectl, "stays");
+    opens_nothing("the other password to open nothing", &kubectl, "goes");
     reason(&kubectl, "stays", "NamespaceNotAllowed");
     kubectl.delete("user", TENANT, "goes", LONG).unwrap();
     allow("All");
     kubectl.wait_ready("user", TENANT, "stays", LONG).unwrap();
-    until(
-        "the same password to open a connection",
-        &kubectl,
-        "stays",
-        true,
-    );
+    opens("the same password to open a connection", &kubectl, "stays");
     kubectl
         .wait_ready("topic", TENANT, "tenants", LONG)
         .unwrap();
@@ -217,19 +222,17 @@ fn a_namespace_that_is_no_longer_allowed_has_no_credential_and_gets_it_back() {
     };
     state("Paused");
     allow("Same");
-    until(
+    opens_nothing(
         "the password to open nothing in a Paused cluster",
         &kubectl,
         "stays",
-        false,
     );
     allow("All");
     state("Running");
-    until(
+    opens(
         "the same password to open a connection again",
         &kubectl,
         "stays",
-        true,
     );
 
     // Objects that are deleted while the cluster is away have no access when the cluster is back.
@@ -255,27 +258,10 @@ fn a_namespace_that_is_no_longer_allowed_has_no_credential_and_gets_it_back() {
     kubectl
         .wait_ready("kafkacluster", HOME, "own", LONG)
         .unwrap();
-    shell::wait_for(
+    access_ends(
         "the password of a User that is gone to open nothing",
-        LONG,
-        || {
-            let login = ScramLogin {
-                user: "stays".into(),
-                password: known["password"].clone(),
-            };
-            let tls = TlsSettings::new(&known["ca.crt"], None)?;
-            let came = block_on(
-                Bare::new(
-                    endpoints(&kubectl, HOME, "own", "broker", 9094),
-                    tls,
-                    Some(login),
-                )
-                .describe_cluster(),
-            );
-            Ok(came.is_ok().then(|| "it logs in".into()))
-        },
-    )
-    .unwrap();
+        || is_let_in(login(&kubectl, "stays", &known)),
+    );
     let _operator = uninstalled(&kubectl, operator, &watched, &image);
     kubectl.delete("topic", TENANT, "tenants", LONG).unwrap();
     kubectl.delete("kafkacluster", HOME, "own", LONG).unwrap();
@@ -300,6 +286,7 @@ fn a_producer_goes_on_while_its_grant_is_written_otherwise() {
         kubectl.wait_ready(kind, "shop", "granted", LONG).unwrap();
     }
     let client = client(&kubectl, "granted", "granted");
+    let _producer = Restore::delete(&kubectl, "job", "shop", "granted-produce");
     load::start_producer(&kubectl, &client, "granted-produce", 1_000_000, 500);
     for (rights, count) in [(by_acl, 1), (by_grant, 2), (by_acl, 1), (by_grant, 2)] {
         kubectl.apply(&user("granted", "demo", rights)).unwrap();
@@ -311,7 +298,9 @@ fn a_producer_goes_on_while_its_grant_is_written_otherwise() {
         })
         .unwrap();
     }
-    let events = flow::events(&kubectl, &client, "granted-produce").unwrap();
+    let events = asked("the producer's log", || {
+        flow::events(&kubectl, &client, "granted-produce")
+    });
     flow::ensure_no_error(&events).unwrap();
     kubectl
         .delete("job", "shop", "granted-produce", LONG)
