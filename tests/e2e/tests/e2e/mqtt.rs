@@ -1,7 +1,7 @@
 //! Messages by MQTT: a real broker on this machine, and a Pipeline that reads it, and publishes to it
 //! again, while its pods are killed.
 
-use crate::world::{LONG, client, kill_pod, kubectl, topic, user, wait_degraded};
+use crate::world::{LONG, client, comes_in_time, kill_pod, kubectl, topic, user, wait_degraded};
 use freehold_e2e::flow;
 use freehold_e2e::kubectl::Kubectl;
 use freehold_e2e::shell;
@@ -139,13 +139,16 @@ impl Subscriber {
 
     /// Every number was published; a kill may double some.
     fn has_all(&self) {
-        shell::wait_for("every message is published", LONG, || {
+        let left = || {
             let taken = self.taken.lock().unwrap();
             let left = (0..MESSAGES).filter(|number| !taken.contains(number));
-            let left = left.count();
+            left.collect::<Vec<_>>()
+        };
+        let waited = shell::wait_for("every message is published", LONG, || {
+            let left = left().len();
             Ok((left > 0).then(|| format!("{left} are not there")))
-        })
-        .unwrap();
+        });
+        comes_in_time(waited, left);
     }
 }
 
@@ -250,25 +253,21 @@ fn kill(kubectl: &Kubectl, pod: &str) {
     std::thread::sleep(Duration::from_secs(1));
 }
 
-/// Every message is there; a kill may double some.
+/// Every message is there; a kill may double some. A message that never comes ends its round as a
+/// broken promise.
 fn arrived(kubectl: &Kubectl) {
-    let mut seen: BTreeSet<i64> = BTreeSet::new();
-    let mut round = 0;
-    shell::wait_for("every message", LONG, || {
-        round += 1;
-        let (to, job) = (
-            client(kubectl, "feeder", "feed-out"),
-            format!("feed-{round}"),
-        );
-        let wanted = usize::try_from(MESSAGES)? - seen.len();
-        let read = flow::consume_committed(kubectl, &to, &job, "shop-feed", wanted, LONG)?;
-        seen.extend(read.into_iter().map(|(_, _, value)| value));
-        let left = (0..MESSAGES)
-            .filter(|number| !seen.contains(number))
-            .count();
-        Ok((left > 0).then(|| format!("{left} are not there")))
-    })
-    .unwrap();
+    let mut left: BTreeSet<i64> = (0..MESSAGES).collect();
+    for round in 1.. {
+        let to = client(kubectl, "feeder", "feed-out");
+        let (job, group) = (format!("feed-{round}"), "shop-feed");
+        let read = flow::consume_committed(kubectl, &to, &job, group, left.len(), LONG).unwrap();
+        for (_, _, value) in read {
+            left.remove(&value);
+        }
+        if left.is_empty() {
+            break;
+        }
+    }
     println!("mqtt: {MESSAGES} messages, none lost");
 }
 

@@ -2,7 +2,7 @@
 //! topic to a hook that takes half a second for each.
 
 use crate::mqtt::host;
-use crate::world::{self, LONG, delete_topic, kubectl, topic};
+use crate::world::{self, LONG, comes_in_time, delete_topic, kubectl, topic};
 use axum::Router;
 use axum::http::header::{ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, StatusCode};
@@ -121,7 +121,8 @@ fn replicas_follow_the_lag_and_leave_without_losing_records() {
 /// Waits until the one stage has so many replicas, which are ready, and no other members.
 fn replicas(kubectl: &Kubectl, count: i64) {
     shell::wait_for(&format!("{count} replicas"), LONG, || {
-        let object = kubectl.get("pipeline", NAMESPACE, "paced")?.unwrap();
+        let object = kubectl.get("pipeline", NAMESPACE, "paced")?;
+        let object = object.unwrap_or_default();
         let stage = &object["status"]["stages"][0];
         let is_so = ["wanted", "ready", "members"]
             .iter()
@@ -136,12 +137,16 @@ fn replicas(kubectl: &Kubectl, count: i64) {
 
 /// Every number is at the hook; a failure may double some.
 fn arrived(endpoint: &Endpoint, count: i64) {
-    shell::wait_for("every record", LONG, || {
+    let left = || {
         let taken = endpoint.taken.lock().unwrap();
-        let left = (0..count).filter(|number| !taken.contains(number)).count();
+        let left = (0..count).filter(|number| !taken.contains(number));
+        left.collect::<Vec<_>>()
+    };
+    let waited = shell::wait_for("every record", LONG, || {
+        let left = left().len();
         Ok((left > 0).then(|| format!("{left} are not there")))
-    })
-    .unwrap();
+    });
+    comes_in_time(waited, left);
 }
 
 fn remove(kubectl: &Kubectl) {

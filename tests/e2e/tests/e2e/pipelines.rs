@@ -1,10 +1,11 @@
 //! A Pipeline as people use it: made with `kubectl apply`, under load while its pods are killed,
 //! with a record that a block fails on, changed, paused and deleted.
 
-use crate::world::{LONG, client, kill_pod, kubectl, refused, topic, user, wait_degraded};
+use crate::world::{LONG, asked, client, kill_pod, kubectl, refused, topic, user, wait_degraded};
+use anyhow::Context;
 use freehold_e2e::flow::{self, Client, Read};
 use freehold_e2e::kubectl::{Kubectl, condition_of};
-use freehold_e2e::shell;
+use freehold_e2e::{promise, shell};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -85,7 +86,9 @@ fn a_pipeline_splits_a_topic_exactly_once_while_its_pods_are_killed() {
         std::thread::sleep(Duration::from_secs(3));
     }
     assert!(flow::finished(&kubectl, &to("numbers"), "count", LONG).unwrap());
-    let events = flow::events(&kubectl, &to("numbers"), "count").unwrap();
+    let events = asked("the producer's log", || {
+        flow::events(&kubectl, &to("numbers"), "count")
+    });
     let accepted: BTreeSet<i64> = flow::acknowledged(&events).into_keys().collect();
     arrived_once(&kubectl, &accepted, to);
 
@@ -109,7 +112,9 @@ fn remove(kubectl: &Kubectl) {
 }
 
 fn status(kubectl: &Kubectl) -> Value {
-    let object = kubectl.get("pipeline", NAMESPACE, "numbers").unwrap();
+    let object = asked("the Pipeline", || {
+        kubectl.get("pipeline", NAMESPACE, "numbers")
+    });
     object
         .map(|object| object["status"].clone())
         .unwrap_or_default()
@@ -163,22 +168,21 @@ fn arrived_once(kubectl: &Kubectl, accepted: &BTreeSet<i64>, to: impl Fn(&str) -
         )
         .unwrap();
         for (_, _, value) in &read {
-            assert_eq!(
-                (value % 20 == 0, value % 10),
-                (is_even, 0),
-                "{name}: {value}"
+            promise!(
+                (value % 20 == 0, value % 10) == (is_even, 0),
+                "{name} holds {value}, which does not belong there"
             );
             *all.entry(value / 10).or_default() += 1;
         }
         in_order(name, &read);
     }
     let twice: Vec<_> = all.iter().filter(|(_, count)| **count > 1).collect();
-    assert!(twice.is_empty(), "more than once: {twice:?}");
+    promise!(twice.is_empty(), "more than once: {twice:?}");
     let lost: Vec<_> = accepted
         .iter()
         .filter(|n| **n != BAD && !all.contains_key(n))
         .collect();
-    assert!(lost.is_empty(), "lost: {lost:?}");
+    promise!(lost.is_empty(), "lost: {lost:?}");
     let bad = flow::consume_committed(
         kubectl,
         &to("numbers-bad"),
@@ -189,7 +193,10 @@ fn arrived_once(kubectl: &Kubectl, accepted: &BTreeSet<i64>, to: impl Fn(&str) -
     )
     .unwrap();
     let bad: Vec<i64> = bad.into_iter().map(|(_, _, value)| value).collect();
-    assert_eq!(bad, [BAD], "the dead letter is the record as it was read");
+    promise!(
+        bad == [BAD],
+        "the dead letter is the record as it was read: {bad:?}"
+    );
     println!(
         "pipeline: {} accepted, each once, over three killed pods",
         accepted.len()
@@ -202,7 +209,7 @@ fn in_order(name: &str, read: &[Read]) {
         // The producer repeats twelve keys; a key's numbers are twelve apart.
         let key = value / 10 % 12;
         let before = last.insert((*partition, key), *value);
-        assert!(
+        promise!(
             before.is_none_or(|before| before < *value),
             "{name}/{partition}/{offset}: {value} after {before:?}"
         );
@@ -221,10 +228,10 @@ fn a_change_is_a_revision(kubectl: &Kubectl) {
         .wait_ready("pipeline", NAMESPACE, "numbers", LONG)
         .unwrap();
     assert_eq!(status(kubectl)["revision"], 2);
-    let revision = kubectl
-        .get("controllerrevision", NAMESPACE, "numbers-r2")
-        .unwrap()
-        .unwrap();
+    let revision = asked("the revision", || {
+        let found = kubectl.get("controllerrevision", NAMESPACE, "numbers-r2")?;
+        found.context("it is not there")
+    });
     let said = &revision["metadata"]["annotations"];
     assert_eq!(
         said["freehold.dev/changes"],
@@ -344,11 +351,8 @@ fn what_a_pipeline_lacks_is_said_at_its_block_and_cleared() {
         "WaitingForUser",
         "User mirror-app lacks Write on Topic mirror-out",
     );
-    assert_eq!(
-        pods_of(&kubectl, "mirror").unwrap(),
-        None,
-        "no pod before it has its rights"
-    );
+    let pods = asked("the pods", || pods_of(&kubectl, "mirror"));
+    assert_eq!(pods, None, "no pod before it has its rights");
     kubectl
         .apply(&mirror_user(", mirror-out, shop.mirror.pass"))
         .unwrap();
@@ -362,7 +366,8 @@ fn what_a_pipeline_lacks_is_said_at_its_block_and_cleared() {
         let group = format!("shop-{job}");
         flow::consume_committed(&kubectl, &to("mirror-out"), job, &group, count, LONG).unwrap()
     };
-    assert_eq!(read("mirror-2", 100).len(), 100, "through two stages");
+    let got = read("mirror-2", 100).len();
+    promise!(got == 100, "{got} of 100 came through two stages");
 
     kubectl.apply(&mirror_user(", shop.mirror.pass")).unwrap();
     kubectl
@@ -386,7 +391,8 @@ fn what_a_pipeline_lacks_is_said_at_its_block_and_cleared() {
         "pipeline: Ready {:.1} s after the right was back",
         start.elapsed().as_secs_f64()
     );
-    assert_eq!(read("mirror-4", 200).len(), 200, "nothing was lost");
+    let got = read("mirror-4", 200).len();
+    promise!(got == 200, "{got} of 200 came through");
 
     kubectl
         .delete("pipeline", NAMESPACE, "mirror", LONG)

@@ -1,10 +1,11 @@
 //! Dead letters are replayed as people do it: a dry run, a mended program, `freehold replay`; a
 //! request that ran already, one that is cancelled, one that is wrong.
 
-use crate::world::{LONG, client, kubectl, leave, topic, user};
+use crate::world::{LONG, asked, client, kubectl, leave, topic, user};
+use anyhow::Context;
 use freehold_e2e::flow;
 use freehold_e2e::kubectl::{Kubectl, not_ready};
-use freehold_e2e::shell;
+use freehold_e2e::{promise, shell};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -62,10 +63,8 @@ fn dead_letters_are_replayed_once_when_the_program_is_mended() {
     produce(&kubectl, "replay-produce", count);
     let bad = read(&kubectl, "replay-bad", "replay-letters", BAD);
     assert!(bad.iter().all(|value| value % 10 == 0), "{bad:?}");
-    assert_eq!(
-        read(&kubectl, "replay-copy", "replay-copied", count).len(),
-        count
-    );
+    let got = read(&kubectl, "replay-copy", "replay-copied", count).len();
+    promise!(got == count, "{got} of {count} were copied");
 
     a_dry_run_says_what_would_fail_again(&kubectl);
     the_mended_program_takes_them(&kubectl);
@@ -77,11 +76,18 @@ fn dead_letters_are_replayed_once_when_the_program_is_mended() {
     produce(&kubectl, "replay-last", 1);
     let once = |topic: &str, job: &str, factor: i64| {
         let mut read = read(&kubectl, topic, job, count + 1);
-        assert_eq!(read.pop(), Some(0), "{topic}: the last record comes last");
+        let last = read.pop();
+        promise!(last == Some(0), "{topic}: the last record is {last:?}");
         let values: BTreeSet<i64> = read.iter().copied().collect();
         let wanted: BTreeSet<i64> = (0..RECORDS).map(|number| number * factor).collect();
-        assert_eq!(values, wanted, "{topic}");
-        assert_eq!(read.len(), wanted.len(), "{topic}: each once");
+        let lost: Vec<_> = wanted.difference(&values).collect();
+        let others: Vec<_> = values.difference(&wanted).collect();
+        promise!(
+            lost.is_empty() && others.is_empty(),
+            "{topic}: {lost:?} are lost, {others:?} do not belong there"
+        );
+        let (got, all) = (read.len(), wanted.len());
+        promise!(got == all, "{topic}: {got} records, and {all} are wanted");
     };
     once("replay-out", "replay-all-out", 10);
     once("replay-copy", "replay-all-copy", 1);
@@ -127,7 +133,10 @@ fn replay(block: &str, more: &[&str]) -> Result<String, String> {
 }
 
 fn object(kubectl: &Kubectl) -> Value {
-    kubectl.get("pipeline", NAMESPACE, NAME).unwrap().unwrap()
+    asked("the Pipeline", || {
+        let found = kubectl.get("pipeline", NAMESPACE, NAME)?;
+        found.context("it is not there")
+    })
 }
 
 fn status(kubectl: &Kubectl) -> Value {
@@ -155,12 +164,18 @@ fn objects(kubectl: &Kubectl) -> anyhow::Result<Option<String>> {
     Ok(Some(kubectl.run(&words)?.trim().to_owned()).filter(|found| !found.is_empty()))
 }
 
+/// The command has ended, and its objects are gone with it.
+fn nothing_is_left(kubectl: &Kubectl) {
+    let left = asked("the objects of a replay", || objects(kubectl));
+    assert_eq!(left, None, "nothing is left of it");
+}
+
 /// The topics that the Pipeline's User may read.
 fn readable(kubectl: &Kubectl) -> Vec<Value> {
-    let user = kubectl
-        .get("user", NAMESPACE, &format!("{NAME}-pipeline"))
-        .unwrap()
-        .unwrap();
+    let user = asked("the Pipeline's User", || {
+        let found = kubectl.get("user", NAMESPACE, &format!("{NAME}-pipeline"))?;
+        found.context("it is not there")
+    });
     let grants = user["spec"]["grants"].as_array().unwrap();
     let topics = grants
         .iter()
@@ -178,7 +193,7 @@ fn a_dry_run_says_what_would_fail_again(kubectl: &Kubectl) {
     }
     let said = replay("tenfold", &["--dry-run", "--error", "another error"]).unwrap();
     assert!(said.contains(" 0 were asked for"), "{said}");
-    assert_eq!(objects(kubectl).unwrap(), None, "nothing is left of it");
+    nothing_is_left(kubectl);
     let why = replay("tenfodl", &["--dry-run"]).unwrap_err();
     assert!(why.contains("did you mean tenfold?"), "{why}");
 }
@@ -197,7 +212,7 @@ fn the_mended_program_takes_them(kubectl: &Kubectl) {
         (&json!("Done"), &json!(BAD), &json!(0)),
         "{status}"
     );
-    assert_eq!(objects(kubectl).unwrap(), None, "nothing is left of it");
+    nothing_is_left(kubectl);
     shell::wait_for("the right to read the dead letters is gone", LONG, || {
         let topics = readable(kubectl);
         Ok((topics != [json!("replay-in")]).then(|| format!("{topics:?}")))
@@ -216,7 +231,7 @@ fn the_same_request_does_nothing_more(kubectl: &Kubectl) {
         .wait_ready("pipeline", NAMESPACE, NAME, LONG)
         .unwrap();
     assert_eq!(status(kubectl), before);
-    assert_eq!(objects(kubectl).unwrap(), None);
+    nothing_is_left(kubectl);
     let why = replay("tenfold", &[]).unwrap_err();
     assert!(why.contains("left out letters"), "{why}");
     let next = replay("tenfold", &["--error", "a round number"]).unwrap();
@@ -243,7 +258,7 @@ fn one_that_runs_can_be_cancelled(kubectl: &Kubectl) {
     );
     let status = status(kubectl);
     assert_eq!(status["state"], "Cancelled", "{status}");
-    assert_eq!(objects(kubectl).unwrap(), None, "nothing is left of it");
+    nothing_is_left(kubectl);
 }
 
 fn a_wrong_request_is_named_and_cleared(kubectl: &Kubectl) {

@@ -1,8 +1,8 @@
 //! Code that the tests share: kubectl, clients of the local cluster, objects as YAML, the
 //! operator's admin client.
 
-use anyhow::{Context, Result};
-use freehold_e2e::flow::Client;
+use anyhow::{Context, Result, ensure};
+use freehold_e2e::flow::{Client, stands_still};
 use freehold_e2e::kubectl::{Kubectl, condition_of};
 use freehold_e2e::{promise, shell};
 use freehold_kafka_client::client::Client as Admin;
@@ -82,6 +82,22 @@ pub fn access_ends(what: &str, mut is_let_in: impl FnMut() -> Result<bool>) {
         waited.is_ok() || !is_open,
         "{what}: it is let in all the time, for more than {} s",
         LONG.as_secs()
+    );
+    waited.unwrap();
+}
+
+/// What to make of a wait for records that come one by one, and of those that are not there. If
+/// none of them comes any more, they are lost; as long as some come, the time was too short.
+pub fn comes_in_time(waited: Result<()>, left: impl Fn() -> Vec<i64>) {
+    let stays = || -> Result<Vec<i64>> {
+        let left = left();
+        ensure!(!left.is_empty(), "all are there by now");
+        Ok(left)
+    };
+    promise!(
+        waited.is_ok() || !stands_still(stays),
+        "records are lost: {:?}",
+        left()
     );
     waited.unwrap();
 }
