@@ -285,7 +285,8 @@ fn kubernetes_tells_of_it(kubectl: &Kubectl) {
     ];
     shell::wait_for("an Event and the status tell of a hot sensor", LONG, || {
         let told = kubectl.run(&[&words[..], &["--namespace", NAMESPACE]].concat())?;
-        let status = kubectl.get("pipeline", NAMESPACE, "sensors")?.unwrap()["status"].take();
+        let object = kubectl.get("pipeline", NAMESPACE, "sensors")?;
+        let status = object.unwrap_or_default()["status"].take();
         let mut blocks = status["blocks"].as_array().into_iter().flatten();
         let hot = blocks.find(|block| block["name"] == "hot");
         let record = hot.and_then(|hot| hot["lastAlert"]["record"].as_str());

@@ -3,7 +3,10 @@
 
 use crate::load::{self, Load};
 use crate::oracle;
-use crate::world::{LONG, block_on, client, delete_topic, kubectl, super_admin, topic, user};
+use crate::world::{
+    LONG, asked, block_on, client, delete_topic, kubectl, super_admin, topic, user,
+};
+use anyhow::{Context, Result};
 use freehold_e2e::kubectl::Kubectl;
 use freehold_e2e::shell;
 use freehold_kafka_client::Admin;
@@ -30,10 +33,9 @@ fn pools(volumes: &Value) -> Value {
 
 /// Number of replicas in each of the two folders of a broker; `None` if it does not have the
 /// folder.
-fn held(kubectl: &Kubectl, broker: i32) -> [Option<usize>; 2] {
-    let folders =
-        block_on(super_admin(kubectl, "kafka", "stack").log_folders_of(broker)).unwrap_or_default();
-    [FIRST, MORE].map(|path| folders.0.get(path).map(|folder| folder.replicas.len()))
+fn held(kubectl: &Kubectl, broker: i32) -> Result<[Option<usize>; 2]> {
+    let folders = block_on(super_admin(kubectl, "kafka", "stack").log_folders_of(broker))?;
+    Ok([FIRST, MORE].map(|path| folders.0.get(path).map(|folder| folder.replicas.len())))
 }
 
 /// Gives the brokers these volumes; returns the time until they were used as intended.
@@ -48,10 +50,8 @@ fn change(kubectl: &Kubectl, volumes: &Value, done: impl Fn([Option<usize>; 2]) 
         )
         .unwrap();
     shell::wait_for("the brokers' volumes to be used", LONG, || {
-        let held: Vec<_> = brokers()
-            .into_iter()
-            .map(|broker| held(kubectl, broker))
-            .collect();
+        let held = brokers().into_iter().map(|broker| held(kubectl, broker));
+        let held: Vec<_> = held.collect::<Result<_>>()?;
         Ok((!held.iter().copied().all(&done)).then(|| format!("{held:?}")))
     })
     .unwrap();
@@ -83,18 +83,17 @@ fn a_further_volume_is_filled_and_emptied_under_load() {
     ] {
         kubectl.wait_ready(kind, namespace, name, LONG).unwrap();
     }
-    let lead = held(&kubectl, LEAD);
-    assert!(
-        lead.iter()
-            .all(|count| count.is_some_and(|count| count > 0)),
-        "two volumes from the start, both in use: {lead:?}"
-    );
+    shell::wait_for("two volumes from the start, both in use", LONG, || {
+        let lead = held(&kubectl, LEAD)?;
+        Ok((!matches!(lead, [Some(1..), Some(1..)])).then(|| format!("{lead:?}")))
+    })
+    .unwrap();
     let lead_pod = || {
-        kubectl
-            .get("pod", "kafka", &format!("stack-lead-zone-b-{LEAD}"))
-            .unwrap()
-            .unwrap()["metadata"]["uid"]
-            .clone()
+        let pod = asked("the lead's pod", || {
+            let pod = kubectl.get("pod", "kafka", &format!("stack-lead-zone-b-{LEAD}"))?;
+            pod.context("it is not there")
+        });
+        pod["metadata"]["uid"].clone()
     };
     let (mark, before) = (oracle::mark(&kubectl, "kafka", "stack"), lead_pod());
     let load = Load::of(
@@ -144,15 +143,13 @@ fn a_further_volume_is_filled_and_emptied_under_load() {
         },
     )
     .unwrap();
-    let configs = kubectl
-        .get("kafkacluster", "kafka", "stack")
-        .unwrap()
-        .unwrap()["status"]["dynamicConfigs"]
-        .to_string();
-    assert!(
-        !configs.contains("cordoned"),
-        "nothing is cordoned any more: {configs}"
-    );
+    shell::wait_for("nothing to be cordoned any more", LONG, || {
+        let found = kubectl.get("kafkacluster", "kafka", "stack")?;
+        let found = found.context("it is not there")?;
+        let configs = found["status"]["dynamicConfigs"].to_string();
+        Ok(configs.contains("cordoned").then_some(configs))
+    })
+    .unwrap();
     println!(
         "jbod: a volume came to {} brokers and was filled in {filled:.1} s, emptied and gone in {emptied:.1} s; {done}",
         brokers().len()

@@ -4,7 +4,7 @@
 //! The operators are processes on this machine with their own namespace: no kubelet restarts a
 //! killed one.
 
-use crate::world::{LONG, Operator, kafka_image, kubectl, namespace};
+use crate::world::{LONG, Operator, asked, kafka_image, kubectl, namespace};
 use freehold_e2e::kubectl::Kubectl;
 use freehold_e2e::shell::{self, command};
 use serde_json::{Value, json};
@@ -13,11 +13,8 @@ use std::time::Instant;
 const NAMESPACE: &str = "leader";
 
 fn holder(kubectl: &Kubectl, namespace: &str) -> String {
-    let lease = kubectl
-        .get("lease", namespace, "freehold")
-        .unwrap()
-        .unwrap_or_default();
-    lease["spec"]["holderIdentity"]
+    let lease = asked("the lease", || kubectl.get("lease", namespace, "freehold"));
+    lease.unwrap_or_default()["spec"]["holderIdentity"]
         .as_str()
         .unwrap_or_default()
         .to_owned()

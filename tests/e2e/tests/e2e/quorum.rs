@@ -2,7 +2,10 @@
 //! and moves to another pool, while records flow and operators die.
 
 use crate::load::{self, Load};
-use crate::world::{LONG, block_on, client, delete_topic, kubectl, super_admin, topic, user};
+use crate::world::{
+    LONG, asked, block_on, client, delete_topic, kubectl, super_admin, topic, user,
+};
+use anyhow::{Context, Result};
 use freehold_e2e::kubectl::Kubectl;
 use freehold_e2e::shell;
 use freehold_kafka_client::Admin;
@@ -32,21 +35,19 @@ fn patch_all(kubectl: &Kubectl, zones: &[&str], controllers: &[Value]) {
 }
 
 /// The voters with the ids of their log directories.
-fn voters(kubectl: &Kubectl) -> BTreeMap<i32, String> {
-    let quorum =
-        block_on(super_admin(kubectl, "kafka", "council").describe_quorum()).unwrap_or_default();
-    quorum
-        .voters
-        .into_iter()
+fn voters(kubectl: &Kubectl) -> Result<BTreeMap<i32, String>> {
+    let quorum = block_on(super_admin(kubectl, "kafka", "council").describe_quorum())?;
+    let voters = quorum.voters.into_iter();
+    Ok(voters
         .map(|voter| (voter.id, voter.directory.to_string()))
-        .collect()
+        .collect())
 }
 
 /// Waits until exactly these nodes are voters and the cluster is Ready; returns the time it took.
 fn vote(kubectl: &Kubectl, wanted: &[i32]) -> f64 {
     let start = Instant::now();
     shell::wait_for(&format!("the quorum of {wanted:?}"), LONG, || {
-        let voters = voters(kubectl);
+        let voters = voters(kubectl)?;
         Ok((!voters.keys().eq(wanted.iter())).then(|| format!("{:?}", voters.keys())))
     })
     .unwrap();
@@ -60,7 +61,8 @@ fn vote(kubectl: &Kubectl, wanted: &[i32]) -> f64 {
 /// otherwise the lost volume below covers how a voter gets another directory, and `scaling` covers
 /// how a node is replaced on request.
 fn replace_one(kubectl: &Kubectl, three: &[i32; 3]) -> f64 {
-    let (before, asked) = (voters(kubectl), three[2].to_string());
+    let before = asked("the voters", || voters(kubectl));
+    let id = three[2].to_string();
     kubectl
         .run(&[
             "annotate",
@@ -68,12 +70,12 @@ fn replace_one(kubectl: &Kubectl, three: &[i32; 3]) -> f64 {
             "council",
             "--namespace",
             "kafka",
-            &format!("freehold.dev/replace={asked}"),
+            &format!("freehold.dev/replace={id}"),
         ])
         .unwrap();
     shell::wait_for("the controller to be replaced", LONG, || {
         let (now, status) = (
-            voters(kubectl),
+            voters(kubectl)?,
             kubectl
                 .get("kafkacluster", "kafka", "council")?
                 .unwrap_or_default()["status"]
@@ -82,7 +84,7 @@ fn replace_one(kubectl: &Kubectl, three: &[i32; 3]) -> f64 {
         let done = now
             .get(&three[2])
             .is_some_and(|directory| *directory != before[&three[2]])
-            && status["replaced"] == *asked;
+            && status["replaced"] == *id;
         Ok((!done).then(|| format!("{now:?} {}", status["reason"])))
     })
     .unwrap();
@@ -143,10 +145,17 @@ fn controllers_join_and_leave_the_quorum_under_load() {
     ] {
         kubectl.wait_ready(kind, namespace, name, LONG).unwrap();
     }
-    let first = *voters(&kubectl).keys().next().unwrap();
-    let uid =
-        |name: &str| kubectl.get("pod", "kafka", name).unwrap().unwrap()["metadata"]["uid"].clone();
-    let broker = || uid("council-brokers-zone-a-0");
+    let first = asked("the first controller", || {
+        let voters = voters(&kubectl)?;
+        voters.keys().next().copied().context("no voter")
+    });
+    let broker = || {
+        let pod = asked("the broker's pod", || {
+            let pod = kubectl.get("pod", "kafka", "council-brokers-zone-a-0")?;
+            pod.context("it is not there")
+        });
+        pod["metadata"]["uid"].clone()
+    };
     let mut brokers = vec![broker()];
     let load = Load::of(
         &kubectl,
@@ -165,10 +174,8 @@ fn controllers_join_and_leave_the_quorum_under_load() {
     brokers.push(broker());
 
     // A volume is lost with all data: its node comes back as a new voter.
-    let (before, name) = (
-        voters(&kubectl),
-        format!("council-controllers-zone-b-{}", three[1]),
-    );
+    let before = asked("the voters", || voters(&kubectl));
+    let name = format!("council-controllers-zone-b-{}", three[1]);
     kubectl
         .run(&[
             "delete",
@@ -191,8 +198,10 @@ fn controllers_join_and_leave_the_quorum_under_load() {
         ])
         .unwrap();
     shell::wait_for("another directory to vote", LONG, || {
-        let now = voters(&kubectl);
-        Ok((now.len() != 3 || now[&three[1]] == before[&three[1]]).then(|| format!("{now:?}")))
+        let now = voters(&kubectl)?;
+        let directory = now.get(&three[1]);
+        let is_another = directory.is_some_and(|now| *now != before[&three[1]]);
+        Ok((now.len() != 3 || !is_another).then(|| format!("{now:?}")))
     })
     .unwrap();
     let repaired = vote(&kubectl, &three);

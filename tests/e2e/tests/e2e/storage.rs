@@ -2,7 +2,10 @@
 //! are full, and report it when they cannot.
 
 use crate::load::{self, Load};
-use crate::world::{LONG, block_on, client, delete_topic, kubectl, super_admin, topic, user};
+use crate::world::{
+    LONG, asked, block_on, client, delete_topic, kubectl, super_admin, topic, user,
+};
+use anyhow::Context;
 use freehold_e2e::flow;
 use freehold_e2e::kubectl::Kubectl;
 use freehold_e2e::shell;
@@ -35,11 +38,19 @@ fn patch(kubectl: &Kubectl, storage: &Value, fixed: Option<&str>) {
 }
 
 fn claim(kubectl: &Kubectl) -> Value {
-    kubectl.get("pvc", "kafka", CLAIM).unwrap().unwrap()
+    found(kubectl, "pvc", CLAIM)
+}
+
+/// An object of the cluster's namespace that is there.
+fn found(kubectl: &Kubectl, kind: &str, name: &str) -> Value {
+    asked(name, || {
+        let found = kubectl.get(kind, "kafka", name)?;
+        found.context("it is not there")
+    })
 }
 
 fn uid(kubectl: &Kubectl, kind: &str, name: &str) -> String {
-    kubectl.get(kind, "kafka", name).unwrap().unwrap()["metadata"]["uid"]
+    found(kubectl, kind, name)["metadata"]["uid"]
         .as_str()
         .unwrap()
         .to_owned()
@@ -47,8 +58,11 @@ fn uid(kubectl: &Kubectl, kind: &str, name: &str) -> String {
 
 /// The size of the volume in MiB, as the broker reports it.
 fn disk(kubectl: &Kubectl) -> i64 {
-    let folders = block_on(super_admin(kubectl, "kafka", "grown").log_folders_of(0)).unwrap();
-    folders.0.values().next().unwrap().disk.unwrap().total / MIB
+    asked("the broker's folders", || {
+        let folders = block_on(super_admin(kubectl, "kafka", "grown").log_folders_of(0))?;
+        let folder = folders.0.values().next().context("no folder")?;
+        Ok(folder.disk.context("no disk")?.total / MIB)
+    })
 }
 
 fn waits_for(kubectl: &Kubectl, words: &str) {
@@ -146,15 +160,18 @@ fn volumes_grow_under_load_and_say_so_where_they_cannot() {
         small < 512 && large <= 768,
         "the broker's volume: {small} MiB, then {large} MiB"
     );
-    assert_eq!(claim(&kubectl)["status"]["capacity"]["storage"], "768Mi");
-    let set = kubectl
-        .get("statefulset", "kafka", "grown-all-zone-a")
-        .unwrap()
-        .unwrap();
-    assert_eq!(
-        set["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"], "768Mi",
-        "the next one is as large"
-    );
+    shell::wait_for("the claim to say so", LONG, || {
+        let capacity = claim(&kubectl)["status"]["capacity"]["storage"].clone();
+        Ok((capacity != "768Mi").then(|| capacity.to_string()))
+    })
+    .unwrap();
+    shell::wait_for("the next one to be as large", LONG, || {
+        let set = found(&kubectl, "statefulset", "grown-all-zone-a");
+        let claim = &set["spec"]["volumeClaimTemplates"][0]["spec"];
+        let size = &claim["resources"]["requests"]["storage"];
+        Ok((*size != "768Mi").then(|| size.to_string()))
+    })
+    .unwrap();
     let error = kubectl.merge(
         "kafkacluster",
         "kafka",

@@ -5,7 +5,9 @@
 
 use crate::load::{self, Load};
 use crate::oracle;
-use crate::world::{LONG, client, delete_topic, kafka_image, kubectl, small_cluster, topic, user};
+use crate::world::{
+    LONG, asked, client, delete_topic, kafka_image, kubectl, small_cluster, topic, user,
+};
 use freehold_e2e::kubectl::Kubectl;
 use freehold_e2e::shell;
 use serde_json::{Value, json};
@@ -20,11 +22,10 @@ fn patch(kubectl: &Kubectl, spec: &Value) {
 }
 
 fn status(kubectl: &Kubectl) -> Value {
-    kubectl
-        .get("kafkacluster", "kafka", "aging")
-        .unwrap()
-        .unwrap_or_default()["status"]
-        .clone()
+    let found = asked("the cluster", || {
+        kubectl.get("kafkacluster", "kafka", "aging")
+    });
+    found.unwrap_or_default()["status"].clone()
 }
 
 /// Waits until the cluster is Ready for its current spec and runs this version.
@@ -37,16 +38,15 @@ fn runs(kubectl: &Kubectl, version: &str) {
 
 /// Pods that run the newer version and are Ready.
 fn newer(kubectl: &Kubectl) -> Vec<String> {
-    let pods = kubectl
-        .json(&[
-            "get",
-            "pods",
-            "--namespace",
-            "kafka",
-            "--selector",
-            "freehold.dev/cluster=aging",
-        ])
-        .unwrap();
+    let words = [
+        "get",
+        "pods",
+        "--namespace",
+        "kafka",
+        "--selector",
+        "freehold.dev/cluster=aging",
+    ];
+    let pods = asked("the cluster's pods", || kubectl.json(&words));
     let pods = pods["items"].as_array().unwrap().iter();
     let image = kafka_image(kubectl);
     let newer = pods.filter(|pod| {
@@ -179,11 +179,10 @@ fn a_cluster_is_upgraded_and_taken_back_until_its_metadata_is_the_new_one_s() {
         .wait_ready("kafkacluster", "kafka", "aging", LONG)
         .unwrap();
     assert_eq!(status(&kubectl)["reason"], "Hibernated");
-    let mut moved = kubectl
-        .get("kafkacluster", "kafka", "aging")
-        .unwrap()
-        .unwrap()["spec"]["nodePools"][0]
-        .clone();
+    let found = asked("the cluster", || {
+        kubectl.get("kafkacluster", "kafka", "aging")
+    });
+    let mut moved = found.unwrap()["spec"]["nodePools"][0].clone();
     moved["zones"] = json!(["zone-b"]);
     let refused = kubectl.merge(
         "kafkacluster",
