@@ -417,6 +417,7 @@ fn a_broker_whose_machine_and_volume_are_gone_is_replaced() {
             "  partitions: 3\n  replicas: 1\n  config: {min.insync.replicas: \"1\"}\n",
         ))
         .unwrap();
+    let _lonely = Restore::delete(&kubectl, "topic", "shop", "lonely");
     kubectl.wait_ready("topic", "shop", "lonely", LONG).unwrap();
     let (before, mark) = (pods(&kubectl), oracle::mark(&kubectl, "kafka", "demo"));
     let load = Load::start(&kubectl, "lost", load::rate());

@@ -1,6 +1,17 @@
 //! Specs as users write them are accepted and applied.
 
-use crate::world::{LONG, kubectl, small_cluster, topic, user};
+use crate::world::{LONG, Restore, asked, kubectl, small_cluster, topic, user};
+use anyhow::Context;
+use freehold_e2e::kubectl::Kubectl;
+use serde_json::Value;
+
+/// An object that is there.
+fn found(kubectl: &Kubectl, kind: &str, namespace: &str, name: &str) -> Value {
+    asked(name, || {
+        let found = kubectl.get(kind, namespace, name)?;
+        found.context("it is not there")
+    })
+}
 
 #[test]
 #[ignore = "needs the local cluster: cargo xtask test"]
@@ -9,13 +20,15 @@ fn topics_and_users_are_taken_as_people_write_them() {
     // More partitions than one step creates, fewer replicas than min.insync.replicas, and configs
     // without quotes.
     let spec = "  partitions: 2500\n  replicas: 1\n  config: {retention.ms: 604800000, preallocate: false, min.cleanable.dirty.ratio: 0.5}\n";
+    // Brokers that join would have to take their share of its partitions.
+    let _wide = Restore::delete(&kubectl, "topic", "shop", "wide");
     kubectl.apply(&topic("wide", "demo", spec)).unwrap();
     let named = "  username: Billing_App@example.com\n  authentication: {type: ScramSha512}\n  acls:\n  \
                  - {resource: {type: Topic, name: wide}, operations: [Read], host: \"2001:db8::1\"}\n";
     kubectl.apply(&user("billing", "demo", named)).unwrap();
     kubectl.wait_ready("topic", "shop", "wide", LONG).unwrap();
     kubectl.wait_ready("user", "shop", "billing", LONG).unwrap();
-    let wide = kubectl.get("topic", "shop", "wide").unwrap().unwrap();
+    let wide = found(&kubectl, "topic", "shop", "wide");
     assert_eq!(wide["status"]["partitions"], 2500);
     assert!(
         wide["status"]["warnings"][0]
@@ -24,7 +37,7 @@ fn topics_and_users_are_taken_as_people_write_them() {
         "{}",
         wide["status"]
     );
-    let billing = kubectl.get("user", "shop", "billing").unwrap().unwrap();
+    let billing = found(&kubectl, "user", "shop", "billing");
     assert_eq!(
         billing["status"]["principal"],
         "User:Billing_App@example.com"
@@ -72,10 +85,7 @@ fn a_pod_template_is_followed_and_a_pod_that_is_refused_is_told() {
     kubectl
         .wait_ready("kafkacluster", "kafka", "shaped", LONG)
         .unwrap();
-    let pod = kubectl
-        .get("pod", "kafka", "shaped-all-zone-a-0")
-        .unwrap()
-        .unwrap();
+    let pod = found(&kubectl, "pod", "kafka", "shaped-all-zone-a-0");
     let container = &pod["spec"]["containers"][0];
     assert_eq!(
         container["resources"],
