@@ -590,3 +590,59 @@ pub fn prove(
     }
     check(&acknowledged, &read)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Value -> partition and offset.
+    fn acknowledged() -> BTreeMap<i64, (i64, i64)> {
+        BTreeMap::from([(0, (0, 0)), (1, (1, 0)), (2, (0, 1))])
+    }
+
+    fn why(read: &[Read]) -> String {
+        compare(&acknowledged(), read).err().unwrap_or_default()
+    }
+
+    #[test]
+    fn records_that_are_read_where_they_were_acknowledged_are_well() {
+        assert_eq!(why(&[(0, 0, 0), (0, 1, 2), (1, 0, 1)]), "");
+    }
+
+    #[test]
+    fn a_record_that_is_lost_twice_elsewhere_or_out_of_order_is_named() {
+        let lost = why(&[(0, 0, 0), (1, 0, 1)]);
+        assert!(lost.starts_with("1 of 3 acknowledged records"), "{lost}");
+        let twice = why(&[(0, 0, 0), (0, 1, 2), (0, 1, 2), (1, 0, 1)]);
+        assert_eq!(twice, "1 records were read twice");
+        let elsewhere = why(&[(0, 0, 0), (0, 7, 2), (1, 0, 1)]);
+        assert!(elsewhere.starts_with("record 2 was"), "{elsewhere}");
+        let disordered = why(&[(0, 1, 2), (0, 0, 0), (1, 0, 1)]);
+        assert_eq!(disordered, "partition 0: 2 then 0");
+    }
+
+    #[test]
+    fn a_consumer_has_the_partitions_that_were_not_revoked() {
+        let event = |name: &str, partitions: &[i64]| {
+            let partitions = partitions.iter();
+            let partitions = partitions.map(|one| json!({"topic": "a", "partition": one}));
+            json!({"name": name, "partitions": partitions.collect::<Vec<_>>()})
+        };
+        let mut events = vec![event("partitions_assigned", &[0, 1])];
+        assert_eq!(assigned(&events), 2);
+        events.push(event("partitions_revoked", &[1]));
+        // An event of another kind has a field of the same name.
+        events.push(json!({"name": "records_consumed", "partitions": [{"partition": 1}]}));
+        assert_eq!(assigned(&events), 1);
+    }
+
+    #[test]
+    fn records_of_others_count_among_those_that_a_consumer_has_got() {
+        let events = [
+            json!({"name": "record_data", "partition": 0, "offset": 4, "value": "text"}),
+            json!({"name": "record_data", "partition": 0, "offset": 5, "value": "7"}),
+        ];
+        assert_eq!(read_at(&events), [(0, 4), (0, 5)]);
+        assert_eq!(records(&events).unwrap_or_default(), [(0, 5, 7)]);
+    }
+}
