@@ -50,8 +50,8 @@ pub fn set_extra(kubectl: &Kubectl, namespace: &str, cluster: &str, replicas: Op
         .unwrap();
 }
 
-/// Names that no other test uses. Java's HashMap has the first of them before the quickstart's User,
-/// whatever its size is.
+/// Names that no other test uses. In a HashMap of Java with up to 32 buckets the first of them comes
+/// before the quickstart's User.
 const WENT: [&str; 3] = ["went-17150", "went-9207", "went-13552"];
 
 /// Users that were created and deleted. New brokers read the metadata log from its start; with
