@@ -51,6 +51,8 @@ impl Run<'_> {
         run.args(["--message-format", "libtest-json"])
             .args(["--cargo-quiet", "--no-input-handler"])
             .env("NEXTEST_EXPERIMENTAL_LIBTEST_JSON", "1")
+            // With it, golden tests write what they should compare.
+            .env_remove("UPDATE_GOLDEN")
             .env("PATH", path_with(program.parent().context("a folder")?)?)
             .env(verdict::FOLDER, results.folder())
             .envs(self.environment.iter().map(|(key, value)| (key, value)));
