@@ -2,8 +2,8 @@
 //! from a disruption under way.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod fixture;
-mod linter;
+use crate::fixture;
+use crate::linter;
 
 use fixture::{Kafka, Pod, World, cluster, observe};
 use freehold::api::kafka_cluster::{DisruptionKind, DisruptionStatus, KafkaClusterStatus};

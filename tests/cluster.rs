@@ -2,8 +2,8 @@
 //! hibernation does, whose volumes it takes over, and how brokers leave it.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod fixture;
-mod linter;
+use crate::fixture;
+use crate::linter;
 
 use fixture::{Kafka, Pod, World, cluster, observe};
 use freehold::api::kafka_cluster::{ClusterState, KafkaCluster, KafkaClusterStatus};

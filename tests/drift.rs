@@ -3,8 +3,8 @@
 //! left alone as it must be, by a model of the API server, and nothing is applied twice.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod fixture;
-mod linter;
+use crate::fixture;
+use crate::linter;
 
 use fixture::{World, cluster, observe};
 use freehold::kinds::kafka_cluster::model::authority::Trust;

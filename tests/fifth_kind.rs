@@ -2,7 +2,7 @@
 //! driver reconciles it against an API server in memory.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod api_server;
+use crate::api_server;
 
 use api_server::{Api, client};
 use freehold::api::conditions::{Condition, State, conditions};

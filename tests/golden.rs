@@ -4,13 +4,13 @@
 //! - `plan.txt`: the steps, and what the plan waits for; `status.yaml`: the status; `invalid.txt`:
 //!   what is wrong with the spec.
 //!
-//! To check a further output, create its file empty. `UPDATE_GOLDEN=1 cargo test --test golden`
+//! To check a further output, create its file empty. `UPDATE_GOLDEN=1 cargo test --test all golden`
 //! writes the files: review the diff.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod fixture;
-mod linter;
-mod reviewed;
+use crate::fixture;
+use crate::linter;
+use crate::reviewed;
 
 use fixture::{NOW, World, cluster, observe};
 use freehold::cli::render::yaml;
@@ -77,9 +77,18 @@ fn run(folder: &Path, wrong: &mut Vec<String>) -> usize {
                 .map(|invalid| format!("{invalid}\n"))
                 .collect();
             compare(&folder.join("invalid.txt"), &text, wrong);
+            let others = ["objects.txt", "objects", "plan.txt", "status.yaml"];
+            for other in others.map(|name| folder.join(name)) {
+                if other.exists() {
+                    wrong.push(format!("{}: the spec is not valid", other.display()));
+                }
+            }
             return asked;
         }
     };
+    if folder.join("invalid.txt").exists() {
+        wrong.push(format!("{}: the spec is valid", folder.display()));
+    }
     let identity = observed.identity.clone().unwrap_or_else(|| {
         Identity::new("CLUSTER-ID".into(), &valid.blocks, BTreeMap::new(), false)
     });

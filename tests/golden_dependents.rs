@@ -1,10 +1,10 @@
 //! Golden cases of Topics (`tests/golden-topics`) and Users (`tests/golden-users`): `object.yaml`
 //! and `observed.yaml` go in, through the real validate. `plan.txt` or `invalid.txt` comes out.
 //! Of Pipelines (`tests/golden-pipelines`) come out the objects that they are made of.
-//! `UPDATE_GOLDEN=1 cargo test --test golden_dependents` writes the answers: review the diff.
+//! `UPDATE_GOLDEN=1 cargo test --test all golden_dependents` writes the answers: review the diff.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod reviewed;
+use crate::reviewed;
 
 use freehold::api::kafka_cluster::KafkaCluster;
 use freehold::api::pipeline::Pipeline;

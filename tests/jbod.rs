@@ -3,8 +3,8 @@
 //! removed volume.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod fixture;
-mod linter;
+use crate::fixture;
+use crate::linter;
 
 use fixture::{Kafka, Pod, World, cluster, live, named_claim, observe};
 use freehold::api::kafka_cluster::{DataVolume, KafkaCluster, KafkaClusterStatus, WhenScaled};

@@ -2,9 +2,9 @@
 //! replaced exactly once, and no volume that may still exist is deleted.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod fixture;
-mod linter;
-mod rolling;
+use crate::fixture;
+use crate::linter;
+use crate::rolling;
 
 use freehold::api::kafka_cluster::{DisruptionKind, KafkaClusterStatus, LostNodeStatus};
 use freehold::kinds::kafka_cluster::observed::{KafkaFacts, Observed, Stuck};

@@ -3,8 +3,8 @@
 //! whatever dies between two reconciles.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod fixture;
-mod linter;
+use crate::fixture;
+use crate::linter;
 
 use fixture::{Kafka, Pod, World, change_objects, cluster, observe};
 use freehold::api::kafka_cluster::{

@@ -3,8 +3,8 @@
 //! state.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod fixture;
-mod linter;
+use crate::fixture;
+use crate::linter;
 
 use fixture::{Kafka, Pod, World, cluster, live, observe};
 use freehold::api::kafka_cluster::KafkaCluster;

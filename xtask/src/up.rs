@@ -90,7 +90,9 @@ fn local_cluster(
     options: &Options,
 ) -> Result<Option<(Installation, String)>> {
     phases.run("what the machine must have", || {
-        prerequisites::ensure(layout)
+        prerequisites::ensure(layout)?;
+        // Before anything is built: it takes minutes.
+        local::conflicts::check(layout)
     })?;
     let java = prerequisites::java_feature(layout)?;
     // Build Go and Rust at the same time: on two cores neither has to wait for the other.

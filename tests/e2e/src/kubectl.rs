@@ -1,6 +1,6 @@
 //! Runs kubectl as a user would.
 
-use crate::shell;
+use crate::{shell, verdict};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::io::Write;
@@ -21,10 +21,12 @@ impl Kubectl {
     pub fn from_env() -> Result<Self> {
         let program = std::env::var("FREEHOLD_KUBECTL")
             .context("FREEHOLD_KUBECTL is not set: run these tests by `cargo xtask test`")?;
-        Ok(Self {
+        let kubectl = Self {
             program,
             target: Vec::new(),
-        })
+        };
+        verdict::collect_on_failure(&kubectl);
+        Ok(kubectl)
     }
 
     /// A kubectl command.

@@ -4,9 +4,11 @@
 //! A test leaves a file for each in the folder `$FREEHOLD_VERDICTS/<test>/`. Without that variable
 //! (in `cargo xtask up`, or a test that somebody runs by hand) nothing is written.
 
+use crate::kubectl::Kubectl;
 use std::fmt::Display;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::Duration;
 
 /// The environment variable with the folder of all tests' verdicts.
@@ -61,6 +63,51 @@ macro_rules! promise {
             panic!("a promise is broken: {broken}");
         }
     };
+}
+
+/// What kubectl is asked for when a test fails, by the file that gets the answer. None of it has a
+/// secret: a test of its own looks for them in exactly these places.
+const ASKED: [(&str, &str); 4] = [
+    (
+        "events.txt",
+        "get events --all-namespaces --sort-by=.lastTimestamp",
+    ),
+    ("pods.txt", "get pods --all-namespaces --output=wide"),
+    (
+        "objects.yaml",
+        "get kafkaclusters,topics,users,pipelines --all-namespaces --output=yaml",
+    ),
+    (
+        "operator.log",
+        "logs --namespace=freehold-system --selector=app.kubernetes.io/name=freehold --prefix --tail=20000 --since=1h",
+    ),
+];
+
+/// From now on, a panic leaves what the cluster says in the test's folder, before anything that the
+/// test made is deleted.
+pub fn collect_on_failure(kubectl: &Kubectl) {
+    static ONCE: Once = Once::new();
+    let Some(folder) = folder() else { return };
+    let kubectl = kubectl.clone();
+    ONCE.call_once(|| {
+        let (before, collected) = (std::panic::take_hook(), Once::new());
+        std::panic::set_hook(Box::new(move |panic| {
+            before(panic);
+            collected.call_once(|| collect(&kubectl, &folder));
+        }));
+    });
+}
+
+fn collect(kubectl: &Kubectl, folder: &Path) {
+    for (file, words) in ASKED {
+        let words: Vec<&str> = words.split(' ').chain(["--request-timeout=30s"]).collect();
+        let text = kubectl
+            .run(&words)
+            .unwrap_or_else(|error| format!("{error:#}"));
+        // An error means a full disk: the test's output says why it failed all the same.
+        let _ =
+            std::fs::create_dir_all(folder).and_then(|()| std::fs::write(folder.join(file), text));
+    }
 }
 
 /// How much longer a wait may take because of what else the machine does: the length of its queue

@@ -3,6 +3,7 @@
 //! be called again at any time: what runs correctly is left alone.
 
 pub mod addons;
+pub mod conflicts;
 pub mod control_plane;
 pub mod network;
 pub mod nodes;

@@ -13,7 +13,9 @@ pub const SERVICE_RANGE: &str = "10.199.0.0/16";
 /// The address of the API server for pods: the first one of the Service range.
 pub const API_SERVICE: &str = "10.199.0.1";
 pub const DNS_SERVICE: &str = "10.199.0.10";
-const BRIDGE: &str = "fh-bridge";
+/// The beginnings of every address of the local cluster.
+pub const PREFIXES: [&str; 3] = [NODE_PREFIX, POD_PREFIX, "10.199"];
+pub const BRIDGE: &str = "fh-bridge";
 
 /// The address of the root namespace on the bridge, on which API server and CoreDNS listen.
 pub fn host() -> String {

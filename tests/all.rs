@@ -1,0 +1,29 @@
+//! The operator's tests that need no cluster, as one program: each file as one of its own would link
+//! the whole operator once more.
+
+mod api_server;
+mod arbiter;
+mod chart;
+mod cluster;
+mod drift;
+mod faults;
+mod fifth_kind;
+mod fixture;
+mod golden;
+mod golden_dependents;
+mod jbod;
+mod keys;
+mod linter;
+mod lost_nodes;
+mod modules;
+mod moves;
+mod pipelines;
+mod properties;
+mod registry;
+mod reviewed;
+mod rights;
+mod rolling;
+mod rolls;
+mod tenancy;
+mod tidy;
+mod upkeep;
