@@ -7,10 +7,11 @@ use crate::fixture;
 use crate::linter;
 use crate::rolling;
 
-use fixture::{Pod, World, observe};
+use fixture::{Pod, World, node_claim, observe};
 use freehold::api::kafka_cluster::{KafkaCluster, KafkaClusterStatus};
-use freehold::kinds::kafka_cluster::observed::Stuck;
+use freehold::kinds::kafka_cluster::observed::{Claim, Stuck};
 use freehold::kinds::kafka_cluster::plan::{Plan, Step};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 use rolling::Model;
 
@@ -115,6 +116,78 @@ fn a_claim_that_is_deleted_under_a_running_pod_is_told_and_not_lost_by_a_restart
     );
 }
 
+/// The nodes that a plan restarts.
+fn restarted(plan: &Plan) -> Vec<i32> {
+    let restart = |step: &Step| match step {
+        Step::RestartPod { pod, .. } => Some(pod.node_id),
+        _ => None,
+    };
+    plan.steps.iter().filter_map(restart).collect()
+}
+
+#[test]
+fn a_volume_that_is_deleted_after_the_restart_of_its_node_was_granted_is_kept() {
+    let mut model = Model::new(1, &[(0, 0, 0)]);
+    let mut lease = model.plan().lease.unwrap();
+    let node = lease.node_ids[0];
+    // So long ago that leadership is handed over, or is left to the shutdown.
+    lease.since = Time("2026-01-01T00:00:00Z".parse().unwrap());
+    model.object.status = Some(KafkaClusterStatus {
+        disruption: Some(lease),
+        ..KafkaClusterStatus::default()
+    });
+    assert_eq!(restarted(&model.plan()), [node], "without a deletion");
+    let (mut observed, valid) = model.observed();
+    let of_node = |claim: &&mut Claim| claim.name().ends_with(&format!("-{node}"));
+    let claim = observed.volumes.iter_mut().find(of_node).unwrap();
+    fixture::set(
+        claim,
+        ["metadata", "deletionTimestamp"],
+        "2026-05-31T00:00:00Z",
+    );
+    for pod in &mut observed.pods {
+        pod.host = Some("host".into());
+    }
+    let plan = linter::plan(&model.object, &valid, &observed);
+    assert_eq!(restarted(&plan), [0; 0]);
+    let nodes = plan.lease.map(|lease| lease.node_ids).unwrap_or_default();
+    assert!(!nodes.contains(&node), "the others go on: {nodes:?}");
+}
+
+#[test]
+fn a_pod_that_cannot_start_is_not_recreated_while_its_volume_is_being_deleted() {
+    let model = Model::new(1, &[(0, 0, 0)]);
+    let mut world = model.world();
+    world.pods[0] = Pod {
+        node: 0,
+        trouble: Some("ImagePullBackOff".into()),
+        stuck: Some(Stuck::Start),
+        config: Some("broken".into()),
+        ..Pod::default()
+    };
+    let kafka = world.kafka.as_mut().unwrap();
+    (kafka.unfenced, kafka.fenced) = (vec![100, 200], vec![0]);
+    kafka.partitions[0].1 = vec![100, 200];
+    kafka.voters.insert(0, 1);
+    let plan = |is_deleted: bool| {
+        let (mut observed, valid) = observe(&model.object, &world);
+        let mut claim = node_claim("p", "c-p-a-0", "claim-0");
+        if is_deleted {
+            let field = ["metadata", "deletionTimestamp"];
+            fixture::set(&mut claim, field, "2026-05-31T00:00:00Z");
+        }
+        observed.volumes = vec![claim];
+        observed.pods[0].host = Some("host".into());
+        linter::plan(&model.object, &valid.unwrap(), &observed)
+    };
+    let repaired = plan(false).lease.map(|lease| lease.node_ids);
+    assert_eq!(repaired, Some(vec![0]), "without a deletion");
+    let plan = plan(true);
+    assert!(plan.lease.is_none() && restarted(&plan).is_empty());
+    let told = |warning: &String| warning.contains("freehold.dev/replace=0");
+    assert!(plan.warnings.iter().any(told), "{:?}", plan.warnings);
+}
+
 #[test]
 fn a_pod_that_cannot_start_is_repaired_and_stops_the_others_until_then() {
     let mut model = Model::new(1, &[(0, 0, 0)]);
@@ -150,18 +223,7 @@ fn a_pod_that_cannot_start_is_repaired_and_stops_the_others_until_then() {
         ..KafkaClusterStatus::default()
     });
     let second = look(&model);
-    let restarted: Vec<_> = second
-        .steps
-        .iter()
-        .filter_map(|step| {
-            if let Step::RestartPod { pod, .. } = step {
-                Some(pod.node_id)
-            } else {
-                None
-            }
-        })
-        .collect();
-    assert_eq!(restarted, [0], "the broken one alone");
+    assert_eq!(restarted(&second), [0], "the broken one alone");
 }
 
 /// A change that only a new version of Freehold causes restarts nothing before a user allows it;

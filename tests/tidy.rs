@@ -457,7 +457,10 @@ fn every_file_of_tests_is_in_the_one_program() {
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         if path.extension().is_some_and(|ending| ending == "rs") && name != "all" {
             let line = format!("mod {name};");
-            assert!(all.lines().any(|found| found == line), "tests/all.rs has no {line}");
+            assert!(
+                all.lines().any(|found| found == line),
+                "tests/all.rs has no {line}"
+            );
         }
     }
 }

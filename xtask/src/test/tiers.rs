@@ -59,7 +59,11 @@ pub const CLUSTER: &[Entry] = &[
         Landing,
         "no acknowledged record is lost when nodes die",
     ),
-    ("images::", Landing, "a broker starts from the image of each Java"),
+    (
+        "images::",
+        Landing,
+        "a broker starts from the image of each Java",
+    ),
     (
         "jbod::",
         All,

@@ -209,7 +209,7 @@ pub fn resume(lease: &Lease, facts: &Facts<'_>) -> Progress {
     let left: Vec<&Outdated<'_>> = members
         .iter()
         .filter_map(|id| outdated.get(id))
-        .filter(|one| !one.pod.deleting)
+        .filter(|one| !one.pod.deleting && keeps_its_volumes(one.pod, observed))
         .collect();
     if !left.is_empty() {
         return restart(lease, &left, &members, facts);
@@ -307,10 +307,18 @@ fn restart_step(one: &Outdated<'_>, permit: Permit) -> Step {
     }
 }
 
-/// The permit to recreate a pod that is stuck: no in-sync replica and no vote is lost with it.
+/// The permit to recreate a pod that is stuck: no in-sync replica, no vote and no volume is lost
+/// with it.
 fn repair(pod: &PodFacts, observed: &Observed) -> Option<Permit> {
     let is_stuck = pod.stuck.is_some() && !pod.containers_ready && !pod.deleting;
-    safety::can_repair(pod.node_id, observed.kafka.answer()).filter(|_| is_stuck)
+    safety::can_repair(pod.node_id, observed.kafka.answer())
+        .filter(|_| is_stuck && keeps_its_volumes(pod, observed))
+}
+
+/// False while a claim of the pod is being deleted: the end of the pod would delete the volume, and
+/// nobody has asked for that yet.
+fn keeps_its_volumes(pod: &PodFacts, observed: &Observed) -> bool {
+    storage::deleted_in_use(pod, observed).next().is_none()
 }
 
 /// Adds the wish for the next batch, or the reason why there is none.
@@ -351,9 +359,7 @@ fn wish(outdated: &BTreeMap<i32, Outdated<'_>>, facts: &Facts<'_>, report: &mut 
     let outdated: BTreeMap<i32, &Outdated<'_>> =
         outdated.iter().map(|(id, one)| (*id, one)).collect();
     let mut next = candidates(&outdated, &BTreeSet::new(), cluster, observed);
-    // If a claim is being deleted, the end of its pod would delete the volume, and nobody has asked
-    // for that yet.
-    next.retain(|_, one| storage::deleted_in_use(one.pod, observed).next().is_none());
+    next.retain(|_, one| keeps_its_volumes(one.pod, observed));
     if next.is_empty() {
         return;
     }
