@@ -69,7 +69,9 @@ fn facts(pod: &Pod, pipeline: &str) -> Option<PodFacts> {
     let is_going = pod.metadata.deletion_timestamp.is_some();
     let conditions = status.conditions.as_deref().unwrap_or_default();
     let condition = |kind: &str| conditions.iter().find(|found| found.type_ == kind);
-    let container = status.container_statuses.iter().flatten().next();
+    // An admission policy may have put others before it.
+    let mut containers = status.container_statuses.iter().flatten();
+    let container = containers.find(|container| container.name == "runner");
     let waiting = container
         .and_then(|container| container.state.as_ref()?.waiting.as_ref())
         .and_then(|waiting| waiting.reason.clone())

@@ -69,14 +69,12 @@ pub struct Revision {
     pub controllers: Option<BTreeSet<i32>>,
 }
 
-/// The Kafka container, even if an admission policy has added others.
+/// The Kafka container, or its status, even if an admission policy has put others before it; null
+/// if there is none.
 fn kafka(containers: &serde_json::Value) -> &serde_json::Value {
-    let ours = containers
-        .as_array()
-        .into_iter()
-        .flatten()
-        .find(|container| container["name"] == "kafka");
-    ours.unwrap_or(&containers[0])
+    let mut all = containers.as_array().into_iter().flatten();
+    all.find(|container| container["name"] == "kafka")
+        .unwrap_or(&serde_json::Value::Null)
 }
 
 impl Revision {
@@ -113,7 +111,7 @@ impl Revision {
 
 /// The names of the data volumes of a pod or a pod template.
 pub fn volumes_of(pod: &serde_json::Value) -> BTreeSet<String> {
-    let mounts = pod["spec"]["containers"][0]["volumeMounts"].as_array();
+    let mounts = kafka(&pod["spec"]["containers"])["volumeMounts"].as_array();
     let names = mounts
         .into_iter()
         .flatten()
@@ -123,7 +121,7 @@ pub fn volumes_of(pod: &serde_json::Value) -> BTreeSet<String> {
 
 /// The ports of the listeners for clients in a pod or a pod template, by listener name.
 pub fn listeners_of(pod: &serde_json::Value) -> BTreeMap<String, u16> {
-    let ports = pod["spec"]["containers"][0]["ports"].as_array();
+    let ports = kafka(&pod["spec"]["containers"])["ports"].as_array();
     let port = |port: &serde_json::Value| {
         let name = port["name"]
             .as_str()
@@ -285,8 +283,28 @@ mod tests {
         let finished = started + SignedDuration::from_secs(ran_seconds);
         let last = json!({"terminated": {"exitCode": 137, "reason": "Error", "startedAt": started, "finishedAt": finished}});
         facts(
-            json!({"containerStatuses": [{"ready": false, "restartCount": restarts, "state": state, "lastState": last}]}),
+            json!({"containerStatuses": [{"name": "kafka", "ready": false, "restartCount": restarts, "state": state, "lastState": last}]}),
         )
+    }
+
+    #[test]
+    fn a_container_that_a_policy_puts_first_is_not_taken_for_kafka() {
+        let kafka = json!({"name": "kafka", "image": "kafka:1",
+            "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+            "ports": [{"name": "tls", "containerPort": 9093}]});
+        let sidecar = json!({"name": "mesh", "image": "mesh:1",
+            "volumeMounts": [{"name": "data-9", "mountPath": "/x"}],
+            "ports": [{"name": "admin", "containerPort": 15000}]});
+        let alone = json!({"spec": {"containers": [kafka]}});
+        let injected = json!({"spec": {"containers": [sidecar, kafka]}});
+        assert!(!volumes_of(&alone).is_empty() && !listeners_of(&alone).is_empty());
+        assert_eq!(volumes_of(&injected), volumes_of(&alone));
+        assert_eq!(listeners_of(&injected), listeners_of(&alone));
+        assert_eq!(Revision::of(&injected), Revision::of(&alone));
+        let loops = |name: &str| json!({"name": name, "restartCount": 9, "state": {"waiting": {"reason": "CrashLoopBackOff"}}});
+        let runs = json!({"name": "kafka", "restartCount": 0, "state": {"running": {}}});
+        let statuses = json!({"containerStatuses": [loops("mesh"), runs]});
+        assert_eq!(facts(statuses).stuck, None, "it is the sidecar that loops");
     }
 
     #[test]
