@@ -1,5 +1,6 @@
 //! The operator's tests that need no cluster, as one program: each file as one of its own would link
 //! the whole operator once more.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod api_server;
 mod arbiter;
