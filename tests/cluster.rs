@@ -322,7 +322,7 @@ fn a_claim_of_another_cluster_is_refused_before_a_pod_is_made_on_it() {
 #[test]
 fn what_the_launcher_says_of_a_disk_reaches_the_status() {
     let pod = |state: Value, last: Value| {
-        let status = json!({"containerStatuses": [{"ready": false, "restartCount": 2, "state": state, "lastState": last}]});
+        let status = json!({"containerStatuses": [{"name": "kafka", "ready": false, "restartCount": 2, "state": state, "lastState": last}]});
         let live = freehold::kubernetes::Live {
             resource: freehold::kubernetes::resource::<k8s_openapi::api::core::v1::Pod>(),
             value: json!({"metadata": {"name": "demo-nodes-a-0"}, "status": status}),
