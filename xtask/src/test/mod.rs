@@ -85,6 +85,7 @@ fn whole(layout: &Layout, options: &Options, steps: &mut Steps, results: &Result
         without_cluster(layout, &seed, results)
     })?;
     steps.add(&tests);
+    second_try::all_passed(&tests, results)?;
     steps.run("dependencies", || dependencies(layout))?;
     if options.fast {
         return Ok(());
@@ -99,10 +100,7 @@ fn whole(layout: &Layout, options: &Options, steps: &mut Steps, results: &Result
         let runner = tiers::RUNNER.iter().map(|name| (*name).to_owned());
         (runner.collect(), tiers::landing())
     };
-    let tests = steps.run("the runner with a real Kafka", || {
-        the_runner(layout, &runner, results)
-    })?;
-    steps.add(&tests);
+    the_runner(layout, &runner, steps, results)?;
     cluster(layout, &names, &[], steps, results)?;
     if options.all {
         steps.run("benchmarks, each in its short form", || {
@@ -136,26 +134,29 @@ fn dependencies(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Runs every test that needs no cluster. Each failure is final.
+/// Runs every test that needs no cluster.
 fn without_cluster(
     layout: &Layout,
     environment: &[(&str, String)],
     results: &Results,
 ) -> Result<Vec<Test>> {
-    let tests = Run {
+    Run {
         profile: "default",
         which: &["--workspace"],
         names: &[],
         ignored: false,
         environment,
     }
-    .tests(layout, results)?;
-    second_try::all_passed(&tests, results)?;
-    Ok(tests)
+    .tests(layout, results)
 }
 
-/// Runs tests of the runner with a broker of their own. A wait that ran out is tried once more.
-fn the_runner(layout: &Layout, names: &[String], results: &Results) -> Result<Vec<Test>> {
+/// Runs tests of the runner, each with a broker of its own. A wait that ran out is tried once more.
+fn the_runner(
+    layout: &Layout,
+    names: &[String],
+    steps: &mut Steps,
+    results: &Results,
+) -> Result<()> {
     let (java, libs) = builds::broker(layout)?;
     let environment = [
         ("FREEHOLD_JAVA", java.to_string_lossy().into_owned()),
@@ -171,9 +172,9 @@ fn the_runner(layout: &Layout, names: &[String], results: &Results) -> Result<Ve
         }
         .tests(layout, results)
     };
-    let tests = run(names)?;
-    verdict(&tests, results, |name| passed(run(&[exactly(name)])))?;
-    Ok(tests)
+    let tests = steps.run("the runner with a real Kafka", || run(names))?;
+    steps.add(&tests);
+    verdict(&tests, results, |name| passed(run(&[exactly(name)])))
 }
 
 /// Runs tests on the local cluster. One that failed because a wait ran out runs once more, on a new
@@ -297,9 +298,11 @@ pub struct SoakOptions {
 /// write, and chaos. What a test does only in a soak is documented at that test.
 pub fn soak(layout: &Layout, options: &SoakOptions) -> Result<()> {
     let mut steps = Steps::new();
-    steps.run("property tests with seeds of their own", || {
-        without_cluster(layout, &[], &Results::new(layout)?)
+    let results = Results::new(layout)?;
+    let tests = steps.run("property tests with seeds of their own", || {
+        without_cluster(layout, &[], &results)
     })?;
+    second_try::all_passed(&tests, &results)?;
     let turns = SOAK
         .iter()
         .map(|(turns, _)| *turns)

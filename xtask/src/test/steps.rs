@@ -33,7 +33,7 @@ impl Steps {
         self.steps
             .push((name.to_owned(), start.elapsed().as_secs_f64()));
         if result.is_ok() {
-            println!("== {name}: good (at {:.0} s)", self.seconds());
+            println!("== {name}: done (at {:.0} s)", self.seconds());
         }
         result
     }
@@ -51,6 +51,9 @@ impl Steps {
     pub fn table(&self) -> String {
         let mut text = format!("times, {:.0} s together:\n", self.seconds());
         text.push_str(&rows(&self.steps));
+        if self.tests.is_empty() {
+            return text;
+        }
         let together: f64 = self.tests.iter().map(|(_, seconds)| seconds).sum();
         // Writing to a String cannot fail.
         let _ = writeln!(
