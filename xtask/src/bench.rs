@@ -222,7 +222,8 @@ const HEAD: &str = "# Benchmarks
 
 Bursts of [Topics](benchmarks/topics.md) and [Users](benchmarks/users.md), [ten thousand
 Topics](benchmarks/ten-thousand-topics.md), the [planner](benchmarks/planner.md), [restarts and scaling
-under load](benchmarks/roll.md) and [latencies over a roll](benchmarks/latency.md) have pages of their own.
+under load](benchmarks/roll.md), [latencies over a roll](benchmarks/latency.md) and [the tests
+themselves](benchmarks/tests.md) have pages of their own.
 
 Written by `cargo xtask bench cluster --write`. Figures are of one run on one machine, and compare only within it: ratios
 count. Both sides start from nothing (no object, no volume), one after the other, with the quickstart's cluster idle beside them.

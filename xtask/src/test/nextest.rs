@@ -3,7 +3,7 @@
 
 use super::FEATURES;
 use super::results::Results;
-use crate::cargo::{cargo, target};
+use crate::cargo::cargo;
 use crate::layout::Layout;
 use crate::registries;
 use anyhow::{Context, Result, ensure};
@@ -77,12 +77,15 @@ impl Run<'_> {
         );
         ensure!(!tests.is_empty(), "no test has such a name");
         results.keep(&tests)?;
-        let junit = target(layout)?.join("nextest").join(self.profile);
-        // An error means that a run was killed before its end: the verdict does not depend on it.
-        let _ = fs::copy(
-            junit.join("junit.xml"),
-            results.folder().join(format!("{}.junit.xml", self.profile)),
-        );
+        // nextest writes it below the workspace, wherever cargo builds.
+        let junit = layout.repo.join("target/nextest").join(self.profile);
+        let mut kept = results.folder().join(format!("{}.junit.xml", self.profile));
+        if kept.exists() {
+            kept = results
+                .folder()
+                .join(format!("{}-second-try.junit.xml", self.profile));
+        }
+        fs::copy(junit.join("junit.xml"), kept).context("nextest left no junit.xml")?;
         Ok(tests)
     }
 }

@@ -25,7 +25,7 @@ pub const CLUSTER: &[Entry] = &[
     (
         "authorization::",
         All,
-        "minutes of overlap between two CAs; `tests/certificates` has the steps",
+        "minutes of overlap between two CAs; `tests/keys.rs` has the steps",
     ),
     (
         "autoscaling::",
@@ -42,7 +42,7 @@ pub const CLUSTER: &[Entry] = &[
     (
         "crash::",
         All,
-        "hundreds of deaths; `tests/upkeep.rs` has each single write",
+        "an operator that dies after each of its writes, hundreds of times",
     ),
     (
         "delivery::",
@@ -80,6 +80,11 @@ pub const CLUSTER: &[Entry] = &[
         "outages::",
         All,
         "dead machines and zones, minutes each; `tests/lost_nodes.rs` has the plans",
+    ),
+    (
+        "outages::a_broker_whose_machine",
+        Landing,
+        "a broker whose machine and disk are gone is replaced",
     ),
     (
         "outages::drained",
@@ -147,7 +152,7 @@ pub const CLUSTER: &[Entry] = &[
     (
         "scaling::",
         All,
-        "combined nodes; `tests/moves.rs` has the plans",
+        "combined nodes, a broker replaced; `tests/moves.rs` has the plans",
     ),
     (
         "scaling::brokers",
@@ -180,6 +185,21 @@ pub const CLUSTER: &[Entry] = &[
         All,
         "children that somebody changed; `tests/drift.rs` has each of them",
     ),
+];
+
+/// The tests that run beside others, two at a time: they have clusters or objects with names of their
+/// own, and disturb neither the quickstart's brokers, nor nodes, nor the operator. Any other test runs
+/// alone. `.config/nextest.toml` has the same list.
+#[cfg(test)]
+const BESIDE: &[&str] = &[
+    "application",
+    "delivery",
+    "failures",
+    "images",
+    "lifecycle",
+    "pipelines",
+    "quickstart",
+    "refused",
 ];
 
 /// The tests of the runner with a real Kafka that every change must pass.
@@ -250,6 +270,21 @@ mod tests {
     }
 
     #[test]
+    fn nextest_runs_side_by_side_what_this_list_has_and_nothing_else() {
+        let config = fs::read_to_string(repo().join(".config/nextest.toml")).unwrap();
+        let found: Vec<&str> = config
+            .lines()
+            .filter(|line| line.starts_with("filter") && line.contains("::"))
+            .collect();
+        let these = format!("test(/^({})::/)", BESIDE.join("|"));
+        let wanted = [
+            format!("filter = 'not {these}'"),
+            format!("filter = '{these}'"),
+        ];
+        assert_eq!(found, wanted);
+    }
+
+    #[test]
     fn the_table_in_contributing_is_this_list() {
         let text = fs::read_to_string(repo().join("CONTRIBUTING.md")).unwrap();
         let row = |line: &&str| line.starts_with("| `") && line.contains("::");
@@ -261,7 +296,9 @@ mod tests {
                     Landing => "every change",
                     All => "`--all`",
                 };
-                format!("| `{name}` | {tier} | {why} |")
+                let beside = BESIDE.iter().any(|module| name.starts_with(module));
+                let beside = if beside { "yes" } else { "no" };
+                format!("| `{name}` | {tier} | {beside} | {why} |")
             })
             .collect();
         assert_eq!(found, wanted, "\nthe rows:\n{}", wanted.join("\n"));

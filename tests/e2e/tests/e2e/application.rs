@@ -32,8 +32,8 @@ const NAMESPACE: &str = "life";
 fn an_application_lives_in_a_namespace_of_its_own() {
     let kubectl = kubectl();
     let image = kafka_image(&kubectl);
-    namespace(&kubectl, HOME);
-    namespace(&kubectl, NAMESPACE);
+    let _home = namespace(&kubectl, HOME);
+    let _pods = namespace(&kubectl, NAMESPACE);
     let policy = "  deletionPolicy: Delete\n".to_owned();
     let cluster = small_cluster("home", HOME, "4.3.1", &policy).replace(
         "access: {namespaces: {from: All}}",

@@ -26,7 +26,7 @@ const NAMESPACE: &str = "authorization";
 fn shadow_mode_reports_and_a_further_ca_is_trusted_without_a_restart() {
     let kubectl = kubectl();
     let image = kafka_image(&kubectl);
-    namespace(&kubectl, NAMESPACE);
+    let _pods = namespace(&kubectl, NAMESPACE);
     kubectl
         .apply(&small_cluster(
             "own",

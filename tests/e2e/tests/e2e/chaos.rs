@@ -55,7 +55,7 @@ const BEHIND_PAUSE: Duration = Duration::from_millis(150);
 fn chaos_ends_with_kafka_equal_to_the_objects_and_with_what_is_nobodys_untouched() {
     let kubectl = kubectl();
     let image = kafka_image(&kubectl);
-    namespace(&kubectl, NAMESPACE);
+    let _pods = namespace(&kubectl, NAMESPACE);
     kubectl
         .apply(
             &small_cluster("chaos", NAMESPACE, "4.3.1", "  deletionPolicy: Delete\n")

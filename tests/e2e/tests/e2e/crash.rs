@@ -268,7 +268,7 @@ fn dying_after_every_write_ends_the_same_and_an_idle_operator_writes_nothing() {
     let image = crate::world::kafka_image(&kubectl);
     let idle_since = Timestamp::now();
     let audit_start = audit(&kubectl).len();
-    crate::world::namespace(&kubectl, NAMESPACE);
+    let _pods = crate::world::namespace(&kubectl, NAMESPACE);
 
     kubectl.apply(CLUSTER).unwrap();
     let deaths = live_and_die(&kubectl, &image, REST, || true);

@@ -6,9 +6,9 @@ use crate::policies::{POD, idle_pod, network_of};
 use crate::world::{self, LONG, client, delete_topic, kubectl, leave, secret, user};
 use axum::Router;
 use axum::routing::post;
-use freehold_e2e::flow;
 use freehold_e2e::kubectl::Kubectl;
 use freehold_e2e::shell::{self, command};
+use freehold_e2e::{flow, promise};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -189,9 +189,16 @@ fn read(kubectl: &Kubectl, topic: &str, count: usize) -> Vec<Value> {
         "read_committed",
     ];
     flow::start(kubectl, &to, &job, "consumer.ConsoleConsumer", &args, "").unwrap();
-    let is_good = flow::finished(kubectl, &to, &job, LONG).unwrap();
+    let waited = flow::finished(kubectl, &to, &job, LONG);
     let log = flow::log(kubectl, &to, &job).unwrap();
-    assert!(is_good, "{log}");
+    let seen = log.lines().filter(|line| line.starts_with('{')).count();
+    // The consumer reads on as long as records come: one that has some of them and stands still
+    // for the whole time is short of the others.
+    promise!(
+        waited.is_ok() || seen == 0,
+        "{seen} of {count} records are in {topic}: {log}"
+    );
+    assert!(waited.unwrap(), "{log}");
     let lines = log.lines().filter(|line| line.starts_with('{'));
     lines
         .map(|line| serde_json::from_str(line).unwrap())

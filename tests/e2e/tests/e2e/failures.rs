@@ -2,7 +2,9 @@
 //! Brokers and controllers have separate pools, as in production.
 
 use crate::load::{self, Load};
-use crate::world::{LONG, asked, block_on, client, kill_pod, kubectl, super_admin, topic, user};
+use crate::world::{
+    LONG, Restore, asked, block_on, client, kill_pod, kubectl, super_admin, topic, user,
+};
 use anyhow::Context;
 use freehold_e2e::kubectl::{Kubectl, condition_of, not_ready};
 use freehold_e2e::shell;
@@ -28,6 +30,7 @@ spec:
 #[ignore = "needs the local cluster: cargo xtask test"]
 fn no_acknowledged_record_is_lost_when_a_broker_and_then_a_controller_is_killed() {
     let kubectl = kubectl();
+    let _cluster = Restore::delete(&kubectl, "kafkacluster", "kafka", "split");
     kubectl.apply(CLUSTER).unwrap();
     kubectl
         .apply(&topic(

@@ -48,7 +48,7 @@ fn the_image_of_each_java_starts_a_broker_from_nothing() {
         images.iter().any(|(java, _)| *java == "17"),
         "the image that a machine without a newer JDK builds is among {images:?}"
     );
-    namespace(&kubectl, NAMESPACE);
+    let _pods = namespace(&kubectl, NAMESPACE);
     for (java, image) in &images {
         let name = format!("java{java}");
         let objects = json!({"apiVersion": "v1", "kind": "List", "items": [config(&name), pod(&name, image)]});

@@ -34,7 +34,7 @@ fn wait_for_holder(kubectl: &Kubectl, namespace: &str, wanted: &str) -> f64 {
 fn a_standby_takes_over_after_a_clean_stop_and_after_a_kill() {
     let kubectl = kubectl();
     let image = kafka_image(&kubectl);
-    namespace(&kubectl, NAMESPACE);
+    let _pods = namespace(&kubectl, NAMESPACE);
     let start = |identity: &str| Operator::start(NAMESPACE, identity, &image, &[]);
     let mut first = start("first");
     wait_for_holder(&kubectl, NAMESPACE, "first");
@@ -106,7 +106,7 @@ impl Drop for Older {
 fn an_operator_that_is_newer_than_the_definitions_waits_and_says_what_they_lack() {
     let kubectl = kubectl();
     let namespace_of = "newer";
-    namespace(&kubectl, namespace_of);
+    let _pods = namespace(&kubectl, namespace_of);
     let older = Older::new(&kubectl);
     // The API server publishes the changed definition a little later.
     shell::wait_for("the older definition to be published", LONG, || {

@@ -2,8 +2,8 @@
 
 use crate::kafka;
 use crate::world::{
-    LONG, access_ends, asked, block_on, client, delete_topic, endpoints, kubectl, refused, secret,
-    small_cluster, super_admin, topic, user,
+    LONG, Restore, access_ends, asked, block_on, client, delete_topic, endpoints, kubectl, refused,
+    secret, small_cluster, super_admin, topic, user,
 };
 use anyhow::Context;
 use freehold::certificates::new_authority;
@@ -29,6 +29,7 @@ fn found(kubectl: &Kubectl, kind: &str, namespace: &str, name: &str) -> Value {
 fn a_retained_cluster_comes_back_with_its_records_and_identity_and_a_deleted_one_leaves_nothing() {
     let kubectl = kubectl();
     // Start with the older version, so that it is tested too.
+    let _cluster = Restore::delete(&kubectl, "kafkacluster", "kafka", "keep");
     let hold = "  upgrade: {features: Hold}\n  rollout: {allowUnavailable: true}\n";
     kubectl
         .apply(&small_cluster("keep", "kafka", "4.2.1", hold))
@@ -354,6 +355,7 @@ fn a_ca_that_a_secret_gives_signs_the_brokers() {
         "metadata": {"name": "given-ca", "namespace": "kafka", "labels": {"freehold.dev/cluster": "given"}},
         "stringData": {"tls.crt": authority.certificate, "tls.key": authority.key}});
     kubectl.apply(&given.to_string()).unwrap();
+    let _cluster = Restore::delete(&kubectl, "kafkacluster", "kafka", "given");
     let more = "  deletionPolicy: Delete\n  certificates: {issuer: Secret, secretRef: {name: given-ca}, overlapMinutes: 0}\n";
     kubectl
         .apply(&small_cluster("given", "kafka", "4.3.1", more))
@@ -448,6 +450,8 @@ fn another_clusters_volume_is_refused_and_kafka_starts_on_no_foreign_disk() {
     // for their objects.
     let first = small_cluster("taken", "kafka", "4.3.1", "").replace("name: all,", "name: x-all,");
     let second = small_cluster("taken-x", "kafka", "4.3.1", "  deletionPolicy: Delete\n");
+    let _both =
+        ["taken", "taken-x"].map(|name| Restore::delete(&kubectl, "kafkacluster", "kafka", name));
     kubectl.apply(&first).unwrap();
     kubectl
         .wait_ready("kafkacluster", "kafka", "taken", LONG)

@@ -132,7 +132,7 @@ fn dying_after_every_write_a_pipeline_ends_the_same() {
     let kubectl = kubectl();
     let (image, runner) = (kafka_image(&kubectl), runner_image(&kubectl));
     let environment = [("FREEHOLD_RUNNER_IMAGE", runner.as_str())];
-    namespace(&kubectl, NAMESPACE);
+    let _pods = namespace(&kubectl, NAMESPACE);
     let policy = "  deletionPolicy: Delete\n";
     kubectl
         .apply(&small_cluster(NAMESPACE, NAMESPACE, "4.3.1", policy))

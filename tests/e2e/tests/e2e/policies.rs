@@ -126,7 +126,7 @@ fn each_port_is_reached_by_those_that_it_is_for() {
     kubectl
         .wait_ready("kafkacluster", "kafka", "demo", LONG)
         .unwrap();
-    namespace(&kubectl, STRANGER);
+    let _stranger = namespace(&kubectl, STRANGER);
     let namespaces = ["shop", "kafka", STRANGER];
     namespaces
         .iter()

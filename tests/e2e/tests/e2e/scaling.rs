@@ -161,6 +161,66 @@ fn replace(kubectl: &Kubectl, id: &str) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
+/// Waits until the second pool, which has no size any more, is empty and gone, with its volumes.
+fn gone(kubectl: &Kubectl, before: &BTreeMap<String, String>) {
+    shell::wait_for("three brokers that hold everything", LIMIT, || {
+        let (held, _) = shares(kubectl)?;
+        Ok(
+            (held.len() != 3 || held.values().any(|count| *count == 0))
+                .then(|| format!("{held:?}")),
+        )
+    })
+    .unwrap();
+    settled(kubectl);
+    assert_eq!(
+        &pods(kubectl),
+        before,
+        "the pool's pods are gone, the others stayed"
+    );
+    let left = |kind: &str| {
+        let selector = "freehold.dev/cluster=demo,freehold.dev/pool=extra";
+        let words = ["get", kind, "--namespace", "kafka", "--selector", selector];
+        kubectl.run(&[&words[..], &["-o", "name"]].concat())
+    };
+    shell::wait_for("their volumes to be gone", LIMIT, || {
+        let volumes = left("pvc")?;
+        Ok((!volumes.is_empty()).then_some(volumes))
+    })
+    .unwrap();
+    set_extra(kubectl, "kafka", "demo", None);
+    settled(kubectl);
+    shell::wait_for("the pool to be gone", LONG, || {
+        let sets = left("statefulsets")?;
+        Ok((!sets.is_empty()).then_some(sets))
+    })
+    .unwrap();
+}
+
+#[test]
+#[ignore = "needs the local cluster: cargo xtask test"]
+fn a_broker_that_serves_is_replaced_under_load() {
+    let kubectl = kubectl();
+    settled(&kubectl);
+    let before = pods(&kubectl);
+    let mark = oracle::mark(&kubectl, "kafka", "demo");
+    let load = Load::start(&kubectl, "replace", load::rate());
+    let _pools = restore_pools(&kubectl);
+    set_extra(&kubectl, "kafka", "demo", Some(1));
+    shell::wait_for("four brokers that hold like shares", LIMIT, || {
+        let (held, _) = shares(&kubectl)?;
+        Ok((held.len() != 4 || !within_one(&held)).then(|| format!("{held:?}")))
+    })
+    .unwrap();
+    settled(&kubectl);
+    let replaced = replace(&kubectl, "300");
+    set_extra(&kubectl, "kafka", "demo", Some(0));
+    gone(&kubectl, &before);
+    let seen = oracle::replay(&kubectl, "kafka", "demo", mark);
+    oracle::assert_sound(&seen);
+    let done = load.finish(&kubectl);
+    println!("a broker replaced in {replaced:.1} s, {done}");
+}
+
 #[test]
 #[ignore = "needs the local cluster: cargo xtask test"]
 fn brokers_join_and_leave_under_load_while_operators_die() {
@@ -190,47 +250,11 @@ fn brokers_join_and_leave_under_load_while_operators_die() {
         "who was there was not restarted"
     );
 
-    let replaced = replace(&kubectl, "300");
     let start = Instant::now();
     set_extra(&kubectl, "kafka", "demo", Some(0));
     load::kill_operators(kills, Duration::from_secs(12));
-    shell::wait_for("three brokers that hold everything", LIMIT, || {
-        let (held, _) = shares(&kubectl)?;
-        Ok(
-            (held.len() != 3 || held.values().any(|count| *count == 0))
-                .then(|| format!("{held:?}")),
-        )
-    })
-    .unwrap();
-    settled(&kubectl);
+    gone(&kubectl, &before);
     let back = start.elapsed();
-    assert_eq!(
-        pods(&kubectl),
-        before,
-        "the pool's pods are gone, the others stayed"
-    );
-    shell::wait_for("their volumes to be gone", LIMIT, || {
-        let volumes = kubectl.run(&[
-            "get",
-            "pvc",
-            "--namespace",
-            "kafka",
-            "--selector",
-            "freehold.dev/pool=extra",
-            "-o",
-            "name",
-        ])?;
-        Ok((!volumes.is_empty()).then_some(volumes))
-    })
-    .unwrap();
-    set_extra(&kubectl, "kafka", "demo", None);
-    settled(&kubectl);
-    shell::wait_for("the pool to be gone", LONG, || {
-        let words = ["get", "statefulsets", "--namespace", "kafka", "-o", "name"];
-        let sets = kubectl.run(&words)?;
-        Ok(sets.contains("extra").then_some(sets))
-    })
-    .unwrap();
 
     let seen = oracle::replay(&kubectl, "kafka", "demo", mark);
     oracle::assert_sound(&seen);
@@ -248,7 +272,7 @@ fn brokers_join_and_leave_under_load_while_operators_die() {
     .unwrap();
     let done = load.finish(&kubectl);
     println!(
-        "scaling: three brokers to six in {:.1} s and back in {:.1} s with {} operators killed, a broker replaced in {replaced:.1} s; {done}; {} states replayed, {} partitions",
+        "scaling: three brokers to six in {:.1} s and back in {:.1} s with {} operators killed; {done}; {} states replayed, {} partitions",
         out.as_secs_f64(),
         back.as_secs_f64(),
         2 * kills,
@@ -258,15 +282,10 @@ fn brokers_join_and_leave_under_load_while_operators_die() {
 }
 
 /// Nodes that are controllers too: they become voters before they are filled, and are emptied
-/// before they leave the quorum. Only in a soak: otherwise `quorum` covers voters, the test above
-/// covers brokers, and the unit tests of kinds/kafka_cluster/quorum check that a node that leaves
-/// the quorum holds nothing.
+/// before they leave the quorum.
 #[test]
 #[ignore = "needs the local cluster: cargo xtask test"]
 fn combined_nodes_join_and_leave_under_load() {
-    if !load::soaks() {
-        return;
-    }
     let kubectl = kubectl();
     settled(&kubectl);
     let before = pods(&kubectl);

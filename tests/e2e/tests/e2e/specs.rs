@@ -70,6 +70,7 @@ fn a_pod_template_is_followed_and_a_pod_that_is_refused_is_told() {
             "jvm: {heap: 320Mi, options: [\"-XX:MaxGCPauseMillis=50\"]}, resources: {requests: {memory: 640Mi, cpu: 100m}}",
         )
     };
+    let _cluster = Restore::delete(&kubectl, "kafkacluster", "kafka", "shaped");
     kubectl
         .apply(&cluster("    priorityClassName: no-such-class\n"))
         .unwrap();

@@ -3,7 +3,7 @@
 
 use crate::load::{self, Load};
 use crate::world::{
-    LONG, asked, block_on, client, delete_topic, kubectl, super_admin, topic, user,
+    LONG, Restore, asked, block_on, client, delete_topic, kubectl, super_admin, topic, user,
 };
 use anyhow::Context;
 use freehold_e2e::flow;
@@ -94,6 +94,7 @@ fn classes() -> String {
 fn volumes_grow_under_load_and_say_so_where_they_cannot() {
     let kubectl = kubectl();
     kubectl.apply(&classes()).unwrap();
+    let _cluster = Restore::delete(&kubectl, "kafkacluster", "kafka", "grown");
     let pool = "{name: all, roles: [controller, broker], replicas: 1, zones: [zone-a], jvm: {heap: 320Mi}, storage: {size: 512Mi}}";
     kubectl
         .apply(&format!(

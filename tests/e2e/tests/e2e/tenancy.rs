@@ -161,8 +161,8 @@ fn uninstalled(kubectl: &Kubectl, mut operator: Operator, watched: &str, image: 
 fn a_namespace_that_is_no_longer_allowed_has_no_credential_and_gets_it_back() {
     let kubectl = kubectl();
     let image = kafka_image(&kubectl);
-    namespace(&kubectl, HOME);
-    namespace(&kubectl, TENANT);
+    let _home = namespace(&kubectl, HOME);
+    let _tenant = namespace(&kubectl, TENANT);
     kubectl
         .apply(&small_cluster(
             "own",

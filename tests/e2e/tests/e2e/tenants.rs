@@ -415,9 +415,7 @@ fn namespaces_that_are_deleted_end_within_a_minute_and_what_was_in_them_is_forgo
     let kubectl = kubectl();
     let image = kafka_image(&kubectl);
     let (home, of_cluster, of_users) = ("ending-home", "ending-kafka", "ending-shop");
-    [home, of_cluster, of_users]
-        .iter()
-        .for_each(|name| namespace(&kubectl, name));
+    let _pods = [home, of_cluster, of_users].map(|name| namespace(&kubectl, name));
     let _operator = limited_operator(&kubectl, home, &[of_cluster, of_users], &image);
     let there = |yaml: String, namespace: &str| {
         yaml.replace("namespace: shop", &format!("namespace: {namespace}"))

@@ -6,7 +6,7 @@
 use crate::load::{self, Load};
 use crate::oracle;
 use crate::world::{
-    LONG, asked, client, delete_topic, kafka_image, kubectl, small_cluster, topic, user,
+    LONG, Restore, asked, client, delete_topic, kafka_image, kubectl, small_cluster, topic, user,
 };
 use freehold_e2e::kubectl::Kubectl;
 use freehold_e2e::shell;
@@ -75,6 +75,7 @@ fn a_cluster_is_upgraded_and_taken_back_until_its_metadata_is_the_new_one_s() {
         "replicas: 1, zones: [zone-a]",
         "replicas: 3, zones: [zone-a, zone-b, zone-c]",
     );
+    let _cluster = Restore::delete(&kubectl, "kafkacluster", "kafka", "aging");
     kubectl.apply(&three).unwrap();
     kubectl
         .apply(&topic("aged", "aging", "  partitions: 6\n"))

@@ -423,8 +423,10 @@ impl Operator {
 }
 
 /// Creates a namespace with Pod Security `restricted`. First removes what a failed or killed run
-/// left in a namespace of this name.
-pub fn namespace(kubectl: &Kubectl, name: &str) {
+/// left in a namespace of this name. If the test fails, its brokers end: they would load the machine
+/// of the tests that follow. To be kept for as long as the test runs, and longer than its operator.
+#[must_use]
+pub fn namespace(kubectl: &Kubectl, name: &str) -> Restore {
     if kubectl.get("namespace", "", name).unwrap().is_some() {
         for kind in ["pipeline", "topic", "user", "kafkacluster"] {
             let left = kubectl
@@ -449,4 +451,6 @@ pub fn namespace(kubectl: &Kubectl, name: &str) {
     let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
     kubectl.apply(&namespace.to_string()).unwrap();
+    let words = ["delete", "statefulsets", "--all", "--wait=false"];
+    Restore::new(kubectl, &[&words[..], &["--namespace", name]].concat())
 }
