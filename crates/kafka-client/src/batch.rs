@@ -23,9 +23,9 @@ const QUEUE_MAX: usize = 4096;
 /// Requests of one kind that are in flight. The controller handles one at a time; the second one is
 /// ready when it has finished.
 const IN_FLIGHT_MAX: usize = 2;
-/// Weight of one request. It stays far below what the controller accepts as one operation (10 000
-/// records, KRaft's `MAX_RECORDS_PER_USER_OP`), and is so small that a request does not delay
-/// others for long.
+/// Weight of one request, unless a single part is heavier. It stays far below what the controller
+/// accepts as one operation (10 000 records, KRaft's `MAX_RECORDS_PER_USER_OP`; it refuses a larger
+/// one with all parts of it), and is so small that a request does not delay others for long.
 const WEIGHT_MAX: usize = 1000;
 const ITEMS_MAX: usize = 200;
 
@@ -72,7 +72,8 @@ async fn run<I: Send + 'static, O: Send + 'static>(
         name.as_ref().is_some_and(|name| asked.contains(name))
     };
     let mut linger = LINGER;
-    // A part for a resource that is already in the batch or in flight; it starts the next batch.
+    // A part that starts the next batch: its resource is already in this one or in flight, or this
+    // one has no room for it.
     let mut held = None;
     while let Some(first) = if held.is_some() {
         held.take()
@@ -96,7 +97,10 @@ async fn run<I: Send + 'static, O: Send + 'static>(
                 break;
             };
             let name = names(&next.0);
-            if is_asked(&name) || name.as_ref().is_some_and(|name| named.contains(name)) {
+            if heavy + weight(&next.0) > WEIGHT_MAX
+                || is_asked(&name)
+                || name.as_ref().is_some_and(|name| named.contains(name))
+            {
                 held = Some(next);
                 break;
             }
@@ -128,6 +132,27 @@ async fn run<I: Send + 'static, O: Send + 'static>(
             drop(permit);
         });
     }
+}
+
+/// Asks for a list in parts that have room in one request. Each part waits for the answer to the
+/// one before it, so that other callers have their turn in between. A part that Kafka refuses does
+/// not stop those after it; the result is the first error.
+async fn ask_in_parts<T: Send + 'static>(
+    queue: &Queue<Vec<T>, ()>,
+    mut list: Vec<T>,
+) -> AdminResult<()> {
+    let mut result = Ok(());
+    while !list.is_empty() {
+        let rest = list.split_off(list.len().min(WEIGHT_MAX));
+        let asked = queue.ask(std::mem::replace(&mut list, rest)).await;
+        // The others would find Kafka as this part did.
+        let ends = asked.as_ref().is_err_and(AdminError::is_transient);
+        result = result.and(asked);
+        if ends {
+            break;
+        }
+    }
+    result
 }
 
 /// An admin client whose callers share requests. Its queues end when it is dropped.
@@ -266,11 +291,11 @@ impl BatchedAdmin {
     }
     /// Creates ACLs; the result is the first error.
     pub async fn create_acls(&self, acls: Vec<AclBinding>) -> AdminResult<()> {
-        self.create_acls.ask(acls).await
+        ask_in_parts(&self.create_acls, acls).await
     }
     /// Deletes ACLs; the result is the first error.
     pub async fn delete_acls(&self, acls: Vec<AclBinding>) -> AdminResult<()> {
-        self.delete_acls.ask(acls).await
+        ask_in_parts(&self.delete_acls, acls).await
     }
     /// Changes the SCRAM credential of one user.
     pub async fn alter_scram(&self, change: ScramChange) -> AdminResult<()> {
@@ -319,15 +344,69 @@ mod tests {
         let fake = Arc::new(FakeCluster::default());
         let admin = BatchedAdmin::new(Arc::clone(&fake) as Arc<dyn Admin>);
         let large = |index: i32| NewTopic {
-            partitions: 600,
+            partitions: 400,
             ..topic(format!("t{index}"))
         };
         futures::future::join_all((0..6).map(|index| admin.create_topic(large(index)))).await;
         assert_eq!(
             fake.state().calls,
             3,
-            "two of 600 partitions are as many as go together"
+            "two of 400 partitions are as many as go together"
         );
+    }
+
+    fn acls(user: &str, count: usize) -> Vec<AclBinding> {
+        let acl = |index| AclBinding {
+            resource_type: 2,
+            resource_name: format!("topic-{index}"),
+            pattern_type: 3,
+            principal: format!("User:{user}"),
+            host: "*".into(),
+            operation: 3,
+            permission: 3,
+        };
+        (0..count).map(acl).collect()
+    }
+
+    fn acls_of(fake: &FakeCluster, user: &str) -> usize {
+        let state = fake.state();
+        let principal = state.image.principal(user);
+        principal.map_or(0, |principal| principal.acls().count())
+    }
+
+    /// The controller refuses an operation of more than 10 000 records, with all that is in it.
+    #[tokio::test(start_paused = true)]
+    async fn twelve_thousand_acls_are_made_and_deleted_and_hold_up_nobody() {
+        let fake = Arc::new(FakeCluster::default());
+        let admin = BatchedAdmin::new(Arc::clone(&fake) as Arc<dyn Admin>);
+        let done = Mutex::new(Vec::new());
+        let (heavy, light) = (acls("heavy", 12_000), acls("light", 1));
+        let create = async |user: &'static str, acls: &[AclBinding]| {
+            admin.create_acls(acls.to_vec()).await.unwrap();
+            done.lock().unwrap().push(user);
+        };
+        futures::join!(create("heavy", &heavy), create("light", &light));
+        assert_eq!(acls_of(&fake, "heavy"), 12_000);
+        let delete = async |user: &'static str, acls: &[AclBinding]| {
+            admin.delete_acls(acls.to_vec()).await.unwrap();
+            done.lock().unwrap().push(user);
+        };
+        futures::join!(delete("heavy", &heavy), delete("light", &light));
+        assert_eq!((acls_of(&fake, "heavy"), acls_of(&fake, "light")), (0, 0));
+        assert_eq!(*done.lock().unwrap(), ["light", "heavy", "light", "heavy"]);
+        let most = fake.state().acl_requests.iter().max().copied();
+        assert_eq!(most, Some(WEIGHT_MAX));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_acl_that_kafka_refuses_stops_none_of_a_long_list() {
+        let fake = Arc::new(FakeCluster::default());
+        let admin = BatchedAdmin::new(Arc::clone(&fake) as Arc<dyn Admin>);
+        let mut many = acls("heavy", 2500);
+        many[7].principal = "nobody".into();
+        let error = admin.create_acls(many).await.unwrap_err();
+        assert!(error.is("InvalidRequest"), "{error}");
+        assert_eq!(acls_of(&fake, "heavy"), 2499);
     }
 
     #[tokio::test(start_paused = true)]

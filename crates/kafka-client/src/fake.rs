@@ -42,7 +42,9 @@ pub struct FakeState {
     pub log_starts: BTreeMap<(String, i32), i64>,
     /// Where the logs of partitions end.
     pub log_ends: BTreeMap<(String, i32), i64>,
-    acls: Vec<(uuid::Uuid, AclBinding)>,
+    /// Number of ACLs in each request that creates or deletes some.
+    pub acl_requests: Vec<usize>,
+    acls: BTreeMap<AclBinding, uuid::Uuid>,
     created: u128,
     offset: i64,
 }
@@ -105,6 +107,19 @@ fn unknown(api: &'static str) -> AdminError {
         error: "UnknownTopicOrPartition".into(),
         retriable: true,
         message: None,
+    }
+}
+
+/// The most records that the controller writes for one request (`MAX_RECORDS_PER_USER_OP`). It
+/// refuses a larger request whole.
+const RECORDS_MAX: usize = 10_000;
+
+fn too_many(api: &'static str) -> AdminError {
+    AdminError::Refused {
+        api,
+        error: "PolicyViolation".into(),
+        retriable: false,
+        message: Some("Unable to perform excessively large batch operation.".into()),
     }
 }
 
@@ -296,29 +311,43 @@ impl Admin for FakeCluster {
     }
     async fn create_acls(&self, acls: &[AclBinding]) -> Each<()> {
         let mut state = self.state();
-        for acl in acls {
-            // As in Kafka, an ACL that exists is not created again.
-            if state.acls.iter().any(|(_, known)| known == acl) {
-                continue;
-            }
-            let id = state.next_id();
-            state.write(MetadataRecord::Acl {
-                id,
-                acl: acl.clone(),
-            });
-            state.acls.push((id, acl.clone()));
+        state.acl_requests.push(acls.len());
+        if acls.len() > RECORDS_MAX {
+            return acls.iter().map(|_| Err(too_many("CreateAcls"))).collect();
         }
-        acls.iter().map(|_| Ok(())).collect()
+        let each = acls.iter().map(|acl| {
+            if !acl.principal.contains(':') {
+                return Err(AdminError::Refused {
+                    api: "CreateAcls",
+                    error: "InvalidRequest".into(),
+                    retriable: false,
+                    message: None,
+                });
+            }
+            // As in Kafka, an ACL that exists is not created again.
+            if !state.acls.contains_key(acl) {
+                let id = state.next_id();
+                state.write(MetadataRecord::Acl {
+                    id,
+                    acl: acl.clone(),
+                });
+                state.acls.insert(acl.clone(), id);
+            }
+            Ok(())
+        });
+        each.collect()
     }
     async fn delete_acls(&self, acls: &[AclBinding]) -> Each<()> {
         let mut state = self.state();
-        let (gone, left) = std::mem::take(&mut state.acls)
-            .into_iter()
-            .partition(|(_, acl)| acls.contains(acl));
-        state.acls = left;
-        let gone: Vec<(uuid::Uuid, AclBinding)> = gone;
-        gone.into_iter()
-            .for_each(|(id, _)| state.write(MetadataRecord::RemoveAcl { id }));
+        state.acl_requests.push(acls.len());
+        if acls.len() > RECORDS_MAX {
+            return acls.iter().map(|_| Err(too_many("DeleteAcls"))).collect();
+        }
+        for acl in acls {
+            if let Some(id) = state.acls.remove(acl) {
+                state.write(MetadataRecord::RemoveAcl { id });
+            }
+        }
         acls.iter().map(|_| Ok(())).collect()
     }
     async fn delete_groups(&self, groups: &[String]) -> Each<()> {
