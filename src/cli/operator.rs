@@ -262,8 +262,9 @@ fn serve_webhook(
     config: kube::Config,
     settings: Settings,
 ) -> Result<(), MainError> {
+    // While one thread waits for a check in a child process, another one resolves names.
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .max_blocking_threads(1)
+        .max_blocking_threads(2)
         .enable_all()
         .build()?;
     let (address, namespace, configuration) = (

@@ -28,7 +28,7 @@ use crate::words::{LISTED_MAX, MESSAGE_CHARS_MAX, PART_CHARS_MAX, cut, listed};
 use axum::body::Body;
 use axum::routing::post;
 use axum::{Json, Router};
-use body::{Bodies, Received};
+use body::{Bodies, Refused, Whole};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ListParams};
 use kube::core::DynamicObject;
@@ -38,15 +38,16 @@ use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 /// How long facts of a cluster are cached: a burst of objects asks for its cluster once, and
 /// changes of the cluster are seen soon.
 const KEEP: Duration = Duration::from_secs(5);
 /// The API server waits 5 s (`timeoutSeconds`). Of these, the body may take this long, …
 const BODY_LIMIT: Duration = Duration::from_secs(2);
-/// … and the checks this long; they request at most one cluster.
-const REVIEW_LIMIT: Duration = Duration::from_secs(2);
+/// … and the answer, with the checks, this long. They request at most one cluster; the longest
+/// check of a program takes 2 s of CPU time.
+const ANSWER_LIMIT: Duration = Duration::from_secs(4);
 
 /// Built once, because a review must be quick.
 static KINDS: LazyLock<Vec<(&Entry, CustomResourceDefinition)>> = LazyLock::new(|| {
@@ -148,17 +149,27 @@ impl Checks {
         warnings.extend(self.not_served(entry, &object.namespace().unwrap_or_default()));
         let (wrong, unwise) = match entry.review(value) {
             Err(invalid) => (vec![invalid], Vec::new()),
-            Ok(Review::Alone(findings)) => findings,
-            Ok(Review::AmongClusters(check)) => {
+            Ok(review) => self.findings(review, object, is_new).await,
+        };
+        invalids.extend(wrong);
+        warnings.extend(unwise);
+        (invalids, warnings)
+    }
+
+    /// What the check of a kind finds.
+    async fn findings(&self, review: Review, object: &DynamicObject, is_new: bool) -> Findings {
+        match review {
+            Review::Alone(findings) => findings,
+            Review::AmongClusters(check) => {
                 let clusters = self
                     .clusters_of(&object.namespace().unwrap_or_default())
                     .await;
                 check(&self.settings, &clusters)
             }
-            Ok(Review::OfCluster(reference, check)) => {
+            Review::OfCluster(reference, check) => {
                 self.check_of_cluster(object, &reference, check).await
             }
-            Ok(Review::InChildAndOfCluster(in_child, reference, check)) => {
+            Review::InChildAndOfCluster(in_child, reference, check) => {
                 // All tenants share the child, and an annotation changes no program.
                 let (mut wrong, mut unwise) = match is_new {
                     true => alone(in_child).await,
@@ -169,10 +180,7 @@ impl Checks {
                 unwise.extend(unwiser);
                 (wrong, unwise)
             }
-        };
-        invalids.extend(wrong);
-        warnings.extend(unwise);
-        (invalids, warnings)
+        }
     }
 
     /// Says that nobody acts on an object in a namespace whose objects of this kind are not served.
@@ -250,6 +258,7 @@ impl Checks {
     async fn review(
         &self,
         review: AdmissionReview<DynamicObject>,
+        until: Instant,
     ) -> AdmissionReview<DynamicObject> {
         let Ok(request) = review.try_into() else {
             return AdmissionResponse::invalid("not an AdmissionReview with a request")
@@ -265,7 +274,7 @@ impl Checks {
             return response.into_review();
         };
         let is_new = old.is_none_or(|old| old.data["spec"] != object.data["spec"]);
-        let checked = timeout(REVIEW_LIMIT, self.check(&object, is_new)).await;
+        let checked = timeout_at(until, self.check(&object, is_new)).await;
         let Ok((invalids, warnings)) = checked else {
             let why = "the check of this object takes too long at present; nothing was changed: \
                        try again";
@@ -295,15 +304,21 @@ impl Checks {
             response.uid = uid;
             response.into_review()
         };
-        match timeout(BODY_LIMIT, self.bodies.receive(request.into_body())).await {
-            Err(_) => refuse(
-                String::new(),
-                "the object did not arrive in time; try again",
-            ),
-            Ok(Received::TooLarge { uid }) => refuse(uid, body::TOO_LARGE),
-            Ok(Received::Broken) => refuse(String::new(), "the request broke off"),
-            Ok(Received::Whole(bytes, _permit)) => match serde_json::from_slice(&bytes) {
-                Ok(review) => self.review(review).await,
+        let until = Instant::now() + ANSWER_LIMIT;
+        match self.bodies.receive(request.into_body(), BODY_LIMIT).await {
+            Err((refused, uid)) => {
+                let why = match refused {
+                    Refused::TooLarge => body::TOO_LARGE,
+                    Refused::Late => "the object did not arrive in time; try again",
+                    Refused::Broken => "the request broke off",
+                };
+                refuse(uid, why)
+            }
+            Ok(Whole {
+                bytes,
+                permits: _permits,
+            }) => match serde_json::from_slice(&bytes) {
+                Ok(review) => self.review(review, until).await,
                 Err(error) => refuse(
                     body::uid(&bytes),
                     &cut(format!("not an AdmissionReview: {error}"), PART_CHARS_MAX),

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::kubernetes::guarded::BYTES_MAX;
+use futures::StreamExt;
 use http::{Request, Response};
 use serde_json::json;
 use std::convert::Infallible;
@@ -25,9 +26,15 @@ fn topic(spec: &Value) -> Value {
     topic
 }
 
-/// The webhook, and the number of requests to the API server behind it, which never answers
-/// requests for a cluster named `slow`.
+/// The webhook, and the number of requests to the API server behind it.
 fn webhook() -> (Router, Arc<AtomicUsize>) {
+    let (checks, asked) = checks();
+    (app(checks), asked)
+}
+
+/// The checks, and the number of requests to the API server behind them, which never answers
+/// requests for a cluster named `slow`.
+fn checks() -> (Arc<Checks>, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&asked);
     let answer = move |request: Request<kube::client::Body>| {
@@ -51,10 +58,27 @@ fn webhook() -> (Router, Arc<AtomicUsize>) {
         }
     };
     let client = Client::new(tower::service_fn(answer), "n");
-    (
-        app(Arc::new(Checks::new(client, Settings::default()))),
-        asked,
-    )
+    let checks = Checks::new(client, Settings::default());
+    (Arc::new(checks), asked)
+}
+
+/// The webhook's answer to a body that is sent as it is.
+async fn answer_to(app: &Router, body: Body) -> Value {
+    let request = Request::post("/validate").body(body).unwrap();
+    let answer = app.clone().oneshot(request).await.unwrap();
+    let bytes = axum::body::to_bytes(answer.into_body(), usize::MAX)
+        .await
+        .unwrap();
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+/// The start of a review, and a connection that says no more.
+fn stalled(uid: &str) -> Body {
+    let head = format!(
+        r#"{{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{{"uid":"{uid}","#
+    );
+    let head = futures::stream::once(async move { Ok::<_, Infallible>(head) });
+    Body::from_stream(head.chain(futures::stream::pending()))
 }
 
 /// Whether the webhook allows an object, and its message.
@@ -72,12 +96,7 @@ async fn ask_of_update(app: &Router, object: &Value, old: &Value) -> (bool, Stri
     let review = format!(
         r#"{{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{{"uid":"705ab4f5","kind":{kind},"resource":{resource},"name":"t","namespace":"n","operation":"CREATE","userInfo":{{}},"object":{object},"oldObject":{old},"dryRun":false}}}}"#
     );
-    let request = Request::post("/validate").body(Body::from(review)).unwrap();
-    let answer = app.clone().oneshot(request).await.unwrap();
-    let bytes = axum::body::to_bytes(answer.into_body(), usize::MAX)
-        .await
-        .unwrap();
-    let answer: Value = serde_json::from_slice(&bytes).unwrap();
+    let answer = answer_to(app, Body::from(review)).await;
     let response = &answer["response"];
     assert_eq!(
         response["uid"], "705ab4f5",
@@ -145,11 +164,74 @@ async fn one_slow_answer_holds_up_that_object_alone_and_lets_nothing_in() {
         (answer, start.elapsed())
     });
     assert!(!slow.0 && slow.1.contains("try again"), "{slow:?}");
-    assert!(quick.0.0 && quick.1 < REVIEW_LIMIT, "{quick:?}");
+    assert!(quick.0.0 && quick.1 < Duration::from_secs(1), "{quick:?}");
     assert!(
         start.elapsed() < Duration::from_secs(5),
         "the API server waits no longer"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_does_not_arrive_is_refused_under_its_own_uid() {
+    let (app, _) = webhook();
+    let answer = answer_to(&app, stalled("5c1e0a77")).await;
+    let response = &answer["response"];
+    assert_eq!(
+        (&response["uid"], &response["allowed"]),
+        (&json!("5c1e0a77"), &json!(false)),
+        "else the API server takes it for no answer, and lets the object in"
+    );
+    let why = response["status"]["message"].as_str().unwrap();
+    assert!(why.contains("try again"), "{why}");
+}
+
+/// Bodies that take all of the memory are not the first part of another one.
+#[tokio::test(start_paused = true)]
+async fn an_object_for_which_there_is_no_memory_is_refused_under_its_own_uid() {
+    let (app, _) = webhook();
+    let large = |uid: &str| {
+        let head = format!(r#"{{"request":{{"uid":"{uid}","object":""#);
+        let whole =
+            futures::stream::once(async move { head + &"x".repeat(body::BYTES_MAX - 8192) })
+                .map(Ok::<_, Infallible>);
+        Body::from_stream(whole.chain(futures::stream::pending()))
+    };
+    let (first, second, third) = tokio::join!(
+        answer_to(&app, large("1")),
+        answer_to(&app, large("2")),
+        answer_to(&app, large("3"))
+    );
+    for (answer, uid) in [(first, "1"), (second, "2"), (third, "3")] {
+        assert_eq!(answer["response"]["uid"], uid, "{answer}");
+        assert_eq!(answer["response"]["allowed"], false);
+    }
+}
+
+/// The webhook runs on a runtime of one thread.
+#[tokio::test]
+async fn a_slow_check_in_a_child_holds_up_no_other_review_and_ends_in_time() {
+    let (checks, _) = checks();
+    let reference = ClusterRef {
+        name: "c".into(),
+        namespace: None,
+    };
+    let object: DynamicObject = serde_json::from_value(topic(&json!({}))).unwrap();
+    let slow = || {
+        std::thread::sleep(Duration::from_secs(3));
+        Findings::default()
+    };
+    let check = |_: &ClusterFacts, _| Findings::default();
+    let slow = Review::InChildAndOfCluster(Box::new(slow), reference, Box::new(check));
+    let start = Instant::now();
+    let (slow, quick) = tokio::join!(
+        tokio::time::timeout(Duration::from_secs(1), checks.findings(slow, &object, true)),
+        async {
+            let answer = ask(&app(Arc::clone(&checks)), &topic(&json!({}))).await;
+            (answer.0, start.elapsed())
+        }
+    );
+    assert!(slow.is_err(), "it was refused before it ended");
+    assert!(quick.0 && quick.1 < Duration::from_secs(1), "{quick:?}");
 }
 
 #[tokio::test]

@@ -286,7 +286,8 @@ async fn checked(
     let checked = match context.checked(object, &what) {
         Some(checked) => checked,
         None => {
-            let checked = alone(|| programs::in_child(&object.spec, names)).await;
+            let (spec, names) = (object.spec.clone(), names.clone());
+            let checked = alone(move || programs::in_child(&spec, &names)).await;
             context.remember(object, what, checked.clone());
             checked
         }
