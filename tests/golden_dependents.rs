@@ -155,7 +155,8 @@ fn every_topic_comes_out_as_it_was_reviewed() {
         match planned {
             Ok(plan) => {
                 let text = lines(&plan.steps)
-                    + &lines(plan.drift.iter().map(|drift| format!("drift: {drift}")));
+                    + &lines(plan.drift.iter().map(|drift| format!("drift: {drift}")))
+                    + &lines(plan.refused.iter().map(|why| format!("refused: {why}")));
                 compare(&folder.join("plan.txt"), &text, wrong);
                 assert!(
                     !folder.join("invalid.txt").exists(),

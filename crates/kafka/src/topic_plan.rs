@@ -65,6 +65,13 @@ impl fmt::Display for TopicChange {
     }
 }
 
+/// The changes of a topic, and what of its spec cannot be done: that stops none of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicChanges {
+    pub steps: Vec<TopicChange>,
+    pub refused: Option<TopicRefusal>,
+}
+
 /// Why a topic cannot be changed to what its spec says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicRefusal {
@@ -80,35 +87,33 @@ pub struct Progress {
     pub partitions: i32,
 }
 
-/// The changes from what was found to what is wanted.
-///
-/// # Errors
-/// The topic has more partitions than wanted: Kafka cannot remove partitions.
+/// The changes from what was found to what is wanted. A topic that has more partitions than wanted
+/// keeps them, because Kafka cannot remove partitions.
 pub fn changes(
     wanted: &WantedTopic,
     found: Option<&TopicImage>,
     brokers: &Brokers,
-) -> Result<Vec<TopicChange>, TopicRefusal> {
+) -> TopicChanges {
     let Some(topic) = found else {
         let first = WantedTopic {
             partitions: wanted.partitions.min(PARTITIONS_STEP),
             ..wanted.clone()
         };
-        return Ok(vec![TopicChange::Create(first)]);
+        return TopicChanges {
+            steps: vec![TopicChange::Create(first)],
+            refused: None,
+        };
     };
     let partitions = count(topic.partitions.len());
-    if partitions > wanted.partitions {
-        let why = format!(
+    let refused = (partitions > wanted.partitions).then(|| TopicRefusal {
+        field: "spec.partitions",
+        why: format!(
             "the topic has {partitions} partitions, and a topic cannot lose any; set {partitions} or more"
-        );
-        return Err(TopicRefusal {
-            field: "spec.partitions",
-            why,
-        });
-    }
-    let mut changes = Vec::new();
+        ),
+    });
+    let mut steps = Vec::new();
     if partitions < wanted.partitions {
-        changes.push(TopicChange::AddPartitions {
+        steps.push(TopicChange::AddPartitions {
             count: wanted.partitions.min(partitions + PARTITIONS_STEP),
         });
     }
@@ -128,12 +133,12 @@ pub fn changes(
     }
     let altered = config_changes(&config, &topic.config);
     if !altered.is_empty() {
-        changes.push(TopicChange::AlterConfig(altered));
+        steps.push(TopicChange::AlterConfig(altered));
     }
     if !moves.is_empty() {
-        changes.push(TopicChange::Reassign(moves));
+        steps.push(TopicChange::Reassign(moves));
     }
-    Ok(changes)
+    TopicChanges { steps, refused }
 }
 
 /// Whether the metadata show all of the changes in `done`: none of them is still in `left`. If a
@@ -260,6 +265,15 @@ pub fn differences(wanted: &WantedTopic, found: &TopicImage) -> Vec<String> {
     words
 }
 
+/// The differences that the changes put right. Partitions that somebody added stay.
+pub fn corrected(wanted: &WantedTopic, found: &TopicImage) -> Vec<String> {
+    let kept = WantedTopic {
+        partitions: wanted.partitions.max(count(found.partitions.len())),
+        ..wanted.clone()
+    };
+    differences(&kept, found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::metadata_image::PartitionImage;
@@ -292,14 +306,14 @@ mod tests {
     }
 
     fn plan(wanted: &WantedTopic, found: &TopicImage) -> Vec<TopicChange> {
-        changes(wanted, Some(found), &brokers()).unwrap()
+        changes(wanted, Some(found), &brokers()).steps
     }
 
     #[test]
     fn a_missing_topic_is_created_and_an_equal_one_left_alone() {
         assert_eq!(
-            changes(&wanted(), None, &brokers()),
-            Ok(vec![TopicChange::Create(wanted())])
+            changes(&wanted(), None, &brokers()).steps,
+            [TopicChange::Create(wanted())]
         );
         assert_eq!(plan(&wanted(), &found(3)), vec![]);
     }
@@ -314,7 +328,7 @@ mod tests {
         };
         let (mut topic, mut steps): (Option<TopicImage>, Vec<usize>) = (None, Vec::new());
         loop {
-            let planned = changes(&many, topic.as_ref(), &brokers()).unwrap();
+            let planned = changes(&many, topic.as_ref(), &brokers()).steps;
             assert!(!are_seen(&planned, &planned) || planned.is_empty());
             let before = topic.as_ref().map_or(0, |topic| topic.partitions.len());
             let after = match &planned[..] {
@@ -330,10 +344,7 @@ mod tests {
                 ..found(after)
             });
             assert!(
-                are_seen(
-                    &planned,
-                    &changes(&many, topic.as_ref(), &brokers()).unwrap()
-                ),
+                are_seen(&planned, &changes(&many, topic.as_ref(), &brokers()).steps),
                 "the next step is not waited for"
             );
         }
@@ -376,13 +387,27 @@ mod tests {
     }
 
     #[test]
-    fn fewer_partitions_are_refused_by_field() {
-        assert_eq!(
-            changes(&wanted(), Some(&found(4)), &brokers())
-                .unwrap_err()
-                .field,
-            "spec.partitions"
-        );
+    fn partitions_that_somebody_added_stop_no_other_repair() {
+        let refused = |found: &TopicImage| {
+            let refused = changes(&wanted(), Some(found), &brokers()).refused;
+            refused.map(|refusal| refusal.field)
+        };
+        assert_eq!(refused(&found(3)), None);
+        let mut more = found(4);
+        assert_eq!(refused(&more), Some("spec.partitions"));
+        assert_eq!(plan(&wanted(), &more), vec![], "nothing else is wrong");
+        more.config.set("retention.ms", None);
+        more.partitions[3] = PartitionImage::new(&[1]);
+        assert_eq!(refused(&more), Some("spec.partitions"));
+        let [
+            TopicChange::AlterConfig(config),
+            TopicChange::Reassign(moves),
+        ] = &plan(&wanted(), &more)[..]
+        else {
+            panic!()
+        };
+        assert_eq!(config["retention.ms"].as_deref(), Some("1000"));
+        assert_eq!(moves.len(), 1, "the partition that somebody added");
     }
 
     #[test]

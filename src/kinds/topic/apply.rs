@@ -97,8 +97,7 @@ mod tests {
         };
         let mut done = 0;
         loop {
-            let steps =
-                changes(wanted, cluster.state().image.topic(&wanted.name), &brokers).unwrap();
+            let steps = changes(wanted, cluster.state().image.topic(&wanted.name), &brokers).steps;
             if steps.is_empty() {
                 return done;
             }

@@ -12,7 +12,9 @@ use crate::kubernetes::labels;
 use crate::tenancy::access;
 use crate::tenancy::tenants::Tenant;
 use freehold_kafka::metadata_image::{TopicImage, id_text};
-use freehold_kafka::topic_plan::{self, RATE_START, THROTTLE_RATES, TopicChange, WantedTopic};
+use freehold_kafka::topic_plan::{
+    self, RATE_START, THROTTLE_RATES, TopicChange, TopicChanges, WantedTopic,
+};
 use k8s_openapi::jiff::Timestamp;
 use std::fmt;
 use std::time::Duration;
@@ -52,6 +54,8 @@ pub struct Plan {
     pub forgets: bool,
     /// True if an existing topic is adopted.
     pub adopts: bool,
+    /// What of the spec cannot be done; all else is.
+    pub refused: Vec<Invalid>,
 }
 
 /// The id of the topic that this object created or adopted.
@@ -62,7 +66,8 @@ fn managed(object: &Topic) -> Option<&str> {
 /// Plans the next steps of a Topic.
 ///
 /// # Errors
-/// Fails if the topic cannot be changed as wanted, or belongs to another object.
+/// Fails if the topic belongs to another object, or is adopted and cannot be as the spec says:
+/// then nothing of it is touched.
 pub fn plan(
     object: &Topic,
     wanted: &WantedTopic,
@@ -72,6 +77,9 @@ pub fn plan(
     let found = observed.topic.as_ref();
     let differences = found
         .map(|topic| topic_plan::differences(wanted, topic))
+        .unwrap_or_default();
+    let corrected = found
+        .map(|topic| topic_plan::corrected(wanted, topic))
         .unwrap_or_default();
     let settled = object
         .status
@@ -92,9 +100,9 @@ pub fn plan(
                 "the topic was deleted and made again (id {}, not {id})",
                 id_text(topic.id)
             ));
-            plan.drift.extend(differences);
+            plan.drift.extend(corrected);
         }
-        (Some(_), Some(_)) if settled => plan.drift = differences,
+        (Some(_), Some(_)) if settled => plan.drift = corrected,
         (None, Some(id)) => {
             plan.drift
                 .push(format!("the topic was deleted (id {id}) with what it held"));
@@ -105,8 +113,17 @@ pub fn plan(
         }
         _ => {}
     }
-    let changes = topic_plan::changes(wanted, found, &observed.brokers)
-        .map_err(|refusal| vec![Invalid::new(refusal.field, refusal.why)])?;
+    let TopicChanges {
+        steps: changes,
+        refused,
+    } = topic_plan::changes(wanted, found, &observed.brokers);
+    plan.refused = refused
+        .map(|refusal| Invalid::new(refusal.field, refusal.why))
+        .into_iter()
+        .collect();
+    if plan.adopts && !plan.refused.is_empty() {
+        return Err(plan.refused);
+    }
     if !kubernetes::has_finalizer(object) {
         plan.steps.push(Step::AddFinalizer);
     }
@@ -441,6 +458,23 @@ mod tests {
             )
             .is_err()
         );
+    }
+
+    #[test]
+    fn a_topic_with_too_many_partitions_is_kept_as_the_spec_says_but_not_taken_over() {
+        let mut many = found(1, "5");
+        many.partitions = vec![PartitionImage::new(&[1, 2, 3]); 3];
+        let managed = topic("IfIdentical", true, Some(1));
+        let kept = planned(&managed, &owned(Some(many.clone()))).unwrap();
+        assert_eq!(words(&kept), ["set retention.ms to 1000"]);
+        assert_eq!(kept.refused[0].field, "spec.partitions");
+        assert_eq!(kept.drift, ["config retention.ms is 5, not 1000"]);
+        let there = Observed {
+            at_home: true,
+            ..observed(Some(many))
+        };
+        let refused = planned(&topic("Always", false, None), &there).unwrap_err();
+        assert_eq!(refused[0].field, "spec.partitions");
     }
 
     #[test]

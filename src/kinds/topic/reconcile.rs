@@ -13,13 +13,13 @@ use crate::kinds::dependent::outcome;
 use crate::kinds::dependent::outcome::{REQUEUE_LATER, REQUEUE_SOON, ROUNDS_MAX, Reconciled};
 use crate::kinds::dependent::rounds::{Found, Round, give_way};
 use crate::kinds::drift;
-use crate::kinds::error::Error;
+use crate::kinds::error::{Error, Invalid};
 use crate::kinds::topic::observe::Observed;
 use crate::kinds::topic::plan::{End, Step};
 use crate::kinds::topic::status::Learned;
 use crate::kinds::topic::{apply, desired, observe, plan, status, validate};
 use crate::kubernetes;
-use crate::runtime::kind::{Kind, Notice, Outcome, Requeue, Requeued};
+use crate::runtime::kind::{Failure, Kind, Notice, Outcome, Requeue, Requeued};
 use crate::tenancy::claims::Claim;
 use crate::tenancy::ownership;
 use crate::tenancy::ownership::Other;
@@ -178,9 +178,8 @@ async fn round(
     }
     if plan.steps.is_empty() {
         let found = std::mem::take(found);
-        return Ok(Round::Break(settled(
-            object, &wanted, observed, found, *created,
-        )));
+        let done = settled(object, &wanted, observed, found, *created, plan.refused);
+        return Ok(Round::Break(done));
     }
     context.ensure_current(&**object).await?;
     if plan.adopts {
@@ -214,19 +213,22 @@ fn unfinished(found: Found, state: State, after: Duration, forgets: bool) -> Rec
     }
 }
 
-/// The result when nothing is left to do, other than to wait for replicas.
+/// The result when nothing is left to do, other than to wait for replicas. `refused`: what of the
+/// spec cannot be done.
 fn settled(
     object: &Topic,
     wanted: &WantedTopic,
     observed: Observed,
     found: Found,
     created: bool,
+    refused: Vec<Invalid>,
 ) -> Reconciled<Learned> {
     let progress = observed
         .topic
         .as_ref()
         .and_then(|topic| topic_plan::progress(wanted, topic));
     let state = match progress {
+        _ if !refused.is_empty() => Error::Invalid(refused).state(),
         None => State::Ready,
         Some(progress) => State::reconciling(
             Reason::Reassigning,
@@ -289,7 +291,7 @@ async fn act(
             return false;
         }
         let left = topic_plan::changes(wanted, image.topic(&wanted.name), &observed.brokers);
-        left.is_ok_and(|left| topic_plan::are_seen(&changed, &left))
+        topic_plan::are_seen(&changed, &left.steps)
     };
     cluster.mirror.wait(SEEN_LIMIT, done).await;
     Ok(object)
