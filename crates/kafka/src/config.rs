@@ -2,7 +2,7 @@
 //!
 //! `cargo xtask generate` writes the lists in `configs/` from Kafka's own ConfigDefs.
 
-use super::config_values;
+use super::{config_limits, config_values};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -293,12 +293,6 @@ pub fn check_broker_config(
             "Freehold sets keys of this prefix from listeners and certificates; remove it".into(),
         );
     }
-    // Kafka's definition allows 0 log cleaners, but a running broker refuses the change.
-    if threads_default(key).is_some()
-        && value.trim().parse::<i64>().is_ok_and(|threads| threads < 1)
-    {
-        return Checked::Refused(format!("{value:?} threads are too few; give 1 or more"));
-    }
     let known = definitions.broker.contains_key(key);
     if !known && is_key(key) && config_values::refuse(value).is_none() {
         if plugins.have(key) {
@@ -317,7 +311,9 @@ pub fn check_broker_config(
             ));
         }
     }
-    refuse(&definitions.broker, key, value).map_or(Checked::Good, Checked::Refused)
+    refuse(&definitions.broker, key, value)
+        .or_else(|| config_limits::refuse(key, value))
+        .map_or(Checked::Good, Checked::Refused)
 }
 
 /// An unknown key that differs from a known one by at most this many edits is taken for a typing

@@ -4,6 +4,7 @@
 pub mod acl;
 pub mod census;
 pub mod config;
+pub mod config_limits;
 pub mod config_values;
 pub mod description;
 pub mod folders;

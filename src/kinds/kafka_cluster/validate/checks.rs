@@ -9,6 +9,7 @@ use crate::kinds::kafka_cluster::observed::{KafkaFacts, Observed, SecretFacts};
 use crate::kinds::kafka_cluster::validate::sum;
 use crate::kubernetes::quantity;
 use freehold_kafka::config::{self, Checked, Definitions, Plugins};
+use freehold_kafka::config_limits;
 use std::collections::BTreeMap;
 
 /// Refuses a version that cannot read the cluster's metadata.
@@ -79,6 +80,11 @@ pub fn check_configs(
         std::iter::once(("spec.config".to_owned(), &spec.config, &none, check)).chain(pools)
     {
         let plugins = Plugins::of(definitions, under.iter().chain(values));
+        let all = under.iter().chain(values);
+        let all = all.map(|(key, value)| (key.as_str(), value.as_str()));
+        for (key, why) in config_limits::refuse_together(&all.collect(), values) {
+            invalid(&format!("{field}[{key}]"), why);
+        }
         for (key, value) in values {
             match check(definitions, &plugins, key, value) {
                 Checked::Good => {}

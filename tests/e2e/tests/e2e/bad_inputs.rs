@@ -115,6 +115,16 @@ fn clusters_that_cannot_be_are_refused_at_admission() {
     );
     refused(
         &kubectl,
+        &small_cluster(
+            "not-to-be",
+            "kafka",
+            "4.3.1",
+            "  config: {max.connections.per.ip: 1}\n",
+        ),
+        "give 50 or more",
+    );
+    refused(
+        &kubectl,
         &good.replace(
             "zones: [zone-a]",
             "zones: [zone-a], autoscaling: {maxReplicas: 3, cpuPercent: 50}",
