@@ -6,19 +6,20 @@
 use crate::fixture;
 use crate::linter;
 
-use fixture::{Kafka, Pod, World, cluster, live, named_claim, observe};
+use fixture::{Kafka, Pod, World, claim_of, cluster, live, named_claim, observe};
 use freehold::api::kafka_cluster::{DataVolume, KafkaCluster, KafkaClusterStatus, WhenScaled};
 use freehold::kinds::kafka_cluster::model::volume_names::{claim_name, log_folder};
 use freehold::kinds::kafka_cluster::observed::{
     KafkaFacts, Objects, Observed, PodFacts, Revision, volumes_of,
 };
-use freehold::kinds::kafka_cluster::plan::Step;
+use freehold::kinds::kafka_cluster::plan::{Step, plan};
 use freehold::kinds::kafka_cluster::preview::preview;
 use freehold::kinds::kafka_cluster::resources::server_properties::dynamic_configs;
 use freehold::kinds::kafka_cluster::validate::validate;
-use freehold::kubernetes::Live;
+use freehold::kubernetes::{Live, labels};
 use freehold_kafka_client::{BrokerDescription, LogFolder, LogFolders, LogReplica};
 use proptest::prelude::*;
+use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
 const SET: &str = "c-b-a";
@@ -418,5 +419,62 @@ fn a_preview_tells_restarts_for_a_volume_in_the_order_in_which_they_come() {
                 .zip(expected)
                 .all(|(line, start)| line.starts_with(start)),
         "{restarts:?}"
+    );
+}
+
+#[test]
+fn a_size_that_no_volume_has_reached_can_be_taken_back_and_no_other() {
+    let nodes = [0, 1, CONTROLLER];
+    let kafka = Kafka {
+        unfenced: vec![0, 1],
+        leader: CONTROLLER,
+        voters: [(CONTROLLER, 9)].into(),
+        ..Kafka::default()
+    };
+    let mut object = object(2, "4.3.1");
+    let sized = |object: &mut KafkaCluster, size: &str| {
+        object.spec.node_pools[0].storage.size.0 = size.into();
+    };
+    sized(&mut object, "64Ti");
+    let (mut observed, _) = observe(&object, &World::running(nodes.map(Pod::up), kafka));
+    let claim = |id: i32, requested: &str, capacity: &str| {
+        claim_of(json!({
+            "metadata": {"name": claim_name("", &format!("{SET}-{id}")), "uid": id.to_string(), "labels": {labels::POOL: "b"}},
+            "spec": {"resources": {"requests": {"storage": requested}}},
+            "status": {"phase": "Bound", "capacity": {"storage": capacity}}
+        }))
+    };
+    let found = |object: &KafkaCluster, observed: &Observed| match validate(object, observed) {
+        Err(invalids) => invalids.iter().map(ToString::to_string).collect(),
+        Ok(valid) => {
+            let planned = plan(object, &valid, observed);
+            let words = planned.steps.iter().map(ToString::to_string);
+            words
+                .filter(|step| step.contains("change volume") || step.contains("anew"))
+                .collect::<Vec<_>>()
+        }
+    };
+    observed.volumes = vec![claim(0, "64Ti", "64Gi"), claim(1, "64Ti", "64Gi")];
+    sized(&mut object, "65Gi");
+    assert_eq!(
+        found(&object, &observed),
+        [
+            "make StatefulSet c-b-a anew around its pods",
+            "change volume data-c-b-a-0: 65Gi large",
+            "change volume data-c-b-a-1: 65Gi large"
+        ]
+    );
+    let refused = "spec.nodePools[b].storage.size: a volume cannot shrink, and there are volumes of 64Gi; give 64Gi or more";
+    sized(&mut object, "63Gi");
+    assert_eq!(found(&object, &observed), [refused]);
+    // One of them has reached it.
+    observed.volumes[1] = claim(1, "64Ti", "64Ti");
+    sized(&mut object, "65Gi");
+    assert_eq!(found(&object, &observed), [refused.replace("64Gi", "64Ti")]);
+    // No volume was made yet.
+    observed.volumes.clear();
+    assert_eq!(
+        found(&object, &observed),
+        ["make StatefulSet c-b-a anew around its pods"]
     );
 }

@@ -12,8 +12,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 // What holds for each volume.
-const NEVER_SHRINKS: &str =
-    "self.size == oldSelf.size || quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0";
 const KEEPS_ATTRIBUTES: &str =
     "!has(oldSelf.volumeAttributesClassName) || has(self.volumeAttributesClassName)";
 const KEEPS_ATTRIBUTES_WHY: &str =
@@ -138,7 +136,6 @@ pub enum Role {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new(NEVER_SHRINKS).message("size: a volume cannot shrink; put the old size back"),
     validation = Rule::new(KEEPS_ATTRIBUTES).message(KEEPS_ATTRIBUTES_WHY),
     validation = Rule::new(KEEPS_CLASS).message("storageClassName: immutable, volumes cannot change their class; make another pool"),
 )]
@@ -213,8 +210,6 @@ impl Storage {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new(NEVER_SHRINKS)
-        .message("size: a volume cannot shrink; put the old size back, or take this volume away and add one of another name"),
     validation = Rule::new(KEEPS_ATTRIBUTES).message(KEEPS_ATTRIBUTES_WHY),
     validation = Rule::new(KEEPS_CLASS)
         .message("storageClassName: immutable, volumes cannot change their class; take this volume away and add one of another name"),

@@ -7,6 +7,7 @@ use crate::kinds::kafka_cluster::context::Context;
 use crate::kinds::kafka_cluster::model::child_names;
 use crate::kinds::kafka_cluster::model::child_names::Neighbour;
 use crate::kinds::kafka_cluster::validate;
+use crate::kinds::kafka_cluster::validate::checks::smaller_sizes;
 use crate::kinds::registration::{Editors, Registered, Review, Served};
 use crate::kinds::rights::{APPLY, Right};
 use std::sync::Arc;
@@ -105,8 +106,12 @@ impl Registered for KafkaClusterKind {
     fn review(object: KafkaCluster) -> Review {
         Review::AmongClusters(Box::new(
             move |settings: &Settings, clusters: &[KafkaCluster]| {
-                let (mut invalids, warnings) =
+                let (mut invalids, mut warnings) =
                     validate::check(&object.spec, settings.images.get(&object.spec.version));
+                let name = &object.metadata.name;
+                if let Some(old) = clusters.iter().find(|old| old.metadata.name == *name) {
+                    warnings.extend(smaller_sizes(&old.spec, &object.spec));
+                }
                 let neighbours: Vec<_> = clusters.iter().map(Neighbour::of).collect();
                 invalids.extend(child_names::check(&object, &neighbours));
                 (invalids, warnings)

@@ -33,6 +33,8 @@ const (
 	sizeUnit = 1 << 20
 	// XFS takes no less.
 	smallest = 300 * sizeUnit
+	// No disk is larger.
+	largest int64 = 1 << 40
 )
 
 // One call changes volumes at a time.
@@ -177,6 +179,9 @@ func (d *driver) ControllerExpandVolume(_ context.Context, request *csi.Controll
 	file, err := d.file(request.VolumeId)
 	if err != nil {
 		return nil, err
+	}
+	if request.CapacityRange.GetRequiredBytes() > largest {
+		return nil, status.Errorf(codes.OutOfRange, "volumes have at most %d bytes", largest)
 	}
 	bytes, err := enlarge(file, wanted(request.CapacityRange))
 	if err != nil {

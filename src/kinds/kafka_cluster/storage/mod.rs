@@ -1,4 +1,5 @@
-//! Plans changes of volumes: they grow and change their class while in use, and never shrink. Pure.
+//! Plans changes of volumes: they grow and change their class while in use, and never shrink. A size
+//! that was not reached can be taken back. Pure.
 //!
 //! Nothing here disrupts a node, and nothing else waits for it: if a volume cannot grow, its data
 //! must still be able to move to a larger one.
@@ -362,15 +363,46 @@ fn is_recent(total: i64, claim: &Claim) -> bool {
         .is_some_and(|capacity| seen >= capacity.saturating_mul(SEEN_PERCENT))
 }
 
-/// The size in bytes that a volume should have.
+/// The size in bytes that a volume should have. A size that the volume has not reached, and that
+/// neither the spec nor its automatic growth asks for any longer, is taken back; Kubernetes takes
+/// back no more than leaves a size above the capacity.
 fn wanted(claim: &Claim, storage: &DataVolume, used_percent: Option<i64>) -> Option<u64> {
     let (requested, size) = (claim.requested.bytes()?, quantity::bytes(&storage.size)?);
-    let grown = storage
-        .auto_grow
-        .as_ref()
+    let grow = storage.auto_grow.as_ref();
+    let most = grow.and_then(|grow| quantity::bytes(&grow.max_size));
+    if let Some(capacity) = claim.capacity.filter(|capacity| *capacity < requested)
+        && most.unwrap_or(0).max(size) < requested
+    {
+        return Some(size.max(capacity.saturating_add(MIB)).min(requested));
+    }
+    let grown = grow
         .zip(used_percent)
         .and_then(|(grow, used)| grown(grow, requested, used));
     Some(size.max(requested).max(grown.unwrap_or(0)))
+}
+
+/// The smallest size in bytes that the spec may give a volume of a group's nodes, if it gives
+/// another one than before: what they have reached. `None` if they have no such volume yet.
+pub fn smallest(group: &NodeGroup, volume: &str, observed: &Observed) -> Option<u64> {
+    let set = observed.objects.stateful_set(&group.stateful_set)?;
+    let template = set
+        .claim_templates
+        .iter()
+        .find(|template| volume_name(&template.name) == Some(volume))?;
+    let claims: BTreeSet<String> = group
+        .node_ids()
+        .map(|id| claim_name(volume, &names::pod(&group.stateful_set, id)))
+        .collect();
+    let claims = observed
+        .volumes
+        .iter()
+        .filter(|claim| claims.contains(claim.name()));
+    let reached = claims
+        .filter_map(|claim| Some(claim.requested.bytes()?.min(claim.capacity?)))
+        .max()?;
+    // A volume that grew by itself, or was larger from the start, is no reason against the size
+    // that the spec had.
+    Some(reached.min(template.requested.bytes()?))
 }
 
 /// The next size of a volume that is too full: a quarter more, in whole MiB.
@@ -401,12 +433,13 @@ fn report_claim(
     let class = class
         .filter(|class| claim.requested.volume_attributes_class_name.as_deref() != Some(class));
     // Automatic growth takes one step at a time; a size from the spec is requested at once.
-    let grows = wanted > requested
-        && (settled || quantity::bytes(&storage.size).is_some_and(|size| size > requested));
-    if grows || class.is_some() {
+    let changes = wanted < requested
+        || wanted > requested
+            && (settled || quantity::bytes(&storage.size).is_some_and(|size| size > requested));
+    if changes || class.is_some() {
         report.upkeep.push(Step::ChangeVolume {
             claim: Box::new(claim.live.clone()),
-            bytes: grows.then_some(wanted),
+            bytes: changes.then_some(wanted),
             class: class.map(str::to_owned),
         });
     }
@@ -563,6 +596,38 @@ mod tests {
                 None
             ),
             (None, vec![])
+        );
+    }
+
+    #[test]
+    fn a_size_that_no_disk_can_have_is_taken_back() {
+        let typo = claim("64Ti", "64Gi", json!({}));
+        let asks = |claim: &Claim, storage: &DataVolume| planned(claim, storage, None).0;
+        assert_eq!(asks(&typo, &storage("65Gi", None)), Some(65 * 1024));
+        assert_eq!(
+            asks(&typo, &storage("64Gi", None)),
+            Some(64 * 1024 + 1),
+            "Kubernetes takes only a size above the capacity"
+        );
+        let back = claim("65537Mi", "64Gi", json!({}));
+        assert_eq!(asks(&back, &storage("64Gi", None)), None, "once");
+        assert_eq!(
+            asks(&typo, &storage("64Ti", None)),
+            None,
+            "the spec still says so"
+        );
+        let large = claim("64Ti", "64Ti", json!({}));
+        assert_eq!(asks(&large, &storage("64Gi", None)), None, "it has it");
+        let grows = claim("80Gi", "64Gi", json!({}));
+        assert_eq!(
+            asks(&grows, &storage("50Gi", Some((80, "1Ti")))),
+            None,
+            "a step of automatic growth"
+        );
+        let beyond = claim("64Ti", "64Gi", json!({}));
+        assert_eq!(
+            asks(&beyond, &storage("50Gi", Some((80, "1Ti")))),
+            Some(64 * 1024 + 1)
         );
     }
 

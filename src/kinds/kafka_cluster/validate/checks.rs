@@ -1,15 +1,17 @@
 //! The checks of a spec, each for a part of it. Pure.
 
 use crate::api::kafka_cluster::{
-    CertificateIssuer, KafkaCluster, KafkaClusterSpec, NodePool, Role,
+    CertificateIssuer, DataVolume, KafkaCluster, KafkaClusterSpec, NodePool, Role,
 };
 use crate::certificates;
 use crate::kinds::kafka_cluster::model::cluster::NodeGroup;
 use crate::kinds::kafka_cluster::observed::{KafkaFacts, Observed, SecretFacts};
+use crate::kinds::kafka_cluster::storage;
 use crate::kinds::kafka_cluster::validate::sum;
 use crate::kubernetes::quantity;
 use freehold_kafka::config::{self, Checked, Definitions, Plugins};
 use freehold_kafka::config_limits;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::collections::BTreeMap;
 
 /// Refuses a version that cannot read the cluster's metadata.
@@ -134,6 +136,67 @@ pub fn check_replication(spec: &KafkaClusterSpec, invalid: &mut impl FnMut(&str,
     }
 }
 
+/// The field of a pool that describes one of its volumes.
+fn storage_field(pool: &NodePool, volume: &DataVolume) -> String {
+    let inner = if volume.name.is_empty() {
+        String::new()
+    } else {
+        format!(".volumes[{}]", volume.name)
+    };
+    format!("spec.nodePools[{}].storage{inner}", pool.name)
+}
+
+/// Refuses a size below what volumes have. One that they have not reached can be taken back.
+pub fn check_sizes(
+    spec: &KafkaClusterSpec,
+    groups: &[NodeGroup],
+    observed: &Observed,
+    invalid: &mut impl FnMut(&str, String),
+) {
+    for pool in &spec.node_pools {
+        for volume in pool.storage.all() {
+            let smallest = groups
+                .iter()
+                .filter(|group| group.pool.name == pool.name)
+                .filter_map(|group| storage::smallest(group, &volume.name, observed))
+                .max();
+            if let (Some(smallest), Some(size)) = (smallest, quantity::bytes(&volume.size))
+                && size < smallest
+            {
+                let smallest = quantity::text(smallest);
+                let why = format!(
+                    "a volume cannot shrink, and there are volumes of {smallest}; give {smallest} or more"
+                );
+                invalid(&format!("{}.size", storage_field(pool, &volume)), why);
+            }
+        }
+    }
+}
+
+/// Warns of sizes that are smaller than before; only the reconcile knows what volumes have.
+pub fn smaller_sizes(old: &KafkaClusterSpec, new: &KafkaClusterSpec) -> Vec<String> {
+    let sizes = |spec: &KafkaClusterSpec| {
+        let volumes = spec.node_pools.iter().flat_map(|pool| {
+            let field = |volume: &DataVolume| format!("{}.size", storage_field(pool, volume));
+            let volumes = pool.storage.all().into_iter();
+            let volumes = volumes.map(move |volume| (field(&volume), volume.size));
+            volumes.collect::<Vec<_>>()
+        });
+        volumes.collect::<BTreeMap<_, _>>()
+    };
+    let old = sizes(old);
+    let warning = |(field, size): (String, Quantity)| {
+        let before = old.get(&field)?;
+        (quantity::bytes(&size)? < quantity::bytes(before)?).then(|| {
+            format!(
+                "{field}: below {}: a volume cannot shrink, so that this is refused later unless no volume has reached the size of before",
+                before.0
+            )
+        })
+    };
+    sizes(new).into_iter().filter_map(warning).collect()
+}
+
 pub fn check_storage(spec: &KafkaClusterSpec, invalid: &mut impl FnMut(&str, String)) {
     for (pool, volume) in spec.node_pools.iter().flat_map(|pool| {
         pool.storage
@@ -141,12 +204,7 @@ pub fn check_storage(spec: &KafkaClusterSpec, invalid: &mut impl FnMut(&str, Str
             .into_iter()
             .map(move |volume| (pool, volume))
     }) {
-        let inner = if volume.name.is_empty() {
-            String::new()
-        } else {
-            format!(".volumes[{}]", volume.name)
-        };
-        let field = format!("spec.nodePools[{}].storage{inner}", pool.name);
+        let field = storage_field(pool, &volume);
         let size = quantity::bytes(&volume.size).filter(|size| *size > 0);
         if size.is_none() {
             invalid(
@@ -331,5 +389,32 @@ pub fn check_resources(pool: &NodePool, invalid: &mut impl FnMut(&str, String)) 
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_smaller_size_is_warned_of_by_its_field() {
+        let spec = |size: &str, more: &str| -> KafkaClusterSpec {
+            let storage = json!({"size": size, "volumes": [{"name": "more", "size": more}]});
+            let pool = json!({"name": "all", "roles": ["controller", "broker"], "replicas": 3,
+                "zones": ["a", "b", "c"], "storage": storage});
+            serde_json::from_value(json!({"version": "4.3.1", "nodePools": [pool]})).unwrap()
+        };
+        let warnings = smaller_sizes(&spec("64Ti", "1Gi"), &spec("64Gi", "1024Mi"));
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(
+            warnings[0].starts_with("spec.nodePools[all].storage.size: below 64Ti"),
+            "{warnings:?}"
+        );
+        let warnings = smaller_sizes(&spec("1Gi", "2Gi"), &spec("2Gi", "1Gi"));
+        assert!(
+            warnings[0].starts_with("spec.nodePools[all].storage.volumes[more].size"),
+            "{warnings:?}"
+        );
     }
 }

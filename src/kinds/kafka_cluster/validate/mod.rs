@@ -23,7 +23,8 @@ use crate::kinds::kafka_cluster::replacing;
 use crate::kinds::kafka_cluster::resources::pod_template;
 use crate::kinds::kafka_cluster::validate::checks::{
     check_authority, check_client_authorities, check_configs, check_identity,
-    check_leaving_volumes, check_replication, check_resources, check_storage, check_version,
+    check_leaving_volumes, check_replication, check_resources, check_sizes, check_storage,
+    check_version,
 };
 use crate::kinds::kafka_cluster::validate::groups::{groups, slots};
 use crate::kubernetes;
@@ -201,6 +202,7 @@ pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidClust
     let blocks = allocate(&given, slots);
     let groups = groups(&sorted(spec), &key, &blocks, observed);
     check_leaving_volumes(&spec.version, &groups, &mut invalid);
+    check_sizes(spec, &groups, observed, &mut invalid);
     child_names::check_claims(&groups, &observed.foreign_claims, &mut invalid);
     child_names::check_groups(&groups, &mut invalid);
     invalids.extend(child_names::check(object, &observed.neighbours));

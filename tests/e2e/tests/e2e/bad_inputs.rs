@@ -151,11 +151,6 @@ fn changes_that_would_lose_something_are_refused_at_admission() {
     let change = |path: &str, value: serde_json::Value| json!([{"op": "replace", "path": path, "value": value}]);
     change_refused(
         &kubectl,
-        &change("/spec/nodePools/0/storage/size", json!("512Mi")),
-        "cannot shrink",
-    );
-    change_refused(
-        &kubectl,
         &change("/spec/nodePools/0/roles", json!(["controller"])),
         "immutable",
     );

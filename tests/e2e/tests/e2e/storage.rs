@@ -173,17 +173,24 @@ fn volumes_grow_under_load_and_say_so_where_they_cannot() {
         Ok((*size != "768Mi").then(|| size.to_string()))
     })
     .unwrap();
-    let error = kubectl.merge(
-        "kafkacluster",
-        "kafka",
-        "grown",
-        &json!({"spec": {"nodePools": [{"name": "all", "roles": ["controller", "broker"], "replicas": 1, "zones": ["zone-a"], "storage": {"size": "512Mi"}}]}}),
-    );
-    assert!(
-        error
-            .unwrap_err()
-            .to_string()
-            .contains("a volume cannot shrink")
+    // A size below what the volume has is refused; one that it cannot reach is taken back.
+    patch(&kubectl, &json!({"size": "512Mi"}), None);
+    shell::wait_for("a smaller size to be refused", LONG, || {
+        let status = found(&kubectl, "kafkacluster", "grown")["status"].clone();
+        let conditions = status["conditions"].to_string();
+        Ok((!conditions.contains("a volume cannot shrink")).then_some(conditions))
+    })
+    .unwrap();
+    patch(&kubectl, &json!({"size": "64Ti"}), None);
+    waits_for(&kubectl, "to 64Ti");
+    patch(&kubectl, &json!({"size": "768Mi"}), None);
+    kubectl
+        .wait_ready("kafkacluster", "kafka", "grown", LONG)
+        .unwrap();
+    // Kubernetes takes only a size above the one that the volume has.
+    assert_eq!(
+        claim(&kubectl)["spec"]["resources"]["requests"]["storage"],
+        "769Mi"
     );
 
     // Changes the class of a volume in use. The driver refuses one class: this is reported, and
