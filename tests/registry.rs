@@ -73,6 +73,32 @@ fn every_kind_has_its_generated_definition() {
     }
 }
 
+/// The page deletes objects, deletes definitions, and removes finalizers by hand.
+#[test]
+fn every_kind_is_uninstalled_and_has_a_health_check() {
+    let read = |path: &str| fs::read_to_string(repo().join(path)).unwrap();
+    let (page, checks) = (
+        read("docs/guide/uninstall.md"),
+        read("deploy/argocd/health-checks.yaml"),
+    );
+    let line = |begin: &str| {
+        page.lines()
+            .filter(|line| line.starts_with(begin))
+            .collect()
+    };
+    let (deleted, by_hand): (String, String) = (line("kubectl delete "), line("for kind in "));
+    for entry in &REGISTRY {
+        let resource = entry.resource();
+        let (kind, plural) = (&resource.kind, &resource.plural);
+        assert!(deleted.contains(plural), "no {kind} is deleted");
+        assert!(by_hand.contains(plural), "{kind} keeps its finalizer");
+        let definition = format!("{plural}.{}", resource.group);
+        assert!(page.contains(&definition), "{definition} is not deleted");
+        let check = format!("resource.customizations.health.{}_{kind}:", resource.group);
+        assert!(checks.contains(&check), "no {check}");
+    }
+}
+
 /// The folder of a kind: `KafkaCluster` is in `kafka_cluster`.
 fn folder(kind: &str) -> String {
     let mut folder = String::new();
