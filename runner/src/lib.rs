@@ -15,6 +15,7 @@
 //! - [`mqtt`]: the protocol of MQTT, for a source and a sink.
 //! - [`ingest`]: a stage that takes records from outside Kafka; [`process`] is what it gets of its
 //!   process.
+//! - [`sockets`]: what it listens on.
 //! - [`figures`], [`window`], [`metrics`], [`status`], [`http`]: what a stage says about itself.
 #![forbid(unsafe_code)]
 
@@ -40,6 +41,7 @@ mod reading;
 pub mod record;
 pub mod replay;
 pub mod settings;
+pub mod sockets;
 pub mod stage_loop;
 pub mod status;
 pub mod threshold;

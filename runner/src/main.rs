@@ -25,9 +25,9 @@ use freehold_runner::ingest;
 use freehold_runner::journal::Journal;
 use freehold_runner::process::Process;
 use freehold_runner::settings::{self, ClientSettings, SettingsError, stage_config};
+use freehold_runner::sockets;
 use freehold_runner::stage_loop::{End, StageError, run};
 use freehold_runner::status::Replica;
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -211,7 +211,7 @@ fn start(
         .build()
         .map_err(listen)?;
     let listener = runtime
-        .block_on(TcpListener::bind(arguments.listen))
+        .block_on(sockets::bind(arguments.listen))
         .map_err(listen)?;
     let (mut terminate, mut interrupt) = {
         let _inside = runtime.enter();

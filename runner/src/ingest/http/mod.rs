@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::Shared;
+use crate::sockets;
 use crate::stage_loop::{End, StageError};
 use answer::Source;
 use auth::Authenticator;
@@ -85,7 +86,7 @@ pub async fn run(settings: HttpSource, stage: Shared) -> Result<End, StageError>
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StageError> {
-    let listener = TcpListener::bind(address).await;
+    let listener = sockets::bind(address).await;
     listener.map_err(|source| StageError::Listen { address, source })
 }
 
