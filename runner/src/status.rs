@@ -1,10 +1,10 @@
 //! What a stage reports at `/status`, from its figures. Pure: the time is an argument.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use freehold_pipeline::replay::ReplayReport;
-use freehold_pipeline::report::{BlockReport, LastAlert, LastError, StageReport};
+use freehold_pipeline::report::{BlockReport, DROPPED, LastAlert, LastError, StageReport};
 use freehold_pipeline::stage_document::StageDocument;
 use freehold_pipeline::topics::TopicNames;
 use freehold_pipeline_blocks::figures::Figures as BlockFigures;
@@ -28,6 +28,8 @@ pub struct Replica {
     ordinal: u32,
     /// The topic that a block reads or writes, by the block's name.
     topics: BTreeMap<String, String>,
+    /// The blocks that read a topic.
+    readers: BTreeSet<String>,
     /// The id of its replay, if that is what it does.
     replay: Option<String>,
 }
@@ -37,7 +39,12 @@ impl Replica {
     #[must_use]
     pub fn of(document: &StageDocument, ordinal: u32) -> Self {
         let names = TopicNames::default();
-        let topics = document.definition.blocks.iter().filter_map(|block| {
+        let blocks = &document.definition.blocks;
+        let readers = blocks.iter().filter(|block| {
+            let work = block.work();
+            work.is_ok_and(|work| work.reads().is_some())
+        });
+        let topics = blocks.iter().filter_map(|block| {
             let work = block.work().ok()?;
             let topic = work.reads().or(work.writes())?.resolve(&names)?;
             Some((block.name.clone(), topic.to_owned()))
@@ -48,6 +55,7 @@ impl Replica {
             revision: document.revision,
             ordinal,
             topics: topics.collect(),
+            readers: readers.map(|block| block.name.clone()).collect(),
             replay: document.replay.as_ref().map(|replay| replay.id.clone()),
         }
     }
@@ -69,9 +77,6 @@ fn counts(figures: &BlockFigures) -> Counts {
         figures.skipped,
     ]
 }
-
-/// The reasons for which a record does not leave a block.
-const DROPPED: [&str; 5] = ["filtered", "no-case", "not-read", "aborted", "skipped"];
 
 /// The counts of blocks, as last published.
 #[derive(Debug)]
@@ -174,41 +179,25 @@ pub fn report(
     if let Some(stopped) = &mut stopped {
         stopped.error = cut(&stopped.error);
     }
-    let lasts = |problem: &Problem| now_ms - problem.since_ms > PROBLEM_AGE_MS;
     let ready = figures.ready()
         && stopped.is_none()
         && unreadable.is_empty()
         && of_blocks.is_empty()
         && !figures.is_disconnected()
-        && !problem.as_ref().is_some_and(lasts);
+        && !problem
+            .as_ref()
+            .is_some_and(|problem| lasts(problem, now_ms));
     let mut blocks = counts.reports(age);
     for block in &mut blocks {
-        if let Some(problem) = of_blocks.get(&block.name) {
-            block.problem = Some(cut(&problem.message));
-            block.last_error = Some(LastError {
-                summary: cut(&problem.message),
-                address: None,
-                time_ms: problem.since_ms,
-            });
-            continue;
-        }
-        let Some(topic) = replica.topics.get(&block.name) else {
+        let Some((why, time_ms)) = problem_of(&block.name, replica, figures, now_ms) else {
             continue;
         };
-        let of_topic = |problem: &&Problem| problem.topic.as_ref() == Some(topic);
-        let of_loop = problem.as_ref().filter(of_topic);
-        let Some(why) = unreadable
-            .get(topic)
-            .or_else(|| of_loop.map(|problem| &problem.message))
-        else {
-            continue;
-        };
-        block.problem = Some(cut(why));
+        block.problem = Some(cut(&why));
         // While it lasts it is what the block failed on last.
         block.last_error = Some(LastError {
-            summary: cut(why),
+            summary: cut(&why),
             address: None,
-            time_ms: of_loop.map_or(now_ms, |problem| problem.since_ms),
+            time_ms,
         });
     }
     let (lag, lag_seconds) = lag(figures, now_ms);
@@ -224,6 +213,68 @@ pub fn report(
         lag_seconds,
         blocks,
         replay: replay(replica, figures, counts),
+    }
+}
+
+fn lasts(problem: &Problem, now_ms: i64) -> bool {
+    now_ms - problem.since_ms > PROBLEM_AGE_MS
+}
+
+/// Operations of the consumer. What else fails is of the producer, which writes to the sinks.
+const OF_CONSUMER: [&str; 4] = ["pause", "place", "read", "revoke"];
+
+/// What a block cannot do at the moment, and the time of it in milliseconds since 1970. What is
+/// about no topic, as a broker that is away or a password that is wrong, is told of the sources if
+/// the consumer said it, and of the sinks if the producer did.
+fn problem_of(
+    block: &str,
+    replica: &Replica,
+    figures: &Figures,
+    now_ms: i64,
+) -> Option<(String, i64)> {
+    if let Some(problem) = figures.block_problems().get(block) {
+        return Some((problem.message.clone(), problem.since_ms));
+    }
+    let topic = replica.topics.get(block)?;
+    let problem = figures.problem();
+    let of_topic = problem
+        .as_ref()
+        .filter(|problem| problem.topic.as_ref() == Some(topic));
+    let since_ms = |problem: Option<&Problem>| problem.map_or(now_ms, |problem| problem.since_ms);
+    if let Some(why) = figures.unreadable().get(topic) {
+        return Some((why.clone(), since_ms(of_topic)));
+    }
+    if let Some(problem) = of_topic {
+        return Some((problem.message.clone(), problem.since_ms));
+    }
+    // One that has stopped says at which block.
+    if figures.stopped().is_some() {
+        return None;
+    }
+    let of_none = problem
+        .as_ref()
+        .filter(|problem| problem.topic.is_none() && lasts(problem, now_ms));
+    let reads = replica.readers.contains(block);
+    if reads && figures.is_disconnected() {
+        return Some((away(problem.as_ref()), since_ms(problem.as_ref())));
+    }
+    // A stage that writes to no topic has only sources.
+    let writes = replica.topics.len() > replica.readers.len();
+    let is_own =
+        |problem: &&Problem| reads == (OF_CONSUMER.contains(&problem.operation) || !writes);
+    let problem = of_none.filter(is_own)?;
+    Some((words(problem), problem.since_ms))
+}
+
+fn words(problem: &Problem) -> String {
+    format!("{}: {}", problem.operation, problem.message)
+}
+
+/// The consumer has no connection; `problem` may say why.
+fn away(problem: Option<&Problem>) -> String {
+    match problem {
+        Some(problem) => format!("no broker answers: {}", words(problem)),
+        None => "no broker answers".to_owned(),
     }
 }
 
@@ -261,13 +312,13 @@ fn message(
             |(block, problem): (&String, &BlockProblem)| format!("{block}: {}", problem.message);
         return of_blocks.iter().map(of).collect::<Vec<_>>().join("; ");
     }
-    let problem = problem.map(|problem| format!("{}: {}", problem.operation, problem.message));
-    match (figures.is_disconnected(), problem) {
-        (true, Some(problem)) => format!("no broker answers: {problem}"),
-        (true, None) => "no broker answers".to_owned(),
-        (false, Some(problem)) => problem,
-        (false, None) if figures.ready() => String::new(),
-        (false, None) => "waits for its partitions".to_owned(),
+    if figures.is_disconnected() {
+        return away(problem);
+    }
+    match problem {
+        Some(problem) => words(problem),
+        None if figures.ready() => String::new(),
+        None => "waits for its partitions".to_owned(),
     }
 }
 
@@ -405,6 +456,47 @@ mod tests {
         let report = at(&figures, 5);
         assert_eq!((report.ready, &*report.message), (true, ""));
         assert_eq!(report.blocks[0].problem, None);
+    }
+
+    #[test]
+    fn a_broker_that_is_away_and_a_wrong_password_are_named_at_a_block() {
+        let problems = |report: &StageReport| -> Vec<Option<String>> {
+            let blocks = report.blocks.iter();
+            blocks.map(|block| block.problem.clone()).collect()
+        };
+        let figures = reading();
+        figures.set_connected(false);
+        let report = at(&figures, 5);
+        let away = Some("no broker answers".to_owned());
+        assert_eq!(problems(&report), [away, None, None]);
+        let error = report.blocks[0].last_error.as_ref().unwrap();
+        assert_eq!(error.summary, "no broker answers");
+        figures.trouble("read", None, "authentication failed");
+        let why = "no broker answers: read: authentication failed";
+        assert_eq!(at(&figures, 5).blocks[0].problem.as_deref(), Some(why));
+        assert_eq!(at(&figures, 5).message, why);
+        figures.set_connected(true);
+        figures.progress();
+        assert_eq!(problems(&at(&figures, 5)), [None, None, None]);
+
+        let long_after = |figures: &Figures| {
+            let since_ms = figures.problem().unwrap().since_ms;
+            problems(&after(figures, 5, since_ms + 4_000))
+        };
+        figures.trouble("read", None, "authentication failed");
+        assert_eq!(problems(&at(&figures, 5)), [None, None, None], "at first");
+        let why = Some("read: authentication failed".to_owned());
+        assert_eq!(long_after(&figures), [why, None, None]);
+        figures.trouble("commit", None, "timed out");
+        let why = Some("commit: timed out".to_owned());
+        assert_eq!(long_after(&figures), [None, None, why]);
+        let stopped = Stopped {
+            block: Some("big".to_owned()),
+            error: "not a number".to_owned(),
+            address: None,
+        };
+        figures.set_stopped(stopped);
+        assert_eq!(long_after(&figures), [None, None, None], "it says where");
     }
 
     #[test]

@@ -109,6 +109,9 @@ pub struct LastAlert {
     pub time_ms: i64,
 }
 
+/// The reasons for which a record does not leave a block: keys of `dropped_per_second`.
+pub const DROPPED: [&str; 5] = ["filtered", "no-case", "not-read", "aborted", "skipped"];
+
 /// The block of the graph that a block of a stage belongs to.
 pub fn of_graph(block: &str) -> &str {
     block.split('~').next().unwrap_or(block)

@@ -105,12 +105,29 @@ fn a_broker_that_does_not_answer_is_reported() {
     let pid = setup.kafka.pid(0);
     signal("STOP", pid);
     // A report without a message can be that of a runner that does not answer.
-    wait(&runner, "it is reported", CLEARED, |report| {
-        !report.ready && !report.message.is_empty()
+    wait(&runner, "it is reported at a block", CLEARED, |report| {
+        let named = ["in", "out"].iter().any(|block| has_problem(report, block));
+        !report.ready && !report.message.is_empty() && named
     });
     signal("CONT", pid);
-    wait(&runner, "it works again", CLEARED, |report| {
+    let report = wait(&runner, "it works again", CLEARED, |report| {
         report.ready && report.message.is_empty()
+    });
+    assert!(!has_problem(&report, "in") && !has_problem(&report, "out"));
+}
+
+#[test]
+#[ignore = "needs Kafka's jars: cargo xtask test"]
+fn a_wrong_password_is_named_at_the_source() {
+    let (setup, _turn) = setup();
+    let mut stage = stage(setup, "password");
+    let password = setup.kafka.folder().join("wrong-password");
+    std::fs::write(&password, "wrong").unwrap();
+    stage.secure(&setup.kafka, &password);
+    let runner = stage.start();
+    wait(&runner, "the source is named", NAMED, |report| {
+        let problem = block(report, "in").and_then(|block| block.problem.as_deref());
+        !report.ready && problem.is_some_and(|problem| problem.contains("uthentication"))
     });
 }
 
