@@ -459,7 +459,7 @@ fn what_is_applied_without_effect_is_told_with_its_field_and_not_applied_again()
         "{steps:?}"
     );
     let plan = plan_with(selects, |observed, step| {
-        let refusal = freehold::kinds::kafka_cluster::attempts::without_effect(step.what());
+        let refusal = freehold::kinds::attempts::without_effect(step.what());
         observed
             .attempts
             .failed(step.wanted(), refusal, observed.now);

@@ -8,7 +8,7 @@ use crate::linter;
 use fixture::{Kafka, Pod, World, cluster, observe};
 use freehold::api::conditions::{Reason, State};
 use freehold::api::kafka_cluster::{KafkaCluster, KafkaClusterStatus};
-use freehold::kinds::kafka_cluster::attempts::Refusal;
+use freehold::kinds::attempts::Refusal;
 use freehold::kinds::kafka_cluster::observed::{KafkaFacts, Observed};
 use freehold::kinds::kafka_cluster::plan::{Plan, Step};
 use freehold::kinds::kafka_cluster::{configuration, keep, status};

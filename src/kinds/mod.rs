@@ -7,6 +7,8 @@
 //! in [`REGISTRY`]. `cargo xtask generate` writes its CustomResourceDefinition, its rules in the
 //! charts and its page. `tests/fifth_kind.rs` is such a kind in one file.
 
+pub mod amounts;
+pub mod attempts;
 pub mod context;
 pub mod definitions;
 pub mod dependent;
@@ -14,6 +16,7 @@ pub mod drift;
 pub mod error;
 pub mod kafka_cluster;
 pub mod pipeline;
+pub mod pods_not_made;
 pub mod registration;
 pub mod rights;
 pub mod topic;

@@ -1,21 +1,16 @@
 //! The state that all reconciles of KafkaClusters share, in addition to the context of all kinds.
 
-use crate::api::kafka_cluster::KafkaCluster;
+use crate::kinds::attempts::Tried;
 use crate::kinds::context::{Context as Shared, Settings};
-use crate::kinds::kafka_cluster::attempts::Attempts;
 use crate::kinds::kafka_cluster::connections::Clients;
 use crate::kinds::kafka_cluster::replacing::lost_since::LostSince;
 use crate::kinds::kafka_cluster::retained_secrets::RetainedSecrets;
+use crate::kinds::pods_not_made;
 use crate::runtime::answer_cache::AnswerCache;
 use crate::runtime::services::Services;
 use kube::Client;
-use std::collections::HashMap;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
-/// While a pod is missing, the events of its StatefulSet are read at most once in this time.
-const REFUSALS_KEEP: Duration = Duration::from_secs(5);
+use std::sync::Arc;
 
 /// The context of KafkaCluster reconciles. Dereferences to the context of all kinds.
 pub struct Context {
@@ -41,7 +36,7 @@ impl Context {
             shared,
             clients: Clients::default(),
             retained_secrets: RetainedSecrets::default(),
-            refusals: AnswerCache::new(REFUSALS_KEEP),
+            refusals: AnswerCache::new(pods_not_made::KEEP),
             attempts: Tried::default(),
             lost: LostSince::default(),
         }
@@ -59,34 +54,5 @@ impl Deref for Context {
 impl AsRef<Services> for Context {
     fn as_ref(&self) -> &Services {
         (*self.shared).as_ref()
-    }
-}
-
-/// The attempts of each KafkaCluster, by its uid.
-#[derive(Default)]
-pub struct Tried(Mutex<HashMap<String, Attempts>>);
-
-impl Tried {
-    /// The attempts of an object; empty if there are none.
-    pub fn of(&self, object: &KafkaCluster) -> Attempts {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        object
-            .metadata
-            .uid
-            .as_ref()
-            .and_then(|uid| all.get(uid))
-            .cloned()
-            .unwrap_or_default()
-    }
-
-    /// Replaces the attempts of an object.
-    pub fn put(&self, object: &KafkaCluster, attempts: Attempts) {
-        let uid = object.metadata.uid.clone().unwrap_or_default();
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if attempts == Attempts::default() {
-            drop(all.remove(&uid))
-        } else {
-            drop(all.insert(uid, attempts))
-        }
     }
 }

@@ -3,8 +3,8 @@
 use crate::api::conditions::{Reason, State};
 use crate::api::kafka_cluster::{DeletionPolicy, KafkaCluster, KafkaClusterStatus};
 use crate::api::reference::ClusterKey;
+use crate::kinds::attempts::Attempts;
 use crate::kinds::error::Error;
-use crate::kinds::kafka_cluster::attempts::Attempts;
 use crate::kinds::kafka_cluster::context::Context;
 use crate::kinds::kafka_cluster::intervals::{REQUEUE_READY, REQUEUE_SOON};
 use crate::kinds::kafka_cluster::{cleanup, status};

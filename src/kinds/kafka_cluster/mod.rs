@@ -18,7 +18,6 @@
 //!
 //! [`deletion`] is the end of a cluster, and [`preview`] what `freehold plan` prints.
 
-pub mod attempts;
 pub mod certificates;
 pub mod cleanup;
 pub mod configuration;

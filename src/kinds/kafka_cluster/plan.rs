@@ -5,7 +5,7 @@
 //! reports of all concerns on the same facts, then the arbiter.
 
 use crate::api::kafka_cluster::{DisruptionStatus, KafkaCluster, RebalanceStatus};
-use crate::kinds::kafka_cluster::attempts::Refusal;
+use crate::kinds::attempts::Refusal;
 use crate::kinds::kafka_cluster::certificates::{authorities, nodes};
 pub use crate::kinds::kafka_cluster::disruption::{About, WaitingOn};
 use crate::kinds::kafka_cluster::disruption::{

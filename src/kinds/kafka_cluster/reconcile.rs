@@ -7,10 +7,10 @@ use crate::api::kafka_cluster::{
 };
 use crate::api::reference::ClusterKey;
 use crate::clusters::ClusterEvent;
+use crate::kinds::attempts::{self, Attempts, Refusal};
 use crate::kinds::dependent::clean_up;
 use crate::kinds::drift;
 pub use crate::kinds::error::Error;
-use crate::kinds::kafka_cluster::attempts::{Attempts, Refusal};
 use crate::kinds::kafka_cluster::configuration;
 use crate::kinds::kafka_cluster::context::Context;
 use crate::kinds::kafka_cluster::deletion::end;
@@ -482,7 +482,7 @@ async fn follow(scope: &Scope<'_>, plan: &mut Plan) -> Result<bool, Error> {
                     step,
                     matches!(&error, Error::Admin(error) if error.is_transient()),
                 );
-                if refusals::waits(&error) {
+                if attempts::waits(&error) {
                     attempts.failed(step.wanted(), refusal.clone(), now);
                 }
                 plan.refused.push(refusal);

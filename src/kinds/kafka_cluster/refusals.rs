@@ -5,8 +5,8 @@
 //! PodDisruptionBudget that a policy of the Kubernetes cluster denies, must not stop readiness
 //! gates, certificates or restarts.
 
+use crate::kinds::attempts::{Refusal, is_silent};
 use crate::kinds::error::Error;
-use crate::kinds::kafka_cluster::attempts::Refusal;
 use crate::kinds::kafka_cluster::model::volume_names::claimed_volume;
 use crate::kinds::kafka_cluster::observed::Observed;
 use crate::kinds::kafka_cluster::step::asks_kafka;
@@ -14,7 +14,6 @@ use crate::kinds::kafka_cluster::step::is_of_one_set;
 use crate::kinds::kafka_cluster::step::makes_pods;
 use crate::kinds::kafka_cluster::step::makes_pods_of;
 use crate::kinds::kafka_cluster::step::{RestartReason, Step};
-use crate::kubernetes::KubeError;
 use std::collections::BTreeSet;
 
 /// True if the reconcile must end after this error: everything else depends on the step, or the API
@@ -27,21 +26,7 @@ pub fn ends_the_reconcile(step: &Step, error: &Error) -> bool {
             | Step::UpdateIdentity(_)
             | Step::CreateAuthority { .. }
     );
-    let silent = matches!(error, Error::Kube(KubeError::Request { source, .. }) if !matches!(source.as_ref(), kube::Error::Api(_)));
-    first || silent
-}
-
-/// True if the step is retried only after a pause. A conflict is not: the next reconcile resolves
-/// it.
-pub fn waits(error: &Error) -> bool {
-    match error {
-        Error::Kube(KubeError::Request { source, .. }) => {
-            matches!(source.as_ref(), kube::Error::Api(answer) if ![404, 409].contains(&answer.code))
-        }
-        Error::Kube(KubeError::NotOurs { .. } | KubeError::Unreadable { .. })
-        | Error::Certificate(_) => true,
-        Error::Admin(_) | Error::Invalid(_) | Error::Old | Error::Unlisted => false,
-    }
+    first || is_silent(error)
 }
 
 /// What the failed steps so far stop.

@@ -90,7 +90,7 @@ const RIGHTS: &[Right] = &[
         names: &[],
         verbs: &["list"],
         why: "Only the events of a StatefulSet tell why it makes no pod: a quota, a policy.",
-        used_by: &["kinds/kafka_cluster/observe/"],
+        used_by: &["kinds/pods_not_made.rs"],
     },
 ];
 

@@ -5,8 +5,8 @@ use crate::api::kafka_cluster::{
     ClusterState, DisruptionKind, DisruptionStatus, KafkaCluster, KafkaClusterStatus,
     ListenerStatus, NodePoolStatus, QuorumStatus, RefusedStatus, Role, VoterStatus, ZoneStatus,
 };
+use crate::kinds::attempts::Refusal;
 use crate::kinds::error::Error;
-use crate::kinds::kafka_cluster::attempts::Refusal;
 use crate::kinds::kafka_cluster::configuration::config_key;
 use crate::kinds::kafka_cluster::disruption::WaitingOn;
 use crate::kinds::kafka_cluster::model::cluster::ValidCluster;

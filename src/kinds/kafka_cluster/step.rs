@@ -1,5 +1,6 @@
 //! The steps of a plan, as data. Each step is one write. Pure.
 
+use crate::kinds::attempts::what_differs;
 use crate::kinds::kafka_cluster::model::authority::Trust;
 use crate::kinds::kafka_cluster::model::authority::{Issuer, Rotation};
 use crate::kinds::kafka_cluster::observed::Identity;
@@ -153,26 +154,6 @@ impl Step {
             other => other.to_string(),
         }
     }
-}
-
-/// The maximum number of fields that are listed for one object.
-const FIELDS_MAX: usize = 5;
-
-/// Names an object and the fields that differ.
-pub fn what_differs<'a>(object: &Object, fields: impl IntoIterator<Item = &'a String>) -> String {
-    let mut fields: Vec<&str> = fields.into_iter().map(String::as_str).collect();
-    let more = if fields.len() > FIELDS_MAX {
-        ", …"
-    } else {
-        ""
-    };
-    fields.truncate(FIELDS_MAX);
-    format!(
-        "{} {}, {}{more}",
-        object.kind(),
-        object.name(),
-        fields.join(", ")
-    )
 }
 
 impl fmt::Display for Step {

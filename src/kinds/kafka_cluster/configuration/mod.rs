@@ -2,7 +2,7 @@
 //! the spec before, and resizes thread pools in steps that Kafka accepts. Pure.
 
 use crate::api::kafka_cluster::KafkaCluster;
-use crate::kinds::kafka_cluster::attempts::Attempts;
+use crate::kinds::attempts::Attempts;
 use crate::kinds::kafka_cluster::disruption::{Facts, Report, WaitingOn};
 use crate::kinds::kafka_cluster::model::cluster::ValidCluster;
 use crate::kinds::kafka_cluster::observed::{KafkaFacts, Observed, PodFacts};

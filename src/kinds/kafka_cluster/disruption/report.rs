@@ -2,7 +2,7 @@
 //! and the steps that disrupt nothing. Pure.
 
 use crate::api::kafka_cluster::{KafkaCluster, RebalanceStatus};
-use crate::kinds::kafka_cluster::attempts::Refusal;
+use crate::kinds::attempts::Refusal;
 use crate::kinds::kafka_cluster::disruption::lease::{Lease, Work};
 use crate::kinds::kafka_cluster::disruption::waiting::WaitingOn;
 use crate::kinds::kafka_cluster::model::cluster::{NodeGroup, ValidCluster};

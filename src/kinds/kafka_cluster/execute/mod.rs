@@ -4,9 +4,9 @@
 pub mod secrets;
 
 use crate::api::kafka_cluster::KafkaCluster;
+use crate::kinds::attempts;
+use crate::kinds::attempts::Refusal;
 use crate::kinds::error::Error;
-use crate::kinds::kafka_cluster::attempts;
-use crate::kinds::kafka_cluster::attempts::Refusal;
 use crate::kinds::kafka_cluster::configuration;
 use crate::kinds::kafka_cluster::context::Context;
 use crate::kinds::kafka_cluster::disruption::WaitingOn;
@@ -15,7 +15,6 @@ use crate::kinds::kafka_cluster::model::ports::CONTROLLER_PORT;
 use crate::kinds::kafka_cluster::observed::{Observed, PodFacts};
 use crate::kinds::kafka_cluster::plan::Step;
 use crate::kinds::kafka_cluster::rolling::elections;
-use crate::kinds::kafka_cluster::step;
 use crate::kubernetes;
 use crate::kubernetes::{KubeError, Live, Object, difference};
 use crate::kubernetes::{labels, quantity};
@@ -148,7 +147,7 @@ async fn ask_kafka(scope: &Scope<'_>, step: &Step) -> Result<Done, Error> {
 /// The result for an object in which these fields still differ after it was applied.
 fn applied_as(object: &Object, left: &[String]) -> Done {
     let refusal =
-        (!left.is_empty()).then(|| attempts::without_effect(step::what_differs(object, left)));
+        (!left.is_empty()).then(|| attempts::without_effect(attempts::what_differs(object, left)));
     Done {
         refused: refusal
             .map(|refusal| (object.hash().to_owned(), refusal))

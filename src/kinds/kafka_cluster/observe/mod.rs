@@ -17,6 +17,7 @@ use crate::kinds::kafka_cluster::observed::{
     pod_facts, secret_facts,
 };
 use crate::kinds::kafka_cluster::validate::removed_pools;
+use crate::kinds::pods_not_made;
 use crate::kubernetes;
 use crate::kubernetes::{Live, labels, names, resource};
 use crate::tenancy::ownership::last_certificate;
@@ -26,12 +27,12 @@ use freehold_kafka_client::figures::Disks;
 use freehold_kafka_client::{Admin, LogFolders};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Event, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
+    ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, ApiResource, ListParams};
+use kube::api::ApiResource;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The types of a KafkaCluster's child objects, except Secrets, volumes and pods.
@@ -317,18 +318,7 @@ async fn not_created(
     let mut all = BTreeMap::new();
     for set in objects.stateful_sets().iter().filter(lacks) {
         let key = (namespace.to_owned(), set.name().to_owned());
-        let ask = async {
-            let api: Api<Event> = Api::namespaced(context.client.clone(), namespace);
-            let selector = format!(
-                "involvedObject.kind=StatefulSet,involvedObject.name={},involvedObject.uid={}",
-                set.name(),
-                set.live.uid()
-            );
-            let events = api
-                .list(&ListParams::default().fields(&selector).limit(EVENTS_MAX))
-                .await?;
-            Ok::<_, kube::Error>(observed::trouble::not_created(&events.items))
-        };
+        let ask = pods_not_made::why(&context.client, namespace, set.name(), set.live.uid());
         match context.refusals.get(&key, ask).await {
             Ok(why) => all.extend(why.map(|why| (set.name().to_owned(), why))),
             // The missing pods are reported in any case, only without the reason.
@@ -337,6 +327,3 @@ async fn not_created(
     }
     all
 }
-
-/// The number of events that are read for one StatefulSet.
-const EVENTS_MAX: u32 = 100;

@@ -16,7 +16,7 @@ pub use objects::{ClaimTemplate, Objects, StatefulSetFacts};
 pub use pods::{PodFacts, Revision, Stuck, listeners_of, pod_facts, volumes_of};
 pub use secrets::{SecretFacts, secret_facts};
 
-use crate::kinds::kafka_cluster::attempts::Attempts;
+use crate::kinds::attempts::Attempts;
 use crate::kinds::kafka_cluster::model::child_names::Neighbour;
 use crate::kubernetes::names::ClusterDomain;
 use freehold_kafka::load::Load;

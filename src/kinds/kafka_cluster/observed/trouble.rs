@@ -1,19 +1,11 @@
 //! Explains why a node does not run and what to do about it, from what Kubernetes reports about its
-//! container, its missing pod or its scheduling. Pure.
+//! container or its scheduling. Pure.
 
 use crate::kubernetes::labels;
-use k8s_openapi::api::core::v1::Event;
-use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 /// The exit code of a JVM that ended by `-XX:+ExitOnOutOfMemoryError`.
 const EXIT_OUT_OF_MEMORY: i64 = 3;
-/// The maximum length of a quoted message, in characters.
-const WORDS_CHARS_MAX: usize = 400;
-
-fn cut(words: &str) -> String {
-    words.chars().take(WORDS_CHARS_MAX).collect()
-}
 
 /// How the Kafka container last terminated, and what to do about it; `None` if it has not
 /// terminated or the cause is not known.
@@ -54,33 +46,6 @@ pub fn ended(container: &Value, pool: &str) -> Option<String> {
         format!(" ({reason})")
     };
     code.map(|code| format!("last with exit code {code}{reason}"))
-}
-
-/// Why a StatefulSet's pods are not created, from its latest event; `None` if that event reports no
-/// failure.
-pub fn not_created(events: &[Event]) -> Option<String> {
-    let time = |event: &Event| -> Option<Timestamp> {
-        let series = event
-            .series
-            .as_ref()
-            .and_then(|series| series.last_observed_time.as_ref())
-            .map(|time| time.0);
-        let last = event.last_timestamp.as_ref().map(|time| time.0);
-        let first = event.event_time.as_ref().map(|time| time.0).or(event
-            .metadata
-            .creation_timestamp
-            .as_ref()
-            .map(|time| time.0));
-        [series, last, first].into_iter().flatten().max()
-    };
-    let last = events
-        .iter()
-        .max_by_key(|event| time(event))
-        .filter(|event| event.reason.as_deref() == Some("FailedCreate"))?;
-    let message = last.message.as_deref()?;
-    Some(cut(message
-        .split_once("failed error: ")
-        .map_or(message, |(_, why)| why)))
 }
 
 /// The scheduler's message, with a way out if the volume cannot be reached: its Kubernetes node is
@@ -187,41 +152,5 @@ mod tests {
             "nobody knows"
         );
         assert_eq!(ended(&json!({}), "brokers"), None);
-    }
-
-    #[test]
-    fn why_a_pod_is_not_made_is_what_the_last_event_says() {
-        let event = |reason: &str, time: &str, message: &str| -> Event {
-            serde_json::from_value(
-                json!({"metadata": {}, "involvedObject": {}, "reason": reason, "lastTimestamp": time, "message": message}),
-            )
-            .unwrap()
-        };
-        let why = "pods \"a-100\" is forbidden: exceeded quota: small, requested: memory=1Gi, used: memory=2Gi, limited: memory=2Gi";
-        let failed = event(
-            "FailedCreate",
-            "2026-06-01T00:00:05Z",
-            &format!("create Pod a-100 in StatefulSet a failed error: {why}"),
-        );
-        let made = |time| {
-            event(
-                "SuccessfulCreate",
-                time,
-                "create Pod a-100 in StatefulSet a successful",
-            )
-        };
-        assert_eq!(
-            not_created(&[made("2026-06-01T00:00:00Z"), failed.clone()]).as_deref(),
-            Some(why)
-        );
-        assert_eq!(
-            not_created(&[failed.clone(), made("2026-06-01T00:00:09Z")]),
-            None,
-            "it was made since"
-        );
-        assert_eq!(not_created(&[]), None);
-        let mut long = failed;
-        long.message = Some("x".repeat(100_000));
-        assert_eq!(not_created(&[long]).unwrap().len(), WORDS_CHARS_MAX);
     }
 }

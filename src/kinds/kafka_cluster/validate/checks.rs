@@ -4,6 +4,7 @@ use crate::api::kafka_cluster::{
     CertificateIssuer, DataVolume, KafkaCluster, KafkaClusterSpec, NodePool, Role,
 };
 use crate::certificates;
+use crate::kinds::amounts;
 use crate::kinds::kafka_cluster::model::cluster::NodeGroup;
 use crate::kinds::kafka_cluster::observed::{KafkaFacts, Observed, SecretFacts};
 use crate::kinds::kafka_cluster::storage;
@@ -353,42 +354,9 @@ pub fn check_client_authorities(
 /// Refuses invalid quantities, and requests above their limits: the API server would refuse the
 /// pods.
 pub fn check_resources(pool: &NodePool, invalid: &mut impl FnMut(&str, String)) {
-    let Some(resources) = &pool.resources else {
-        return;
-    };
-    let none = BTreeMap::new();
-    let (limits, requests) = (
-        resources.limits.as_ref().unwrap_or(&none),
-        resources.requests.as_ref().unwrap_or(&none),
-    );
-    for (of, amounts) in [("limits", limits), ("requests", requests)] {
-        for (key, amount) in amounts {
-            let field = format!("spec.nodePools[{}].resources.{of}.{key}", pool.name);
-            match quantity::number(&amount.0) {
-                None => invalid(
-                    &field,
-                    format!("{:?} is not a quantity such as 2Gi or 500m", amount.0),
-                ),
-                Some(number) if number < 0.0 => {
-                    invalid(&field, "below zero; give what a node needs".into())
-                }
-                Some(number) => {
-                    let limit = limits
-                        .get(key)
-                        .filter(|_| of == "requests")
-                        .and_then(|limit| quantity::number(&limit.0));
-                    if limit.is_some_and(|limit| number > limit) {
-                        invalid(
-                            &field,
-                            format!(
-                                "{} is above resources.limits.{key}, {}; lower it or raise the limit",
-                                amount.0, limits[key].0
-                            ),
-                        );
-                    }
-                }
-            }
-        }
+    if let Some(resources) = &pool.resources {
+        let field = format!("spec.nodePools[{}].resources", pool.name);
+        amounts::check(resources, &field, invalid);
     }
 }
 

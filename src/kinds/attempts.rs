@@ -4,10 +4,13 @@
 use crate::api::conditions::Reason;
 use crate::api::kafka_cluster::RefusedStatus;
 use crate::kinds::error::Error;
+use crate::kubernetes::{KubeError, Object};
 use crate::runtime::kind::Failure;
 use crate::words::{MESSAGE_CHARS_MAX, cut};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use std::collections::{BTreeMap, BTreeSet};
+use kube::Resource;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
 
 /// The pause after the first refusal of a step. Each further refusal doubles it, up to `PAUSE_MAX`.
 const PAUSE_MIN: SignedDuration = SignedDuration::from_secs(5);
@@ -65,7 +68,7 @@ struct Attempt {
     refusal: Refusal,
 }
 
-/// The failed attempts and the repairs of one cluster, by field or object. They are only in memory:
+/// The failed attempts and the repairs for one KafkaCluster or Pipeline, by field or object. They are only in memory:
 /// an operator that starts tries everything once more.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Attempts {
@@ -175,6 +178,70 @@ pub fn without_effect(what: String) -> Refusal {
         reason: Reason::Refused,
         is_transient: false,
     }
+}
+
+/// The attempts of each object of a kind, by its uid.
+#[derive(Default)]
+pub struct Tried(Mutex<HashMap<String, Attempts>>);
+
+impl Tried {
+    /// The attempts of an object; empty if there are none.
+    pub fn of<K: Resource>(&self, object: &K) -> Attempts {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let uid = object.meta().uid.as_ref();
+        uid.and_then(|uid| all.get(uid))
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// Replaces the attempts of an object.
+    pub fn put<K: Resource>(&self, object: &K, attempts: Attempts) {
+        let uid = object.meta().uid.clone().unwrap_or_default();
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if attempts == Attempts::default() {
+            drop(all.remove(&uid))
+        } else {
+            drop(all.insert(uid, attempts))
+        }
+    }
+}
+
+/// True if a step that failed is retried only after a pause. A conflict is not: the next reconcile
+/// resolves it.
+pub fn waits(error: &Error) -> bool {
+    match error {
+        Error::Kube(KubeError::Request { source, .. }) => {
+            matches!(source.as_ref(), kube::Error::Api(answer) if ![404, 409].contains(&answer.code))
+        }
+        Error::Kube(KubeError::NotOurs { .. } | KubeError::Unreadable { .. })
+        | Error::Certificate(_) => true,
+        Error::Admin(_) | Error::Invalid(_) | Error::Old | Error::Unlisted => false,
+    }
+}
+
+/// True if the API server did not answer: it would not answer the next request either.
+pub fn is_silent(error: &Error) -> bool {
+    matches!(error, Error::Kube(KubeError::Request { source, .. }) if !matches!(source.as_ref(), kube::Error::Api(_)))
+}
+
+/// The maximum number of fields that are listed for one object.
+const FIELDS_MAX: usize = 5;
+
+/// Names an object and the fields that differ.
+pub fn what_differs<'a>(object: &Object, fields: impl IntoIterator<Item = &'a String>) -> String {
+    let mut fields: Vec<&str> = fields.into_iter().map(String::as_str).collect();
+    let more = if fields.len() > FIELDS_MAX {
+        ", …"
+    } else {
+        ""
+    };
+    fields.truncate(FIELDS_MAX);
+    format!(
+        "{} {}, {}{more}",
+        object.kind(),
+        object.name(),
+        fields.join(", ")
+    )
 }
 
 #[cfg(test)]
