@@ -12,7 +12,11 @@ use freehold::kinds::kafka_cluster::observed::Identity;
 use freehold::kinds::kafka_cluster::plan::Step;
 use freehold::kinds::kafka_cluster::resources;
 use freehold::kubernetes::difference::{changed, foreign, removal};
-use freehold::kubernetes::{Live, Object};
+use freehold::kubernetes::{Live, Object, resource};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -67,13 +71,14 @@ fn objects() -> Vec<Object> {
             bundle: "BUNDLE\n".into(),
         };
         for object in resources::desired(&valid, &identity, &trust) {
-            if !all.iter().any(|known| {
-                known.kind() == object.kind() && shape(&known.value) == shape(&object.value)
-            }) {
-                all.push(object);
-            }
+            add(&mut all, object);
         }
     }
+    let of_cluster = all.len();
+    for object in of_pipelines() {
+        add(&mut all, object);
+    }
+    assert!(all.len() > of_cluster + 8, "Pipelines have others");
     let kinds: BTreeSet<&str> = all.iter().map(Object::kind).collect();
     let wanted = [
         "ConfigMap",
@@ -84,6 +89,38 @@ fn objects() -> Vec<Object> {
         "StatefulSet",
     ];
     assert_eq!(kinds.into_iter().collect::<Vec<_>>(), wanted);
+    all
+}
+
+fn add(all: &mut Vec<Object>, object: Object) {
+    let is_known = |known: &Object| {
+        known.kind() == object.kind() && shape(&known.value) == shape(&object.value)
+    };
+    if !all.iter().any(is_known) {
+        all.push(object);
+    }
+}
+
+/// The objects that Pipelines are made of, without the Topics and the User.
+fn of_pipelines() -> Vec<Object> {
+    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden-pipelines");
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(home).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path().join("objects.yaml")).unwrap();
+        for value in text.split("---\n") {
+            let value: Value = serde_saphyr::from_str(value).unwrap();
+            let resource = match value["kind"].as_str().unwrap() {
+                "ConfigMap" => resource::<ConfigMap>(),
+                "NetworkPolicy" => resource::<NetworkPolicy>(),
+                "PodDisruptionBudget" => resource::<PodDisruptionBudget>(),
+                "Service" => resource::<Service>(),
+                "ServiceAccount" => resource::<ServiceAccount>(),
+                "StatefulSet" => resource::<StatefulSet>(),
+                _ => continue,
+            };
+            all.push(Object::of_value(resource, value));
+        }
+    }
     all
 }
 
@@ -121,7 +158,9 @@ fn stored(object: &Object) -> Value {
             let pod = &mut value["spec"]["template"]["spec"];
             pod["dnsPolicy"] = json!("ClusterFirst");
             pod["containers"][0]["terminationMessagePath"] = json!("/dev/termination-log");
-            value["spec"]["volumeClaimTemplates"][0]["status"] = json!({"phase": "Pending"});
+            if let Some(claim) = value.pointer_mut("/spec/volumeClaimTemplates/0") {
+                claim["status"] = json!({"phase": "Pending"});
+            }
         }
         _ => {}
     }

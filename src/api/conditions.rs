@@ -100,7 +100,7 @@ reasons! {
     Adopted => "Something that existed in Kafka before was taken over.",
     Revoked => "The cluster no longer allows the object: what it had in Kafka was taken away.",
     RightNotAllowed => "The cluster does not allow a right that the User asks for; it has the other ones.",
-    DriftCorrected => "Something was changed in Kafka behind the operator's back, and was put right.",
+    DriftCorrected => "Something was changed in Kafka or in an object of Freehold behind the operator's back, and was put right.",
     Rotated => "A credential was replaced by a new one.",
     WouldBeRefused => "A User in shadow mode did what it has no right to.",
     NotOurs => "Something of this name exists in Kafka or Kubernetes and was not made by Freehold.",

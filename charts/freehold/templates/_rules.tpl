@@ -105,6 +105,10 @@ What the operator uses, and no more. docs/reference/rights.md says which code us
 - apiGroups: [""]
   resources: [pods]
   verbs: [list]
+# Only the events of a StatefulSet tell why it makes no pod: a quota, a policy.
+- apiGroups: [""]
+  resources: [events]
+  verbs: [list]
 # A Pipeline without userRef has a User of its own, and one with isolated blocks has Topics of
 # its own.
 - apiGroups: [freehold.dev]

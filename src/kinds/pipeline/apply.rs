@@ -3,13 +3,14 @@
 use crate::api::pipeline::Pipeline;
 use crate::api::topic::Topic;
 use crate::clusters::Cluster;
+use crate::kinds::attempts::{self, Attempts, Refusal};
 use crate::kinds::error::Error;
 use crate::kinds::pipeline::context::Context;
 use crate::kinds::pipeline::desired;
-use crate::kinds::pipeline::plan::{self, Step};
+use crate::kinds::pipeline::plan::{self, Applied, Step, Stops};
 use crate::kinds::pipeline::pods;
 use crate::kinds::pipeline::revisions::{self, Listed};
-use crate::kubernetes::{self, KubeError, KubeResult, Live, Object, labels, names};
+use crate::kubernetes::{self, KubeError, KubeResult, Live, Object, difference, labels, names};
 use freehold_kafka_client::{AdminResult, RecordsBefore};
 use freehold_pipeline::changes::changes;
 use freehold_pipeline::stages::Cut;
@@ -17,6 +18,7 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
@@ -38,10 +40,15 @@ fn kinds() -> [ApiResource; 7] {
 ///
 /// # Errors
 /// The API server refuses, or does not answer; an object of that name is somebody else's.
-pub async fn one(context: &Context, object: &Pipeline, wanted: &Object) -> Result<(), Error> {
+pub async fn one(
+    context: &Context,
+    object: &Pipeline,
+    wanted: &Object,
+    applied: &mut Applied,
+) -> Result<(), Error> {
     let (client, namespace) = (&context.client, object.namespace().unwrap_or_default());
     let found = kubernetes::get(client, &namespace, &wanted.resource, wanted.name()).await?;
-    found_as(context, object, wanted, found.as_ref()).await
+    found_as(context, object, wanted, found.as_ref(), applied).await
 }
 
 /// The same for an object that was just read.
@@ -53,25 +60,65 @@ pub async fn found_as(
     object: &Pipeline,
     wanted: &Object,
     found: Option<&Live>,
+    applied: &mut Applied,
 ) -> Result<(), Error> {
-    let (client, namespace) = (&context.client, object.namespace().unwrap_or_default());
-    match plan::step(wanted, found) {
-        Some(step) => execute(client, &namespace, &step).await,
-        None => Ok(()),
+    let mut attempts = context.attempts.of(object);
+    let mut done = Ok(true);
+    for step in plan::steps(wanted, found) {
+        done = carry_out(context, object, &step, &mut attempts, applied).await;
+        if done.is_err() {
+            break;
+        }
     }
+    context.attempts.put(object, attempts);
+    done.map(drop)
 }
 
-async fn execute(client: &Client, namespace: &str, step: &Step) -> Result<(), Error> {
-    match step {
-        Step::Apply(object) => {
-            kubernetes::apply(client, namespace, object, labels::PIPELINE).await?;
-        }
-        Step::RemoveFields(live, fields) => {
-            kubernetes::remove(client, namespace, live, fields).await?;
-        }
-        Step::Delete(live) => kubernetes::delete(client, namespace, live).await?,
+/// Carries out a step, and says whether it was done. It is not while it waits because it was
+/// refused, or without effect, a short time ago.
+async fn carry_out(
+    context: &Context,
+    object: &Pipeline,
+    step: &Step,
+    attempts: &mut Attempts,
+    applied: &mut Applied,
+) -> Result<bool, Error> {
+    let now = Timestamp::now();
+    if let Some(refusal) = attempts.refusal(&step.what(), &step.wanted(), now) {
+        applied.refused.push(refusal);
+        return Ok(false);
     }
-    Ok(())
+    let namespace = object.namespace().unwrap_or_default();
+    let left = execute(&context.client, &namespace, step).await?;
+    if let Some(what) = left {
+        let refusal = attempts::without_effect(what);
+        attempts.failed(step.wanted(), refusal.clone(), now);
+        applied.refused.push(refusal);
+    } else if step.is_repair() {
+        attempts.repaired(step.what(), now);
+        applied.drift.push(step.what());
+    }
+    Ok(true)
+}
+
+/// What differs after the step all the same, if anything does.
+async fn execute(client: &Client, namespace: &str, step: &Step) -> KubeResult<Option<String>> {
+    let (object, left) = match step {
+        Step::Apply(object) | Step::PutRight(object, _) => {
+            let applied = kubernetes::apply(client, namespace, object, labels::PIPELINE).await?;
+            (object, difference::changed(object, &applied))
+        }
+        Step::RemoveFields(object, live, fields) => {
+            let cleaned = kubernetes::remove(client, namespace, live, fields).await?;
+            let left = difference::foreign(object, &cleaned).into_iter();
+            (object, left.map(|field| field.path).collect())
+        }
+        Step::Delete(live) => {
+            kubernetes::delete(client, namespace, live).await?;
+            return Ok(None);
+        }
+    };
+    Ok((!left.is_empty()).then(|| attempts::what_differs(object, &left)))
 }
 
 /// Brings the StatefulSets to the replicas that the spec says, while nothing else can be done.
@@ -110,11 +157,17 @@ pub async fn scale(client: &Client, object: &Pipeline) -> KubeResult<()> {
     Ok(())
 }
 
-/// Applies what is not as it should be, and deletes what is left of stages that are no more.
+/// Applies what is not as it should be, and deletes what is left of stages that are no more. What is
+/// refused stops only what depends on it; `applied` tells it.
 ///
 /// # Errors
-/// The API server refuses, or does not answer; an object of that name is somebody else's.
-pub async fn all(context: &Context, object: &Pipeline, wanted: &[Object]) -> Result<(), Error> {
+/// The API server does not answer.
+pub async fn all(
+    context: &Context,
+    object: &Pipeline,
+    wanted: &[Object],
+    applied: &mut Applied,
+) -> Result<(), Error> {
     let hashes: Vec<String> = wanted.iter().map(|one| one.hash().to_owned()).collect();
     if context.is_settled(object, &hashes) {
         return Ok(());
@@ -127,13 +180,55 @@ pub async fn all(context: &Context, object: &Pipeline, wanted: &[Object]) -> Res
     }
     let uid = object.metadata.uid.as_deref().unwrap_or_default();
     let steps = plan::plan(wanted, &found, uid);
-    for step in &steps {
-        execute(client, &namespace, step).await?;
-    }
+    follow(context, object, &steps, applied).await?;
     // What was changed is looked at again.
     let settled = if steps.is_empty() { hashes } else { Vec::new() };
     context.settle(object, settled);
     Ok(())
+}
+
+/// Carries out steps, each unless it depends on one that was refused.
+async fn follow(
+    context: &Context,
+    object: &Pipeline,
+    steps: &[Step],
+    applied: &mut Applied,
+) -> Result<(), Error> {
+    let (mut attempts, mut stops) = (context.attempts.of(object), Stops::default());
+    let mut silent = Ok(());
+    for step in steps {
+        if stops.stops(step) {
+            stops.after(step);
+            continue;
+        }
+        match carry_out(context, object, step, &mut attempts, applied).await {
+            Ok(true) => {}
+            Ok(false) => stops.after(step),
+            Err(error) if attempts::is_silent(&error) => {
+                silent = Err(error);
+                break;
+            }
+            Err(error) => {
+                let refusal = Refusal::of(step.what(), &error);
+                let (pipeline, namespace) = (object.name_any(), object.namespace());
+                tracing::warn!(
+                    pipeline,
+                    namespace,
+                    what = refusal.what,
+                    why = refusal.why,
+                    "refused"
+                );
+                if attempts::waits(&error) {
+                    attempts.failed(step.wanted(), refusal.clone(), Timestamp::now());
+                }
+                applied.refused.push(refusal);
+                stops.after(step);
+            }
+        }
+    }
+    attempts.keep(&applied.refused, Timestamp::now());
+    context.attempts.put(object, attempts);
+    silent
 }
 
 /// The number of the Pipeline's present revision, which is recorded if it is new; the oldest ones
@@ -349,4 +444,244 @@ pub async fn confirm_topics(context: &Context, object: &Pipeline) -> KubeResult<
             ))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::context::{Context as Shared, Settings};
+    use http::{Method, Request, Response};
+    use kube::client::Body;
+    use serde_json::Value;
+    use std::collections::BTreeMap;
+    use std::convert::Infallible;
+    use std::sync::{Arc, Mutex};
+
+    /// An API server in memory: objects by path; what ends with one of `refused` is refused, and
+    /// `policy` changes what it stores.
+    #[derive(Default)]
+    struct Server {
+        objects: BTreeMap<String, Value>,
+        refused: Vec<&'static str>,
+        policy: Option<fn(&mut Value)>,
+        written: Vec<String>,
+    }
+
+    impl Server {
+        fn answer(&mut self, method: &Method, path: &str, body: Value) -> (u16, Value) {
+            let short = path.rsplit('/').take(2).collect::<Vec<_>>();
+            let short = format!("{} {}", short[1], short[0]);
+            let failed = |code: u16, reason: &str| {
+                let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                    "code": code, "reason": reason, "message": "denied by a policy"});
+                (code, status)
+            };
+            match *method {
+                Method::GET if path.rsplit('/').nth(2) == Some("namespaces") => {
+                    let of = format!("{path}/");
+                    let items = self
+                        .objects
+                        .iter()
+                        .filter(|(path, _)| path.starts_with(&of));
+                    let items: Vec<&Value> = items.map(|(_, object)| object).collect();
+                    (
+                        200,
+                        json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items}),
+                    )
+                }
+                Method::GET => match self.objects.get(path) {
+                    Some(object) => (200, object.clone()),
+                    None => failed(404, "NotFound"),
+                },
+                Method::PATCH if self.refused.contains(&&*short) => failed(403, "Forbidden"),
+                Method::PATCH => {
+                    self.written.push(short);
+                    let mut object = body;
+                    if let Some(policy) = self.policy {
+                        policy(&mut object);
+                    }
+                    self.objects.insert(path.to_owned(), object.clone());
+                    (200, object)
+                }
+                Method::DELETE => {
+                    self.written.push(format!("deleted {short}"));
+                    self.objects.remove(path);
+                    (200, json!({"kind": "Status", "status": "Success"}))
+                }
+                _ => unreachable!("{method} {path}"),
+            }
+        }
+    }
+
+    fn context(server: &Arc<Mutex<Server>>) -> Context {
+        let server = Arc::clone(server);
+        let service = move |request: Request<Body>| {
+            let server = Arc::clone(&server);
+            async move {
+                let (parts, body) = request.into_parts();
+                let bytes = body.collect_bytes().await.unwrap();
+                let body = serde_json::from_slice(&bytes).unwrap_or_default();
+                let path = parts.uri.path();
+                let (code, answer) = server.lock().unwrap().answer(&parts.method, path, body);
+                let body = Body::from(serde_json::to_vec(&answer).unwrap());
+                Ok::<_, Infallible>(Response::builder().status(code).body(body).unwrap())
+            }
+        };
+        let client = Client::new(tower::service_fn(service), "shop");
+        Context::of(Arc::new(Shared::new(client, Settings::default())))
+    }
+
+    fn pipeline() -> Pipeline {
+        serde_json::from_value(json!({
+            "metadata": {"name": "orders", "namespace": "shop", "uid": "u", "generation": 1},
+            "spec": {"clusterRef": {"name": "demo"}, "blocks": []},
+        }))
+        .unwrap()
+    }
+
+    fn wanted(resource: ApiResource, name: &str, rest: Value) -> Object {
+        let mut value = json!({"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {
+            "name": name,
+            "labels": {"app.kubernetes.io/managed-by": "freehold", labels::PIPELINE: "orders"},
+            "ownerReferences": [{"uid": "u"}],
+        }});
+        for (key, field) in rest.as_object().unwrap() {
+            value[key] = field.clone();
+        }
+        Object::of_value(resource, value)
+    }
+
+    /// The objects of two stages, in the order of `desired`.
+    fn objects() -> Vec<Object> {
+        let stage = |name: &str| {
+            let spec = json!({"spec": {"replicas": 1}});
+            [
+                wanted(
+                    kubernetes::resource::<ConfigMap>(),
+                    name,
+                    json!({"data": {"a": "1"}}),
+                ),
+                wanted(
+                    kubernetes::resource::<PodDisruptionBudget>(),
+                    name,
+                    spec.clone(),
+                ),
+                wanted(kubernetes::resource::<NetworkPolicy>(), name, spec.clone()),
+                wanted(kubernetes::resource::<StatefulSet>(), name, spec),
+            ]
+        };
+        let account = kubernetes::resource::<ServiceAccount>();
+        let account = wanted(account, "orders-pipeline", json!({}));
+        [account]
+            .into_iter()
+            .chain(stage("a"))
+            .chain(stage("b"))
+            .collect()
+    }
+
+    async fn run(context: &Context, wanted: &[Object]) -> Applied {
+        let mut applied = Applied::default();
+        all(context, &pipeline(), wanted, &mut applied)
+            .await
+            .unwrap();
+        applied
+    }
+
+    fn told(applied: &Applied) -> Vec<&str> {
+        applied
+            .refused
+            .iter()
+            .map(|refusal| &*refusal.what)
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn a_refused_object_stops_only_what_depends_on_it_and_is_told() {
+        let server = Arc::new(Mutex::new(Server {
+            refused: vec![
+                "poddisruptionbudgets a",
+                "networkpolicies a",
+                "configmaps b",
+            ],
+            ..Server::default()
+        }));
+        let context = context(&server);
+        let applied = run(&context, &objects()).await;
+        let expected = ["PodDisruptionBudget a", "NetworkPolicy a", "ConfigMap b"];
+        assert_eq!(told(&applied), expected);
+        assert!(applied.refused[0].why.contains("denied by a policy"));
+        let written = std::mem::take(&mut server.lock().unwrap().written);
+        let expected = [
+            "serviceaccounts orders-pipeline",
+            "configmaps a",
+            "statefulsets a",
+            "poddisruptionbudgets b",
+            "networkpolicies b",
+        ];
+        assert_eq!(written, expected, "but not the StatefulSet of b");
+
+        // A short time later they are still told, and not asked for again.
+        server.lock().unwrap().refused.clear();
+        assert_eq!(told(&run(&context, &objects()).await).len(), 3);
+        assert_eq!(server.lock().unwrap().written, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn what_is_left_of_another_graph_stays_until_all_pods_of_the_new_one_can_be_made() {
+        let server = Arc::new(Mutex::new(Server::default()));
+        let context = context(&server);
+        run(&context, &objects()).await;
+        let mut next = objects();
+        next.truncate(5);
+        let set = kubernetes::resource::<StatefulSet>();
+        next.push(wanted(set, "c", json!({"spec": {"replicas": 1}})));
+        server.lock().unwrap().refused = vec!["statefulsets c"];
+        server.lock().unwrap().written.clear();
+        assert_eq!(told(&run(&context, &next).await), ["StatefulSet c"]);
+        assert_eq!(server.lock().unwrap().written, [""; 0]);
+        next.pop();
+        run(&context, &next).await;
+        assert_eq!(
+            server.lock().unwrap().written.len(),
+            4,
+            "those of b are deleted"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_somebody_changed_is_told_and_what_a_policy_changes_is_not_fought() {
+        let server = Arc::new(Mutex::new(Server::default()));
+        let context = context(&server);
+        assert_eq!(run(&context, &objects()).await, Applied::default());
+        let path = "/apis/policy/v1/namespaces/shop/poddisruptionbudgets/a";
+        server.lock().unwrap().objects.get_mut(path).unwrap()["spec"]["replicas"] = json!(7);
+        let applied = run(&context, &objects()).await;
+        let what = "PodDisruptionBudget a, spec.replicas";
+        assert_eq!(
+            (&*applied.drift, &*applied.refused),
+            (&[what.to_owned()][..], &[][..])
+        );
+        assert_eq!(run(&context, &objects()).await, Applied::default());
+
+        let policy: fn(&mut Value) = |object| {
+            if object["kind"] == "PodDisruptionBudget" {
+                object["spec"]["replicas"] = json!(7);
+            }
+        };
+        server.lock().unwrap().policy = Some(policy);
+        server.lock().unwrap().objects.get_mut(path).unwrap()["spec"]["replicas"] = json!(7);
+        server.lock().unwrap().written.clear();
+        context.settle(&pipeline(), Vec::new());
+        for _ in 0..5 {
+            let applied = run(&context, &objects()).await;
+            assert_eq!((told(&applied), &*applied.drift), (vec![what], &[][..]));
+            assert!(
+                applied.refused[0]
+                    .why
+                    .contains("admission webhook or a policy")
+            );
+        }
+        let written = &server.lock().unwrap().written;
+        assert_eq!(*written, ["poddisruptionbudgets a"], "once");
+    }
 }

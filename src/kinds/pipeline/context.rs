@@ -2,10 +2,13 @@
 //! out and need not be found out again.
 
 use crate::api::pipeline::Pipeline;
+use crate::kinds::attempts::{Attempts, Tried};
 use crate::kinds::context::Context as Shared;
 use crate::kinds::pipeline::metrics::Figures;
 use crate::kinds::pipeline::programs::Checked;
 use crate::kinds::pipeline::purge::Looks;
+use crate::kinds::pods_not_made;
+use crate::runtime::answer_cache::AnswerCache;
 use crate::runtime::services::Services;
 use freehold_pipeline::finding::Finding;
 use std::collections::HashMap;
@@ -35,6 +38,10 @@ pub struct Context {
     /// When the internal topics of a Pipeline were looked at, by uid.
     looks: Mutex<HashMap<String, Looks>>,
     pub figures: Figures,
+    /// The steps that were refused or are fought over, for each Pipeline.
+    pub attempts: Tried,
+    /// The reason why a StatefulSet makes no pods, by namespace and name.
+    pub not_made: AnswerCache<(String, String), Option<String>>,
 }
 
 impl Context {
@@ -48,6 +55,8 @@ impl Context {
             recorded: Mutex::default(),
             settled: Mutex::default(),
             looks: Mutex::default(),
+            attempts: Tried::default(),
+            not_made: AnswerCache::new(pods_not_made::KEEP),
         }
     }
 
@@ -110,6 +119,7 @@ impl Context {
     /// Forgets a Pipeline that is gone.
     pub fn forget(&self, object: &Pipeline) {
         self.figures.forget(object);
+        self.attempts.put(object, Attempts::default());
         let uid = object.metadata.uid.as_deref().unwrap_or_default();
         let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
         checked.remove(uid);

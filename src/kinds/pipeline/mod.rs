@@ -16,6 +16,7 @@ pub mod plan;
 pub mod pods;
 pub mod programs;
 pub mod purge;
+pub mod purging;
 pub mod reconcile;
 pub mod registration;
 pub mod replay;

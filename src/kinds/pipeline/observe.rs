@@ -8,9 +8,11 @@ use crate::clusters::Cluster;
 use crate::kinds::drift;
 use crate::kinds::error::Error;
 use crate::kinds::pipeline::context::Context;
-use crate::kinds::pipeline::desired::group;
+use crate::kinds::pipeline::desired::{group, replicas};
 use crate::kinds::pipeline::purge::{self, Internal};
+use crate::kinds::pipeline::status::Runs;
 use crate::kinds::pipeline::{lacking, revisions, tenants};
+use crate::kinds::pods_not_made;
 use crate::kubernetes::{self, KubeError, KubeResult, labels, names};
 use crate::words;
 use freehold_kafka::acl::AclBinding;
@@ -21,6 +23,7 @@ use freehold_pipeline::outside::{secrets, tls};
 use freehold_pipeline::rights::Rights;
 use freehold_pipeline::stages::{Cut, InternalTopic, Role, Stage};
 use freehold_pipeline::topics::{TopicNames, TopicTarget};
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
 use std::collections::{BTreeMap, BTreeSet};
@@ -206,6 +209,40 @@ pub fn waiting_topics(
         Reason::WaitingForTopic,
         format!("waiting for topic {why}"),
     ))
+}
+
+/// Why pods of stages are not made, by stage. That they are missing is told in any case.
+pub async fn not_made(
+    context: &Context,
+    object: &Pipeline,
+    runs: &Runs,
+) -> BTreeMap<String, String> {
+    let namespace = object.namespace().unwrap_or_default();
+    let mut all = BTreeMap::new();
+    for stage in &runs.stages {
+        let pods = runs.pods.iter().filter(|pod| pod.stage == *stage).count();
+        if usize::try_from(replicas(object, stage)).is_ok_and(|wanted| pods >= wanted) {
+            continue;
+        }
+        let name = names::stage(&object.name_any(), stage);
+        let ask = async {
+            let sets: Api<StatefulSet> = Api::namespaced(context.client.clone(), &namespace);
+            match sets
+                .get_metadata_opt(&name)
+                .await?
+                .and_then(|set| set.uid())
+            {
+                Some(uid) => pods_not_made::why(&context.client, &namespace, &name, &uid).await,
+                None => Ok(None),
+            }
+        };
+        let key = (namespace.clone(), name.clone());
+        match context.not_made.get(&key, ask).await {
+            Ok(why) => all.extend(why.map(|why| (stage.clone(), why))),
+            Err(error) => tracing::debug!(%error, name, "cannot read events"),
+        }
+    }
+    all
 }
 
 /// The records of internal topics that are to be deleted: of a partition at least `least`.

@@ -9,17 +9,18 @@ use crate::clusters::{Cluster, ClusterEvent};
 use crate::kinds::dependent::lookup::Dependence;
 use crate::kinds::dependent::outcome::Reconciled;
 use crate::kinds::dependent::{events, lookup, outcome};
+use crate::kinds::drift;
 use crate::kinds::error::{Error, Invalid};
 use crate::kinds::pipeline::context::Context;
 use crate::kinds::pipeline::desired::{self, USER_FOLDER, Wanted};
 use crate::kinds::pipeline::observe::Credential;
+use crate::kinds::pipeline::plan::Applied;
 use crate::kinds::pipeline::pods::PodFacts;
-use crate::kinds::pipeline::purge::{self, Looks};
 use crate::kinds::pipeline::replay::Decision;
 use crate::kinds::pipeline::status::{Learned, Runs, members_gone};
 use crate::kinds::pipeline::{
-    alerts, apply, certificate, deletion, observe, pods, programs, replay, replaying, runners,
-    scaling, status, tenants, validate,
+    alerts, apply, certificate, deletion, observe, pods, programs, purging, replay, replaying,
+    runners, scaling, status, tenants, validate,
 };
 use crate::kubernetes::{self, labels};
 use crate::runtime::compute::alone;
@@ -37,8 +38,7 @@ use kube::ResourceExt;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::time::timeout;
+use std::time::Duration;
 
 /// How often the runners are asked: a block that fails is named within ten seconds.
 const ASK_AGAIN: Duration = Duration::from_secs(4);
@@ -47,10 +47,6 @@ const ASK_AGAIN: Duration = Duration::from_secs(4);
 const ASK_SOON: Duration = Duration::from_millis(500);
 /// … for this time.
 const SOON_FOR_SECS: i64 = 60;
-
-/// How long the deletion of processed records may hold a reconcile up: what the runners say must
-/// be in the status soon.
-const PURGE_LIMIT: Duration = Duration::from_secs(4);
 
 /// The Pipeline kind, for the driver.
 pub struct PipelineKind;
@@ -233,6 +229,7 @@ async fn with_cluster(scope: &Scope<'_>, cluster: &Cluster) -> Result<Reconciled
         state,
         runs,
         replay,
+        applied,
     } = bring(scope, cluster, revision).await?;
     let requeue = match &replay {
         // A pod on a node that is lost can take hours to go.
@@ -242,11 +239,11 @@ async fn with_cluster(scope: &Scope<'_>, cluster: &Cluster) -> Result<Reconciled
     Ok(Reconciled {
         learned: Learned {
             revision: Some(revision),
-            warnings: Some(warnings),
+            warnings: Some([warnings, applied.warnings()].concat()),
             runs,
             replay: Some(replay),
         },
-        notices: Vec::new(),
+        notices: drift::notices(&applied.drift),
         requeue: Requeue::After(requeue),
         state,
     })
@@ -306,6 +303,7 @@ struct Brought {
     /// `None`: it did not come as far as the pods.
     runs: Option<Runs>,
     replay: Option<ReplayStatus>,
+    applied: Applied,
 }
 
 /// What the pods connect with.
@@ -330,7 +328,8 @@ async fn bring(scope: &Scope<'_>, cluster: &Cluster, revision: i64) -> Result<Br
     let namespace = object.namespace().unwrap_or_default();
     let (decision, mut replay) = decide_replay(scope, cluster).await?;
     let rights = Rights::of(cut, &namespace, &object.name_any());
-    let has_more = make(scope, cluster, &rights, &decision).await?;
+    let mut applied = Applied::default();
+    let has_more = make(scope, cluster, &rights, &decision, &mut applied).await?;
     let means = match means(scope, cluster, &rights, &decision).await? {
         Ok(means) => means,
         Err(state) => {
@@ -339,6 +338,7 @@ async fn bring(scope: &Scope<'_>, cluster: &Cluster, revision: i64) -> Result<Br
                 replay: replay::waiting(&decision, replay, &state, refused),
                 state,
                 runs: None,
+                applied,
             });
         }
     };
@@ -358,7 +358,7 @@ async fn bring(scope: &Scope<'_>, cluster: &Cluster, revision: i64) -> Result<Br
     };
     let mut objects = certificate::secrets(context, object, &cut.stages, &cluster.facts).await?;
     objects.extend(desired::objects(&wanted));
-    apply::all(context, object, &objects).await?;
+    apply::all(context, object, &objects, &mut applied).await?;
     let started_with = |stage: &Stage| (stage.name.clone(), desired::started_with(&wanted, stage));
     let started_with = cut.stages.iter().map(started_with).collect();
     let pods = pods::list(&context.client, object).await?;
@@ -370,12 +370,12 @@ async fn bring(scope: &Scope<'_>, cluster: &Cluster, revision: i64) -> Result<Br
     let replaced = runs.pods.is_empty() || runs.state(object) == State::Ready;
     if has_more && replaced {
         let user = tenants::user(object, &cluster.facts, &decision.needs(&rights));
-        apply::one(context, object, &user).await?;
+        apply::one(context, object, &user, &mut applied).await?;
     }
     runs.left = leave(scope, cluster, &runs).await;
-    purge(scope, cluster, &runs).await;
+    purging::purge(object, context, cluster, cut, &runs).await;
     // Pods that run already say themselves which block lacks what.
-    let state = match (runs.state(object), means.lacking) {
+    let state = match (applied.state(runs.state(object)), means.lacking) {
         (State::Ready, Some(lacking)) => lacking,
         (state, _) => state,
     };
@@ -383,6 +383,7 @@ async fn bring(scope: &Scope<'_>, cluster: &Cluster, revision: i64) -> Result<Br
         state,
         runs: Some(runs),
         replay,
+        applied,
     })
 }
 
@@ -468,6 +469,7 @@ async fn make(
     cluster: &Cluster,
     rights: &Rights,
     decision: &Decision,
+    applied: &mut Applied,
 ) -> Result<bool, Error> {
     let Scope {
         object,
@@ -478,7 +480,7 @@ async fn make(
     for internal in &cut.internal {
         let partitions = observe::partitions(context, object, names, internal, cluster);
         let topic = tenants::topic(object, internal, partitions);
-        apply::one(context, object, &topic).await?;
+        apply::one(context, object, &topic, applied).await?;
     }
     if object.spec.user_ref.is_some() {
         return Ok(false);
@@ -495,7 +497,7 @@ async fn make(
         granted.read.remove(&topic);
     }
     let user = tenants::user(object, &cluster.facts, &granted);
-    apply::found_as(context, object, &user, found.as_ref()).await?;
+    apply::found_as(context, object, &user, found.as_ref(), applied).await?;
     Ok(granted != needed)
 }
 
@@ -512,51 +514,6 @@ async fn leave(scope: &Scope<'_>, cluster: &Cluster, runs: &Runs) -> BTreeSet<St
         }
     }
     left
-}
-
-/// Deletes what is processed in the internal topics, once in a while. A failure is tried again
-/// later: nothing waits for it.
-async fn purge(scope: &Scope<'_>, cluster: &Cluster, runs: &Runs) {
-    let Scope {
-        object,
-        context,
-        cut,
-        ..
-    } = scope;
-    if cut.internal.is_empty() {
-        return;
-    }
-    let flows = purge::flows(cut, &runs.reports);
-    let due = context.looks(object, |looks| looks.due(flows, Instant::now()));
-    let Some(least) = due else { return };
-    let purged = timeout(PURGE_LIMIT, async {
-        let before = observe::processed(context, object, cluster, cut, least).await?;
-        apply::delete_records(cluster, &before).await?;
-        Ok::<_, Error>(before.len())
-    });
-    let (namespace, pipeline) = (object.namespace(), object.name_any());
-    match purged.await {
-        Ok(Ok(partitions)) => {
-            tracing::debug!(
-                ?namespace,
-                pipeline,
-                partitions,
-                "processed records are deleted"
-            );
-        }
-        Ok(Err(error)) => {
-            context.looks(object, Looks::again);
-            tracing::warn!(?namespace, pipeline, %error, "cannot delete processed records");
-        }
-        Err(_) => {
-            context.looks(object, Looks::again);
-            tracing::warn!(
-                ?namespace,
-                pipeline,
-                "processed records are not deleted yet: no answer"
-            );
-        }
-    }
 }
 
 /// The pods of the stages, and what their runners say.
@@ -577,14 +534,16 @@ async fn look(
         i32::try_from(image.topic(topic)?.partitions.len()).ok()
     };
     let replicas = |stage: &str| desired::replicas(object, stage);
-    let runs = Runs {
+    let mut runs = Runs {
         stages: stages.iter().map(|stage| stage.name.clone()).collect(),
         started_with,
         scaled: scaling::observed(object, stages, &reports, partitions, replicas),
         reports,
         pods,
         left: BTreeSet::new(),
+        not_made: BTreeMap::new(),
     };
+    runs.not_made = observe::not_made(context, object, &runs).await;
     context.figures.set(object, &runs);
     Ok(runs)
 }

@@ -82,6 +82,14 @@ const RIGHTS: &[Right] = &[
         used_by: &["kinds/pipeline/pods.rs"],
     },
     Right {
+        group: "",
+        resources: &["events"],
+        names: &[],
+        verbs: &["list"],
+        why: "Only the events of a StatefulSet tell why it makes no pod: a quota, a policy.",
+        used_by: &["kinds/pods_not_made.rs"],
+    },
+    Right {
         group: "freehold.dev",
         resources: &["users", "topics"],
         names: &[],

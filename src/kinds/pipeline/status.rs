@@ -43,6 +43,8 @@ pub struct Runs {
     pub scaled: BTreeMap<String, Observed>,
     /// Stages whose group has no members of replicas that are gone.
     pub left: BTreeSet<String>,
+    /// Why pods of a stage are not made, by stage.
+    pub not_made: BTreeMap<String, String>,
 }
 
 /// The block that fails, and why. A block that has stopped its stage comes first, then one that
@@ -117,6 +119,11 @@ impl Runs {
                 continue;
             }
             let why = pods().find_map(|pod| self.lacks(pod));
+            let refused = || {
+                let why = self.not_made.get(stage)?;
+                Some(format!("no pod is made: {why}"))
+            };
+            let why = why.or_else(refused);
             let why = why.unwrap_or_else(|| "pods are being made".to_owned());
             return State::reconciling(
                 Reason::Starting,
@@ -700,6 +707,20 @@ mod tests {
         let state = not_ready.state(&object);
         let said = "stage in: 0 of 1 replicas are ready: pod orders-in-0: ImagePullBackOff";
         assert_eq!(state, State::reconciling(Reason::Starting, said));
+    }
+
+    #[test]
+    fn a_pod_that_is_not_made_says_why() {
+        let mut object = pipeline();
+        object.spec.replicas = 2;
+        let why = "pods \"orders-in-1\" is forbidden: exceeded quota: small";
+        let mut found = runs(&[], None);
+        found.not_made.insert("in".to_owned(), why.to_owned());
+        let said = format!("stage in: 1 of 2 replicas are ready: no pod is made: {why}");
+        assert_eq!(
+            found.state(&object),
+            State::reconciling(Reason::Starting, said)
+        );
     }
 
     #[test]
