@@ -213,6 +213,10 @@ pub struct StageStatus {
     /// Records that it has not processed yet; unknown while a replica does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag: Option<i64>,
+    /// Seconds between now and the time of the last record that it has processed, while others wait;
+    /// of the replica that is behind most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_seconds: Option<i64>,
     /// Replicas that it should have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wanted: Option<i32>,
@@ -257,6 +261,10 @@ pub struct BlockStatus {
     pub out_per_second: i64,
     /// Records that it failed on.
     pub errors_per_second: i64,
+    /// Records that end at it without a failure, by reason: `filtered`, `no-case` of a split,
+    /// `not-read` by any block, `aborted` by its program, `skipped` by `errors.policy`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub dropped_per_second: BTreeMap<String, i64>,
     /// Since when records come to it and end there, although no filter drops them and nothing else
     /// comes out of its stage.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -14,7 +14,7 @@ use crate::kinds::pipeline::scaling::{Observed, decide};
 use crate::kinds::pipeline::{alerts, no_output, replay, tenants};
 use crate::words::{PART_CHARS_MAX, cut};
 use freehold_kafka_client::figures::coarse;
-use freehold_pipeline::report::{BlockReport, StageReport, merged, of_graph};
+use freehold_pipeline::report::{BlockReport, DROPPED, StageReport, merged, of_graph};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -158,17 +158,33 @@ impl Runs {
     }
 
     fn lag(&self, object: &Pipeline, stage: Option<&str>) -> Option<i64> {
+        let lags = self.of_all(object, stage, |report| report.lag)?;
+        Some(coarse(
+            i64::try_from(lags.iter().sum::<u64>()).unwrap_or(i64::MAX),
+        ))
+    }
+
+    /// Of the replica that is behind most.
+    fn lag_seconds(&self, object: &Pipeline, stage: &str) -> Option<i64> {
+        let lags = self.of_all(object, Some(stage), |report| report.lag_seconds)?;
+        Some(rate(lags.into_iter().fold(0.0, f64::max)))
+    }
+
+    /// What the replicas of a stage, or of all, say; `None`: not every one says it.
+    fn of_all<T>(
+        &self,
+        object: &Pipeline,
+        stage: Option<&str>,
+        said: impl Fn(&StageReport) -> Option<T>,
+    ) -> Option<Vec<T>> {
         let of = |report: &&StageReport| stage.is_none_or(|stage| report.stage == stage);
         let reports = self.reports.iter().filter(of);
         let stages = self.stages.iter();
         let stages = stages.filter(|name| stage.is_none_or(|stage| *name == stage));
         let wanted: i32 = stages.map(|name| replicas(object, name)).sum();
         let wanted = usize::try_from(wanted).unwrap_or_default();
-        let lags: Option<Vec<u64>> = reports.map(|report| report.lag).collect();
-        let lags = lags.filter(|lags| wanted > 0 && lags.len() >= wanted)?;
-        Some(coarse(
-            i64::try_from(lags.iter().sum::<u64>()).unwrap_or(i64::MAX),
-        ))
+        let all: Option<Vec<T>> = reports.map(said).collect();
+        all.filter(|all| wanted > 0 && all.len() >= wanted)
     }
 }
 
@@ -299,6 +315,7 @@ fn stages(object: &Pipeline, runs: &Runs, old: &[StageStatus], now: &Time) -> Ve
             group: group(object, name),
             ready: i32::try_from(ready.count()).unwrap_or(i32::MAX),
             lag: runs.lag(object, Some(name)),
+            lag_seconds: runs.lag_seconds(object, name),
             wanted,
             members: Some(members(object, runs, name, known)),
             scaling,
@@ -388,6 +405,7 @@ fn blocks(object: &Pipeline, runs: &Runs, old: &[BlockStatus], now: &Time) -> Ve
             in_per_second: own.map_or(0, |report| rate(report.in_per_second)),
             out_per_second: own.map_or(0, |report| rate(report.out_per_second)),
             errors_per_second: rate(errors),
+            dropped_per_second: dropped(&parts),
             no_output_since: no_output::since(&silent, name, old, now),
             last_error: last_error(&parts).or_else(|| known?.last_error.clone()),
             last_alert: alerts::last(known, own.and_then(|own| own.last_alert.as_ref()), now),
@@ -398,6 +416,19 @@ fn blocks(object: &Pipeline, runs: &Runs, old: &[BlockStatus], now: &Time) -> Ve
         .blocks
         .iter()
         .map(|one| block(&one.name))
+        .collect()
+}
+
+/// What ends at a block, by reason.
+fn dropped(parts: &[&BlockReport]) -> BTreeMap<String, i64> {
+    let of = |reason: &str| -> f64 {
+        let rates = parts.iter().map(|part| part.dropped_per_second.get(reason));
+        rates.flatten().sum()
+    };
+    let reasons = DROPPED.iter().map(|reason| (*reason, of(reason)));
+    reasons
+        .filter(|(_, found)| *found > 0.0)
+        .map(|(reason, found)| (reason.to_owned(), rate(found)))
         .collect()
 }
 
@@ -582,6 +613,31 @@ mod tests {
         let again = at(&object, 164, &block("clean"));
         assert_eq!((&*again.failing, again.conditions.len()), ("", 1));
         assert_eq!(again.blocks[1].no_output_since, None);
+    }
+
+    #[test]
+    fn what_ends_at_a_block_is_told_by_reason_and_how_far_a_stage_is_behind() {
+        let mut object = pipeline();
+        let drops = |reason: &str, name: &str| BlockReport {
+            dropped_per_second: [(reason.to_owned(), 1234.5), ("made up".to_owned(), 1.0)].into(),
+            ..block(name)
+        };
+        let mut found = runs(
+            &[drops("filtered", "clean"), drops("skipped", "clean~out")],
+            None,
+        );
+        found.reports[0].lag_seconds = Some(33.4);
+        let told = after(&object, found.clone());
+        let expected = [
+            ("filtered".to_owned(), 1_000),
+            ("skipped".to_owned(), 1_000),
+        ];
+        assert_eq!(told.blocks[1].dropped_per_second, BTreeMap::from(expected));
+        assert_eq!(told.blocks[0].dropped_per_second, BTreeMap::new());
+        assert_eq!(told.stages[0].lag_seconds, Some(20));
+        object.spec.replicas = 2;
+        let told = after(&object, found);
+        assert_eq!(told.stages[0].lag_seconds, None, "one does not answer");
     }
 
     #[test]
