@@ -294,17 +294,7 @@ struct Collect<'a> {
 
 impl Outputs for Collect<'_> {
     fn write(&mut self, output: Output<'_>) {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let headers: BTreeMap<String, String> = output
-            .headers
-            .iter()
-            .map(|header| {
-                (
-                    header.name.to_owned(),
-                    text(header.value.unwrap_or_default()),
-                )
-            })
-            .collect();
+        let headers = shown_headers(output.headers.iter().map(|one| (one.name, one.value)));
         if let (Some(block), Some(error)) = (
             headers.get(dead_letter::BLOCK),
             headers.get(dead_letter::ERROR),
@@ -340,17 +330,29 @@ impl Outputs for Collect<'_> {
 
     fn passed(&mut self, node: usize, case: Option<usize>, event: &Event<'_>) {
         let value = serde_json::to_value(event.value()).unwrap_or_default();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let key = match event.changed() {
-            Ok(Some(changed)) => changed.key.as_deref().map(text),
-            _ => event.input.key.map(text),
+        // What Kafka has no place for is an error of the sink.
+        let changed = event.changed().ok().flatten();
+        let (key, timestamp) = match &changed {
+            Some(changed) => (changed.key.as_deref(), changed.timestamp),
+            None => (event.input.key, event.input.timestamp),
+        };
+        let headers = match changed
+            .as_ref()
+            .and_then(|changed| changed.headers.as_ref())
+        {
+            Some(headers) => shown_headers(
+                headers
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), value.as_deref())),
+            ),
+            None => shown_headers(event.input.headers.iter().map(|one| (one.name, one.value))),
         };
         let record = TestRecord {
-            key,
+            key: key.map(text),
             text: value.as_str().map(str::to_owned),
             value: Some(value),
-            headers: None,
-            timestamp: event.input.timestamp.and_then(rfc3339),
+            headers: Some(headers),
+            timestamp: timestamp.and_then(rfc3339),
         };
         self.seen
             .records
@@ -415,6 +417,19 @@ fn compare(
             time(&record.timestamp),
         );
     }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Headers as a test names them.
+fn shown_headers<'a>(
+    headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>,
+) -> BTreeMap<String, String> {
+    headers
+        .map(|(name, value)| (name.to_owned(), text(value.unwrap_or_default())))
+        .collect()
 }
 
 fn shown(value: &impl Serialize) -> String {
