@@ -2,11 +2,13 @@
 //!
 //! The runner, the webhook and `freehold test` share this crate, so that a program that is accepted
 //! compiles in the runner, and a test says what the runner would do. It has no client and no
-//! thread that outlives a call; its only clock is the one that the caller sets ([`clock`]).
+//! thread that outlives a call. Its clock is the one that the caller sets ([`clock`]); only [`budget`]
+//! asks how long a program takes.
 
 mod advice;
 pub mod alert;
 pub mod blocks;
+pub mod budget;
 pub mod clock;
 pub mod compile;
 pub mod condition;

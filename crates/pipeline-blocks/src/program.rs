@@ -1,21 +1,16 @@
 //! Programs that run: what they read and change, and how long they may take.
 
 use crate::advice;
+use crate::budget::Budget;
 use crate::compile::{METADATA, Source};
 use crate::event::Event;
 use freehold_pipeline::nearest::instead;
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use vrl::compiler::runtime::{Runtime, Terminate};
 use vrl::compiler::{ExpressionError, Program, TimeZone};
 use vrl::path::{OwnedSegment, OwnedTargetPath, PathPrefix};
 use vrl::value::Value;
-
-/// Expressions that one record may run through. A program of a hundred lines has some hundreds;
-/// only loops within loops over large values come here. A number and not a time, so that a record
-/// that is worked on again has the same end.
-pub const STEPS_MAX: u32 = 1_000_000;
 
 /// A compiled program.
 #[derive(Debug, Clone)]
@@ -125,14 +120,7 @@ impl Compiled {
     /// # Errors
     /// It ended before its last expression. The record may be changed in part.
     pub fn run(&self, runtime: &mut Runtime, event: &mut Event<'_>) -> Result<Value, Ended> {
-        let mut steps = 0_u32;
-        let mut control = || {
-            steps += 1;
-            match steps <= STEPS_MAX {
-                true => ControlFlow::Continue(()),
-                false => ControlFlow::Break(()),
-            }
-        };
+        let mut budget = Budget::default();
         if self.uses_metadata {
             event.need_metadata(self.changes_metadata);
         }
@@ -141,12 +129,10 @@ impl Compiled {
             &mut event.target().as_vrl(),
             &self.program,
             &TimeZone::Named(chrono_tz::UTC),
-            &mut control,
+            &mut || budget.step(),
         );
         result.map_err(|ended| match ended {
-            Terminate::Interrupted => Ended::Failed(Failure::plain(format!(
-                "the program ran through more than {STEPS_MAX} expressions on this record"
-            ))),
+            Terminate::Interrupted => Ended::Failed(Failure::plain(budget.in_words())),
             Terminate::Abort(ExpressionError::Abort { message: None, .. }) => Ended::Aborted,
             Terminate::Abort(ExpressionError::Abort { span, message }) => {
                 let line = self.source.place(span.start());

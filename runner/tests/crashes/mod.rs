@@ -22,15 +22,26 @@ const NAMED: Duration = Duration::from_secs(10);
 
 /// A program that doubles a text for one record until there is no memory left: at most 16 GiB, and
 /// the process may have less.
+const OUT_OF_MEMORY: &str = r#"{"name": "seen", "from": ["in"], "filter": {"when": "true"}},
+    {"name": "clean", "from": ["seen"], "transform": {"vrl":
+    "if . == 700 {\nx = \"0123456789abcdef\"\nfor_each([1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30]) -> |_i, _n| { x = x + x }\n. = length(x)\n}"}},"#;
+
+/// A program that makes an object of half a million levels of one record: to drop it needs a call
+/// for each.
+const DEEP: &str = r#"{"name": "clean", "from": ["in"], "transform": {"vrl":
+    "if . == 700 {\nx = \"a.\"\nfor_each([1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19]) -> |_i, _n| { x = x + x }\n. = length(unflatten(set!({}, [x], 1)))\n}"}},"#;
+
 fn killing(name: &str, errors: &'static str) -> Stage {
+    killing_by(name, errors, OUT_OF_MEMORY)
+}
+
+fn killing_by(name: &str, errors: &'static str, blocks: &'static str) -> Stage {
     let (setup, _turn) = setup();
     let mut stage = stage(setup, name);
     stage.format = "Json";
     stage.last = "clean";
     stage.errors = errors;
-    stage.blocks = r#"{"name": "seen", "from": ["in"], "filter": {"when": "true"}},
-        {"name": "clean", "from": ["seen"], "transform": {"vrl":
-        "if . == 700 {\nx = \"0123456789abcdef\"\nfor_each([1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30]) -> |_i, _n| { x = x + x }\n. = length(x)\n}"}},"#;
+    stage.blocks = blocks;
     stage.address_space_kib = Some(2 << 20);
     stage.with_journal();
     stage
@@ -160,6 +171,25 @@ fn a_record_that_ends_the_process_becomes_a_dead_letter_and_all_others_go_on() {
     let ask = || runner.report();
     let report = wait_for("it goes on", MINUTE, ask, |report| report.lag == Some(0));
     assert_eq!(block(&report, "clean").errors, 0);
+}
+
+#[test]
+#[ignore = "needs Kafka's jars: cargo xtask test"]
+fn a_program_that_overflows_the_stack_is_a_dead_letter() {
+    let errors = r#"{"deadLetter": {"topic": "deep-dead"}}"#;
+    let stage = killing_by("deep", errors, DEEP);
+    let (setup, _turn) = setup();
+    let client = setup.kafka.client();
+    setup.kafka.create_topic("deep-dead", 1, &[]);
+    write(&client, &stage.from, RECORDS);
+    let restarted = restarted(&stage, is_named);
+    restarted.check();
+    check_named(&client, &restarted.report, &stage);
+    check_others(&client, &stage);
+    let ask = || stored(&client, "deep-dead");
+    let dead = wait_for("a dead letter", MINUTE, ask, |dead| !dead.is_empty());
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0].number, KILLER);
 }
 
 #[test]
