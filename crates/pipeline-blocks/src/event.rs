@@ -86,6 +86,12 @@ impl<'a> Event<'a> {
         })
     }
 
+    /// Whether the record was read without a value: in a compacted topic it deletes its key. No block
+    /// fails on it.
+    pub fn is_tombstone(&self) -> bool {
+        self.input.value.is_none()
+    }
+
     /// The value.
     pub fn value(&self) -> &Value {
         &self.value

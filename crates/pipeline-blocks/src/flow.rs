@@ -454,6 +454,8 @@ impl Flow {
             Runnable::Filter(condition) => match condition.holds(runtime, event) {
                 Ok(true) => Fate::Passed(None),
                 Ok(false) => Fate::Dropped(Dropped::Filtered),
+                // Who reads the output may have the record that it deletes.
+                Err(_) if event.is_tombstone() => Fate::Passed(None),
                 Err(why) => Fate::Failed(why),
             },
             Runnable::Split { cases, has_default } => {
@@ -461,6 +463,7 @@ impl Flow {
                     match condition.holds(runtime, event) {
                         Ok(true) => return Fate::Passed(Some(index)),
                         Ok(false) => {}
+                        Err(_) if event.is_tombstone() => {}
                         Err(why) => return Fate::Failed(why),
                     }
                 }
@@ -500,7 +503,7 @@ impl Node {
 
 fn transform(program: &Compiled, runtime: &mut Runtime, event: &mut Event<'_>) -> Fate {
     // A record without a value deletes its key in a compacted topic: no program may revive it.
-    if event.input.value.is_none() {
+    if event.is_tombstone() {
         return Fate::Passed(None);
     }
     event.set_changed();
@@ -520,6 +523,8 @@ fn raise(
 ) -> Fate {
     let holds = match alert.condition.holds(runtime, event) {
         Ok(holds) => holds,
+        // No change of what the alert is about.
+        Err(_) if event.is_tombstone() => return Fate::Dropped(Dropped::Filtered),
         Err(why) => return Fate::Failed(why),
     };
     let group = match &alert.group_by {
@@ -527,6 +532,7 @@ fn raise(
         Some(program) => match program.run(runtime, event) {
             Ok(Value::Null) => Vec::new(),
             Ok(group) => group.coerce_to_bytes().to_vec(),
+            Err(_) if event.is_tombstone() => return Fate::Dropped(Dropped::Filtered),
             Err(Ended::Failed(why)) => return Fate::Failed(why),
             Err(Ended::Aborted) => return Fate::Failed(Failure::plain("groupBy aborted")),
         },
