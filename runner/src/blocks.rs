@@ -40,12 +40,21 @@ pub trait Blocks: Send {
     /// order in which they are sent to `out`.
     fn process(&mut self, batch: &[Record<'_>], out: &mut Outputs);
 
-    /// Works on a record whose output Kafka has refused. What `process` sent for it is not written;
-    /// what this sends is written instead: usually a dead letter. Nothing sent means that the record
-    /// is skipped.
+    /// Works on a record of which topics have refused outputs. What was sent for it before is not
+    /// written; what this sends is written instead: usually a dead letter. Nothing sent means that
+    /// the record is skipped.
     ///
-    /// If Kafka refuses this too, the stage stops.
-    fn refused(&mut self, record: &Record<'_>, refusal: &Refusal, out: &mut Outputs);
+    /// If a topic refuses this too, it is called again. The stage stops when one topic has refused
+    /// more than [`REFUSALS_MAX`](freehold_pipeline_blocks::dead_letter::REFUSALS_MAX) times.
+    fn refused(&mut self, record: &Record<'_>, refused: &[Refused], out: &mut Outputs);
+}
+
+/// A topic that has refused what a record makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The last time.
+    pub refusal: Refusal,
+    pub times: u32,
 }
 
 /// Why Kafka does not take an output: the output itself is at fault, so that a retry does not help.

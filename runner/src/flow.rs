@@ -7,11 +7,10 @@ use freehold_pipeline::stage_document::StageDocument;
 use freehold_pipeline::topics::TopicNames;
 use freehold_pipeline_blocks::clock;
 use freehold_pipeline_blocks::event::{Header, Input};
-use freehold_pipeline_blocks::flow::replay::Work;
-use freehold_pipeline_blocks::flow::{Flow, Identity};
+use freehold_pipeline_blocks::flow::{self, Died, Flow, Identity, Work};
 use freehold_pipeline_blocks::output::{Destination, Output, Outputs as BlockOutputs, Stop};
 
-use crate::blocks::{Blocks, Refusal};
+use crate::blocks::{Blocks, Refused};
 use crate::figures::now_ms;
 use crate::journal::Journal;
 use crate::outputs::Outputs;
@@ -88,18 +87,22 @@ impl StageBlocks {
 
 impl StageBlocks {
     /// Runs a record through the blocks; false: the stage stops.
-    fn run(&mut self, record: &Record<'_>, refusal: Option<&Refusal>, out: &mut Outputs) -> bool {
+    fn run(&mut self, record: &Record<'_>, refused: &[Refused], out: &mut Outputs) -> bool {
         let died = self.journal.died(record).cloned();
-        let work = match (&died, refusal) {
-            (Some(death), _) => Work::Died {
+        let refused = refused
+            .iter()
+            .map(|Refused { refusal, times }| flow::Refused {
+                topic: refusal.topic.clone(),
+                why: refusal.message.clone(),
+                times: *times,
+            });
+        let refused: Vec<flow::Refused> = refused.collect();
+        let work = Work {
+            died: died.as_ref().map(|death| Died {
                 block: death.block.as_deref(),
                 times: death.times,
-            },
-            (None, None) => Work::Run,
-            (None, Some(refusal)) => Work::Refused {
-                topic: &refusal.topic,
-                why: &refusal.message,
-            },
+            }),
+            refused: &refused,
         };
         let outputs = &mut Noted {
             forward: Forward {
@@ -110,16 +113,7 @@ impl StageBlocks {
         };
         let stopped = match &mut self.replaying {
             Some(replaying) => replay(replaying, &mut self.flow, record, work, outputs),
-            None => with_input(record, |input| {
-                let flow = &mut self.flow;
-                match work {
-                    Work::Run => flow.process(input, outputs),
-                    Work::Refused { topic, why } => {
-                        flow.process_refused(input, topic, why, outputs)
-                    }
-                    Work::Died { block, times } => flow.process_died(input, block, times, outputs),
-                }
-            }),
+            None => with_input(record, |input| self.flow.process_as(input, work, outputs)),
         };
         if let Err(stop) = &stopped {
             out.stop(record, &stop.block, &stop.message);
@@ -222,7 +216,7 @@ impl Blocks for StageBlocks {
             let (together, behind) = rest.split_at(self.journal.begin(rest));
             rest = behind;
             for record in together {
-                if !self.run(record, None, out) {
+                if !self.run(record, &[], out) {
                     self.journal.end();
                     return;
                 }
@@ -237,9 +231,9 @@ impl Blocks for StageBlocks {
         self.count(tally, last, out);
     }
 
-    fn refused(&mut self, record: &Record<'_>, refusal: &Refusal, out: &mut Outputs) {
+    fn refused(&mut self, record: &Record<'_>, refused: &[Refused], out: &mut Outputs) {
         self.journal.begin(std::slice::from_ref(record));
-        let goes_on = self.run(record, Some(refusal), out);
+        let goes_on = self.run(record, refused, out);
         self.journal.end();
         if goes_on {
             let failure = self.failure();
@@ -340,7 +334,7 @@ fn same_headers(written: &[Header<'_>], read: Headers<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::blocks::RefusalCause;
+    use crate::blocks::{Refusal, RefusalCause};
     use crate::journal::tests::Folder;
 
     fn document(errors: &str) -> StageDocument {
@@ -434,9 +428,12 @@ mod tests {
             cause: RefusalCause::TooLarge,
             message: "too large".to_owned(),
         };
-        let mut out = Outputs::default();
-        blocks.refused(&record(1), &refusal, &mut out);
-        assert_eq!(written(&out, &[record(1)]), [to(1, "dead")]);
+        let refused = [Refused { refusal, times: 1 }];
+        let (records, mut out) = ([record(1)], Outputs::default());
+        blocks.refused(&records[0], &refused, &mut out);
+        assert_eq!(written(&out, &records), [to(1, "dead")]);
+        let letter = out.iter(&records).next().unwrap();
+        assert_eq!(letter.value, Some(&b""[..]));
     }
 
     #[test]

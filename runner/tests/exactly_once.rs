@@ -5,6 +5,7 @@ mod aborts;
 mod crashes;
 mod deliver;
 mod ingest;
+mod refusals;
 mod replay;
 mod reports;
 mod support;
@@ -14,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use freehold_runner::blocks::{Blocks, Refusal};
+use freehold_runner::blocks::{Blocks, Refused};
 use freehold_runner::figures::Figures;
 use freehold_runner::outputs::Outputs;
 use freehold_runner::record::Record;
@@ -480,7 +481,7 @@ impl Blocks for StopBefore {
         }
     }
 
-    fn refused(&mut self, _: &Record<'_>, _: &Refusal, _: &mut Outputs) {}
+    fn refused(&mut self, _: &Record<'_>, _: &[Refused], _: &mut Outputs) {}
 }
 
 #[test]

@@ -130,7 +130,7 @@ pub struct ReplayStatus {
     pub replayed: i64,
     /// Of these, records that a block failed on again: they are dead letters anew.
     pub failed: i64,
-    /// Of these, letters that were replayed three times already: they stay dead letters.
+    /// Of these, letters that stay dead letters: replayed three times already, or not whole.
     pub given_up: i64,
     /// Dead letters that it has not read yet.
     pub left: i64,

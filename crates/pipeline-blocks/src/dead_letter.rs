@@ -27,12 +27,19 @@ pub const WAY: &str = "freehold.way";
 pub const REPLAYS: &str = "freehold.replays";
 /// The id of the replay that wrote the letter.
 pub const REPLAY: &str = "freehold.replay";
+/// What the letter does not have of its record, because its topic did not take it: the `value`, and
+/// `key` and `headers` too if that was not enough. The record is at its address.
+pub const LEFT_OUT: &str = "freehold.left-out";
 
 /// What the error begins with if the process died on the record: no block was given it then.
 pub const PROCESS_DIED: &str = "ProcessDied";
 
 /// Longest error in a header.
 const ERROR_BYTES_MAX: usize = 2048;
+
+/// How often a topic may refuse a letter of a record: each time the next one has less of it. After
+/// that nothing is left to leave out.
+pub const REFUSALS_MAX: u32 = 2;
 
 /// Who failed, and why.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +56,8 @@ pub struct Reason<'a> {
     pub way: Option<&'a str>,
     /// The replay that it failed in.
     pub replay: Option<Again<'a>>,
+    /// How often the topic of dead letters has refused a letter of the record.
+    pub refusals: u32,
 }
 
 /// A record that fails again when it is replayed.
@@ -66,9 +75,33 @@ pub fn time_ms(header: &str) -> Option<i64> {
     Some(time.timestamp_millis())
 }
 
+/// The record without what is left out after so many refusals, and the words for that.
+fn shortened<'a>(input: &Input<'a>, refusals: u32) -> (Input<'a>, Option<String>) {
+    if refusals == 0 {
+        return (*input, None);
+    }
+    let is_more = refusals > 1 || input.value.is_none();
+    let parts = [
+        ("value", input.value.is_some()),
+        ("key", is_more && input.key.is_some()),
+        ("headers", is_more && !input.headers.is_empty()),
+    ];
+    let left_out = parts.iter().filter(|(_, is_left_out)| *is_left_out);
+    let words: Vec<&str> = left_out.map(|(part, _)| *part).collect();
+    let short = Input {
+        // Without any value it would be a tombstone.
+        value: input.value.map(|_| &b""[..]),
+        key: input.key.filter(|_| !is_more),
+        headers: if is_more { &[] } else { input.headers },
+        ..*input
+    };
+    (short, (!words.is_empty()).then(|| words.join(", ")))
+}
+
 /// Writes the record to the topic of dead letters. Its own headers stay, apart from those of an
 /// earlier dead letter.
 pub fn write(topic: &str, input: &Input<'_>, reason: &Reason<'_>, outputs: &mut dyn Outputs) {
+    let (input, left_out) = shortened(input, reason.refusals);
     let error = cut(reason.error);
     let (revision, attempts) = (reason.revision.to_string(), reason.attempts.to_string());
     let (partition, offset) = (input.partition.to_string(), input.offset.to_string());
@@ -88,6 +121,7 @@ pub fn write(topic: &str, input: &Input<'_>, reason: &Reason<'_>, outputs: &mut 
         (WAY, reason.way),
         (REPLAYS, times.as_deref()),
         (REPLAY, reason.replay.map(|again| again.id)),
+        (LEFT_OUT, left_out.as_deref()),
     ];
     let own = input.headers.iter().copied();
     let mut headers: Vec<Header<'_>> = own

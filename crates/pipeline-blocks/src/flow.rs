@@ -43,8 +43,8 @@ pub struct Flow {
     dead_letter: Option<String>,
     runtime: Runtime,
     buffer: Vec<u8>,
-    /// The topic that does not take what the record makes, and why.
-    refused: Option<(String, String)>,
+    /// The topics that do not take what the record makes.
+    refused: Vec<Refused>,
     /// The block that failed last on the record that is worked on.
     failed: Option<usize>,
     /// The blocks that the record has come through, from its source to the one that works on it.
@@ -78,6 +78,34 @@ struct Node {
 struct Reader {
     to: usize,
     case: Option<usize>,
+}
+
+/// How a record is worked on; by default it is run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Work<'a> {
+    /// It is not run, because the process died on it: it fails.
+    pub died: Option<Died<'a>>,
+    /// The topics that did not take what it made. The blocks that write to them fail on it; what it
+    /// makes elsewhere is written. Of a dead letter the topic gets less.
+    pub refused: &'a [Refused],
+}
+
+/// The end of processes on a record.
+#[derive(Clone, Copy, Debug)]
+pub struct Died<'a> {
+    /// The block that worked on it; `None`: that is not known, and the source fails.
+    pub block: Option<&'a str>,
+    pub times: u32,
+}
+
+/// A topic that has refused what a record makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Name of the topic in Kafka.
+    pub topic: String,
+    /// Kafka's words.
+    pub why: String,
+    pub times: u32,
 }
 
 /// What became of a record at a block.
@@ -163,7 +191,7 @@ impl Flow {
                 .map(str::to_owned),
             runtime: Runtime::default(),
             buffer: Vec::new(),
-            refused: None,
+            refused: Vec::new(),
             failed: None,
             way: Vec::new(),
             letter: None,
@@ -238,34 +266,29 @@ impl Flow {
         }
     }
 
-    /// Runs a record again whose output Kafka has refused. The block that writes to this topic fails
-    /// on it; what the record makes elsewhere is written.
+    /// As [`Self::process`], for a record that something has happened to before.
     ///
     /// # Errors
     /// As [`Self::process`].
-    pub fn process_refused(
+    pub fn process_as(
         &mut self,
         input: Input<'_>,
-        topic: &str,
-        why: &str,
+        work: Work<'_>,
         outputs: &mut dyn Outputs,
     ) -> Result<(), Stop> {
-        self.refused = Some((topic.to_owned(), why.to_owned()));
-        let result = self.process(input, outputs);
-        self.refused = None;
+        self.refused = work.refused.to_vec();
+        let result = match work.died {
+            None => self.process(input, outputs),
+            Some(died) => self.died(input, died, outputs),
+        };
+        self.refused.clear();
         result
     }
 
-    /// Fails on a record without running it, because the process died on it. The block that worked
-    /// on it then fails, or the source if that is not known.
-    ///
-    /// # Errors
-    /// As [`Self::process`].
-    pub fn process_died(
+    fn died(
         &mut self,
         input: Input<'_>,
-        block: Option<&str>,
-        times: u32,
+        Died { block, times }: Died<'_>,
         outputs: &mut dyn Outputs,
     ) -> Result<(), Stop> {
         self.failed = None;
@@ -443,8 +466,9 @@ impl Flow {
             ..
         } = self;
         let node = &mut nodes[place];
-        if let Some((topic, why)) = refused
-            && node.block.writes() == Some(topic)
+        let mut refused = refused.iter();
+        if let Some(topic) = node.block.writes()
+            && let Some(Refused { why, .. }) = refused.find(|refused| refused.topic == *topic)
         {
             return Fate::Failed(Failure::plain(format!("{topic} does not take it: {why}")));
         }

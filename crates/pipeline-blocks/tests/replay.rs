@@ -4,8 +4,8 @@
 use freehold_pipeline::definition::Definition;
 use freehold_pipeline::topics::TopicNames;
 use freehold_pipeline_blocks::event::{Header, Input};
-use freehold_pipeline_blocks::flow::replay::{Replayed, Work};
-use freehold_pipeline_blocks::flow::{Flow, Identity};
+use freehold_pipeline_blocks::flow::replay::Replayed;
+use freehold_pipeline_blocks::flow::{Died, Flow, Identity, Refused, Work};
 use freehold_pipeline_blocks::output::{Output, Outputs};
 use freehold_pipeline_blocks::{clock, isolation};
 use std::collections::BTreeMap;
@@ -91,7 +91,7 @@ fn letter(flow: &Flow, block: &str, way: Option<&str>) -> Replayed {
 
 /// What the blocks write for a record that was a letter of `block`.
 fn replayed(blocks: &str, block: &str, way: Option<&str>, value: &str) -> Written {
-    replayed_as(blocks, block, way, value, Work::Run)
+    replayed_as(blocks, block, way, value, Work::default())
 }
 
 fn replayed_as(
@@ -346,15 +346,31 @@ fn alerts_and_records_that_meet_are_told_apart_by_their_way() {
 
 #[test]
 fn a_refused_output_and_a_death_are_letters_again() {
-    let refused = Work::Refused {
-        topic: "out",
-        why: "too large",
+    let of = |topic: &str| Refused {
+        topic: topic.to_owned(),
+        why: "too large".to_owned(),
+        times: 1,
+    };
+    let refused = Work {
+        refused: &[of("out")],
+        ..Work::default()
     };
     let again = replayed_as(BRANCHES, "clean", None, "4", refused);
     assert_eq!(again.short(), ["dead at out"]);
-    let died = Work::Died {
-        block: Some("clean"),
-        times: 2,
+    assert_eq!(again.header("left-out"), None);
+    let both = Work {
+        refused: &[of("out"), of("dead")],
+        ..Work::default()
+    };
+    let again = replayed_as(BRANCHES, "clean", None, "4", both);
+    assert_eq!(again.short(), ["dead at out"]);
+    assert_eq!(again.header("left-out"), Some("value"));
+    let died = Work {
+        died: Some(Died {
+            block: Some("clean"),
+            times: 2,
+        }),
+        ..Work::default()
     };
     let again = replayed_as(BRANCHES, "clean", None, "4", died);
     assert_eq!(again.short(), ["dead at clean"]);
@@ -368,7 +384,7 @@ fn after_a_letter_records_are_run_as_ever() {
         let mut flow = compiled(&definition);
         let letter = letter(&flow, "clean", None);
         let mut outputs = Written::default();
-        flow.process_replayed(input("in", "3"), letter, Work::Run, &mut outputs)
+        flow.process_replayed(input("in", "3"), letter, Work::default(), &mut outputs)
             .unwrap();
         flow.process(input("in", "3"), &mut outputs).unwrap();
         outputs

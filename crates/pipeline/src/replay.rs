@@ -50,6 +50,7 @@ pub struct ReplayReport {
     pub replayed: u64,
     /// Of these, records that a block failed on again: they are new dead letters.
     pub failed: u64,
-    /// Of these, letters that were replayed [`TIMES_MAX`] times already.
+    /// Of these, letters that were replayed [`TIMES_MAX`] times already, or have not all of their
+    /// record.
     pub given_up: u64,
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use freehold_pipeline::definition::Delivery;
 use freehold_pipeline_blocks::clock;
-use freehold_pipeline_blocks::dead_letter::{self, Reason};
+use freehold_pipeline_blocks::dead_letter::{self, REFUSALS_MAX, Reason};
 
 use crate::client_config;
 use crate::config::StageConfig;
@@ -41,17 +41,22 @@ impl Letters for DeadLetters<'_> {
             record,
             why,
         } = refused;
-        let result = record.with(topic, *partition, |record| self.send(record, why));
-        if result.is_err() {
-            // What it still holds is not to be written later: it would be there twice.
-            self.producer = None;
-        }
-        result
+        record.with(topic, *partition, |record| {
+            for refusals in 0..REFUSALS_MAX {
+                match self.send(record, why, refusals) {
+                    Err(LetterError::Refused(_)) => {}
+                    result => return result,
+                }
+            }
+            self.send(record, why, REFUSALS_MAX)
+        })
     }
 }
 
 impl DeadLetters<'_> {
-    fn send(&mut self, record: &Record<'_>, why: &str) -> Result<(), LetterError> {
+    /// Writes a letter after so many that the topic has refused. After an error the producer is
+    /// another one: what this one still holds would be there twice.
+    fn send(&mut self, record: &Record<'_>, why: &str, refusals: u32) -> Result<(), LetterError> {
         let topic = self.topic.as_deref().unwrap_or_default();
         let later = |why: &dyn std::fmt::Display| {
             LetterError::Later(format!("dead letters to topic {topic}: {why}"))
@@ -74,6 +79,7 @@ impl DeadLetters<'_> {
             attempts: 1,
             way: None,
             replay: None,
+            refusals,
         };
         clock::set(now_ms());
         with_input(record, |input| {
@@ -84,7 +90,7 @@ impl DeadLetters<'_> {
             dead_letter::write(topic, &input, &reason, &mut forward);
         });
         written(&producer, &outputs, record).map_err(|error| match error {
-            Unwritten::Refused(why) => LetterError::Refused(why),
+            Unwritten::Refused(why) => LetterError::Refused(format!("topic {topic}: {why}")),
             Unwritten::Failed(error) => later(&error),
         })?;
         self.producer = Some(producer);

@@ -25,6 +25,8 @@ pub struct Letter<'a> {
     pub replays: u32,
     /// The replay that wrote it.
     pub replay: Option<&'a str>,
+    /// It does not have all of its record.
+    pub is_cut: bool,
 }
 
 impl<'a> Letter<'a> {
@@ -48,6 +50,7 @@ impl<'a> Letter<'a> {
                 headers::WAY => letter.way = Some(text),
                 headers::REPLAYS => letter.replays = text.parse().ok()?,
                 headers::REPLAY => letter.replay = Some(text),
+                headers::LEFT_OUT => letter.is_cut = true,
                 _ => {}
             }
         }

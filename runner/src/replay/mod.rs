@@ -105,7 +105,7 @@ impl Replaying {
             return None;
         }
         self.counts.matched += 1;
-        if letter.replays >= TIMES_MAX {
+        if letter.is_cut || letter.replays >= TIMES_MAX {
             self.counts.given_up += 1;
             return None;
         }

@@ -137,6 +137,16 @@ fn a_letter_that_was_replayed_often_is_given_up() {
     );
 }
 
+/// It would delete its key, or be another record.
+#[test]
+fn a_letter_without_its_value_is_given_up() {
+    let left_out = ("freehold.left-out", Some(&b"value"[..]));
+    assert_eq!(taken(|_| {}, &[left_out]), (1, 1, false));
+    let other = ("freehold.left-out", Some(&b"value"[..]));
+    let of_other = ("freehold.block", Some(&b"out"[..]));
+    assert_eq!(taken(|_| {}, &[other, of_other]), PASSED_OVER);
+}
+
 #[test]
 fn a_record_is_as_it_was_read() {
     let flow = flow();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{CommitMode, Consumer as _, ConsumerGroupMetadata};
 use rdkafka::message::Message as _;
 
-use crate::blocks::Blocks;
+use crate::blocks::{Blocks, Refusal, Refused};
 use crate::outputs::Stop;
 use crate::producer::{
     DeliveryFailure, Ended, ErrorKind, FailureCause, Position, Producer, ProducerError,
@@ -166,7 +166,8 @@ where
                 self.stopped(Stopped {
                     block: None,
                     error: format!(
-                        "topic {} also refuses what is written instead of a refused output: {}",
+                        "topic {} does not take what is written instead of a refused output, not \
+                         even a dead letter without the record's value, key and headers: {}",
                         refusal.topic, refusal.message
                     ),
                     address: Some(address),
@@ -397,17 +398,33 @@ where
                 false
             }
             Verdict::Refused(refused) => {
-                for (place, refusal) in refused {
-                    let Some((partition, offset)) = addresses.get(place as usize) else {
-                        continue;
-                    };
-                    let address = self.address(*partition, *offset);
-                    tracing::warn!(%address, topic = refusal.topic, "an output is refused");
-                    self.figures.refused.add(1);
-                    let known = self.refusals.entry(address).or_insert((refusal, 0));
-                    known.1 += 1;
+                for (place, refusals) in refused {
+                    if let Some((partition, offset)) = addresses.get(place as usize) {
+                        self.note_refused(self.address(*partition, *offset), refusals);
+                    }
                 }
                 false
+            }
+        }
+    }
+
+    /// Notes the topics that have refused outputs of a record, each once.
+    fn note_refused(&mut self, address: Address, refusals: Vec<Refusal>) {
+        for refusal in &refusals {
+            tracing::warn!(%address, topic = refusal.topic, "an output is refused");
+        }
+        if !self.refusals.contains_key(&address) {
+            self.figures.refused.add(1);
+        }
+        let known = self.refusals.entry(address).or_default();
+        for refusal in refusals {
+            let of_topic = |one: &&mut Refused| one.refusal.topic == refusal.topic;
+            match known.iter_mut().find(of_topic) {
+                Some(one) => {
+                    let times = one.times + 1;
+                    *one = Refused { refusal, times };
+                }
+                None => known.push(Refused { refusal, times: 1 }),
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 
 use super::*;
-use crate::blocks::Refusal;
+use crate::blocks::Refused;
 use crate::outputs::Output;
 use crate::producer::{DeliveryFailure, Ended, ErrorKind, Position, ProducerError, SendError};
 use crate::record::Record;
@@ -87,7 +87,7 @@ struct Nothing;
 impl Blocks for Nothing {
     fn process(&mut self, _: &[Record<'_>], _: &mut Outputs) {}
 
-    fn refused(&mut self, _: &Record<'_>, _: &Refusal, _: &mut Outputs) {}
+    fn refused(&mut self, _: &Record<'_>, _: &[Refused], _: &mut Outputs) {}
 }
 
 /// Commits until the script has no more answers and the producer is ready again. Returns the calls

@@ -8,8 +8,9 @@ use crate::producer::{DeliveryFailure, FailureCause};
 /// What to do with a batch that was aborted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// These records, by their place in the batch, are at fault. The rest is written again.
-    Refused(BTreeMap<u32, Refusal>),
+    /// These records, by their place in the batch, are at fault, each for one refusal a topic. The
+    /// rest is written again.
+    Refused(BTreeMap<u32, Vec<Refusal>>),
     /// Some record is at fault, it is not known which: try again with so many records.
     Fewer(usize),
     /// No record is at fault: wait, then try again with so many records.
@@ -42,13 +43,16 @@ pub fn judge(failures: &[DeliveryFailure], records: usize) -> Verdict {
                 && (&other.topic, other.partition) == (&fault.topic, fault.partition)
         })
     };
-    let refused: BTreeMap<_, _> = faults
-        .iter()
-        .filter(|fault| {
-            records == 1 || together[&(fault.topic.as_str(), fault.partition)] == 1 || named(fault)
-        })
-        .map(|fault| (fault.place, refusal(fault)))
-        .collect();
+    let certain = faults.iter().filter(|fault| {
+        records == 1 || together[&(fault.topic.as_str(), fault.partition)] == 1 || named(fault)
+    });
+    let mut refused: BTreeMap<u32, Vec<Refusal>> = BTreeMap::new();
+    for fault in certain {
+        let of_record = refused.entry(fault.place).or_default();
+        if of_record.iter().all(|known| known.topic != fault.topic) {
+            of_record.push(refusal(fault));
+        }
+    }
     if !refused.is_empty() {
         return Verdict::Refused(refused);
     }
@@ -130,6 +134,21 @@ mod tests {
             failure(0, 1, FailureCause::TooLarge),
         ];
         assert_eq!(places(judge(&alone, 1)), [0]);
+    }
+
+    #[test]
+    fn each_topic_that_refuses_a_record_is_told() {
+        let of = |topic: &str, partition| DeliveryFailure {
+            topic: topic.to_owned(),
+            ..failure(4, partition, FailureCause::TooLarge)
+        };
+        let failures = [of("a", 0), of("b", 0), of("a", 1), of("b", -1)];
+        let Verdict::Refused(refused) = judge(&failures, 10) else {
+            panic!("{:?}", judge(&failures, 10));
+        };
+        let topics = refused[&4].iter().map(|refusal| refusal.topic.as_str());
+        assert_eq!(topics.collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(refused.len(), 1);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::blocks::{Blocks, Refusal};
+use crate::blocks::{Blocks, Refusal, Refused};
 use crate::figures::Figures;
 use crate::outputs::{Outputs, Stop};
 use crate::producer::{
@@ -11,13 +11,14 @@ use crate::producer::{
 };
 use crate::record::Record;
 use freehold_pipeline::address::Address;
+use freehold_pipeline_blocks::dead_letter::REFUSALS_MAX;
 
 /// Records that are given to the blocks at a time: their outputs stay in the processor's cache, and
 /// the first ones are sent while the next ones are made.
 const CHUNK: usize = 256;
 
-/// Records whose outputs Kafka has refused, and how often.
-pub type Refusals = HashMap<Address, (Refusal, u32)>;
+/// The records of which topics have refused outputs, with these topics.
+pub type Refusals = HashMap<Address, Vec<Refused>>;
 
 /// What was handed to the producer.
 #[derive(Debug, Default)]
@@ -34,7 +35,7 @@ pub struct Written {
 pub enum WriteError {
     /// These outputs are at fault.
     Failures(Vec<DeliveryFailure>),
-    /// Kafka refused what `refused` returned for a record, too.
+    /// A topic refused all that was tried of a record.
     RefusedAgain(Address, Refusal),
     /// The stage stops, and nothing of the batch is to be committed.
     GivenUp(Stop),
@@ -103,11 +104,12 @@ impl<P: Producer, B: Blocks> Writer<'_, P, B> {
                 self.blocks.process(&rest[..at], self.outputs);
             }
             let address = rest[at].address();
-            let (refusal, times) = &self.refusals[&address];
-            if *times > 1 {
-                return Err(WriteError::RefusedAgain(address, refusal.clone()));
+            let refused = &self.refusals[&address];
+            if let Some(again) = refused.iter().find(|one| one.times > REFUSALS_MAX) {
+                let refusal = again.refusal.clone();
+                return Err(WriteError::RefusedAgain(address, refusal));
             }
-            self.blocks.refused(&rest[at], refusal, self.outputs);
+            self.blocks.refused(&rest[at], refused, self.outputs);
             rest = &rest[at + 1..];
         }
         if !rest.is_empty() {

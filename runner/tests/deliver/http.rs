@@ -1,9 +1,11 @@
 //! The sink of HTTP.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::super::support::records::{Writer, write};
+use rdkafka::message::{Headers as _, Message as _};
+
+use super::super::support::records::{Writer, each, write};
 use super::super::support::stage::Stage;
 use super::super::support::{free_port, until, wait_for};
 use super::super::{MINUTE, Setup, setup};
@@ -115,6 +117,52 @@ fn an_endpoint_that_fails_gets_each_record_in_order_over_kills() {
     let repeated = endpoint.taken().requests - count;
     // Each second's offsets are committed.
     assert!(repeated < count, "{repeated} requests too many");
+}
+
+#[test]
+#[ignore = "needs Kafka's jars: cargo xtask test"]
+fn a_letter_that_does_not_fit_has_the_address_of_the_record() {
+    let (setup, _turn) = setup();
+    let limit = [("max.message.bytes", "20000")];
+    setup.kafka.create_topic("wide-dead", 4, &limit);
+    let mut stage = stage(setup, "wide", "wide-dead");
+    stage.errors = r#"{"deadLetter": {"topic": "wide-dead"}}"#;
+    stage.more = r#", "compression": "none""#.to_owned();
+    let behaviour = Behaviour {
+        fails: false,
+        authorization: None,
+    };
+    let endpoint = Endpoint::start(&stage.from, 1, behaviour);
+    stage.sink = Some(format!(r#"{{"http": {{"url": "{}"}}}}"#, endpoint.url));
+    let client = setup.kafka.client();
+    let mut writer = Writer::new(&client, &stage.from);
+    writer.write(60, |number| if is_refused(number) { 50_000 } else { 0 });
+    writer.finish();
+    let runner = stage.start();
+    wait_for_sink(&runner, "all are delivered", MINUTE, |report, _| {
+        assert_eq!(report.stopped, None);
+        report.ready && report.lag == Some(0)
+    });
+    assert_eq!(endpoint.taken().numbers.len(), 59);
+    let mut letters = Vec::new();
+    each(&client, "wide-dead", MINUTE, |message| {
+        let text = |bytes: Option<&[u8]>| String::from_utf8(bytes.unwrap().to_vec()).unwrap();
+        let headers = message.headers().unwrap().iter();
+        let headers: BTreeMap<_, _> = headers
+            .map(|header| (header.key.to_owned(), text(header.value.or(Some(b"")))))
+            .collect();
+        letters.push((text(message.key()), text(message.payload()), headers));
+    });
+    let [(key, value, headers)] = &letters[..] else {
+        panic!("{letters:?}");
+    };
+    assert_eq!((key.as_str(), value.as_str()), ("key-49", ""));
+    assert_eq!(headers["freehold.left-out"], "value");
+    assert_eq!(headers["number"], "49");
+    let all = stored(&client, &stage.from);
+    let record = all.iter().find(|record| record.number == 49).unwrap();
+    assert_eq!(headers["freehold.partition"], record.partition.to_string());
+    assert_eq!(headers["freehold.offset"], record.offset.to_string());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The smallest blocks: every record is copied to one topic.
 
-use freehold_runner::blocks::{Blocks, Refusal};
+use freehold_runner::blocks::{Blocks, Refused};
 use freehold_runner::outputs::Outputs;
 use freehold_runner::record::Record;
 
@@ -19,11 +19,11 @@ impl Blocks for Copy {
         }
     }
 
-    fn refused(&mut self, record: &Record<'_>, refusal: &Refusal, out: &mut Outputs) {
+    fn refused(&mut self, record: &Record<'_>, refused: &[Refused], out: &mut Outputs) {
         let origin = record.address().to_string();
         out.to(&self.dead_letter, record)
             .value(None)
-            .header("error", Some(refusal.message.as_bytes()))
+            .header("error", Some(refused[0].refusal.message.as_bytes()))
             .header("origin", Some(origin.as_bytes()))
             .send();
     }

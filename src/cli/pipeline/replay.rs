@@ -437,7 +437,7 @@ fn sentence(status: &ReplayStatus) -> String {
     };
     let counts = format!(
         "of {read} dead letters read, {matched} were asked for: {through}, {given_up} stay because \
-         they were replayed {TIMES_MAX} times"
+         they were replayed {TIMES_MAX} times or are not whole"
     );
     let text = match (status.state, status.dry_run) {
         (ReplayState::Refused, _) => format!("the replay is refused: {message}"),
@@ -630,7 +630,8 @@ mod tests {
         assert_eq!(
             sentence(&status),
             "replay r of block clean: of 12 dead letters read, 10 were asked for: 7 went through, \
-             2 failed again and are dead letters anew, 1 stay because they were replayed 3 times"
+             2 failed again and are dead letters anew, 1 stay because they were replayed 3 times or \
+             are not whole"
         );
         let refused = ReplayStatus {
             state: ReplayState::Refused,

@@ -208,6 +208,7 @@ pub const RUNNER: &[&str] = &[
     "a_replaced_process",
     "at_least_once",
     "programs_are_exactly_once",
+    "refusals::a_dead_letter_that_does_not_fit",
     "refused_outputs",
     "tls_and_scram",
 ];
@@ -263,9 +264,13 @@ mod tests {
             let used = tests.iter().any(|test| test.starts_with(name));
             assert!(used, "no test begins with {name}");
         }
-        let runner = fs::read_to_string(repo().join("runner/tests/exactly_once.rs")).unwrap();
         for name in RUNNER {
-            assert!(runner.contains(&format!("fn {name}")), "{name}");
+            let (file, name) = match name.split_once("::") {
+                Some((module, name)) => (format!("{module}/mod.rs"), name),
+                None => ("exactly_once.rs".to_owned(), *name),
+            };
+            let tests = fs::read_to_string(repo().join("runner/tests").join(file)).unwrap();
+            assert!(tests.contains(&format!("fn {name}")), "{name}");
         }
     }
 

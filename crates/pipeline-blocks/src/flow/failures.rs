@@ -54,6 +54,7 @@ impl Flow {
             dead_letter,
             failed,
             letter,
+            refused,
             ..
         } = self;
         *failed = Some(place);
@@ -76,6 +77,7 @@ impl Flow {
                 Ok(())
             }
             (ErrorPolicy::DeadLetter, Some(topic)) => {
+                let refusals = refused.iter().find(|refused| refused.topic == *topic);
                 let reason = Reason {
                     pipeline: &identity.pipeline,
                     revision: identity.revision,
@@ -85,6 +87,7 @@ impl Flow {
                     attempts: why.attempts,
                     way,
                     replay: letter.map(Pass::again),
+                    refusals: refusals.map_or(0, |refused| refused.times),
                 };
                 dead_letter::write(topic, input, &reason, outputs);
                 Ok(())

@@ -6,7 +6,7 @@
 //! A record that fails again is a dead letter again, whatever the policy of the block is; one that
 //! does not come to its block any more is a letter of that block again.
 
-use super::{Flow, Stop};
+use super::{Flow, Stop, Work};
 use crate::dead_letter::Again;
 use crate::event::{Event, Input};
 use crate::output::Outputs;
@@ -39,17 +39,6 @@ pub struct Replayed {
     pub id: String,
     /// How often the record was replayed, with this time.
     pub times: u32,
-}
-
-/// How a letter is worked on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Work<'a> {
-    /// As [`Flow::process`].
-    Run,
-    /// As [`Flow::process_refused`].
-    Refused { topic: &'a str, why: &'a str },
-    /// As [`Flow::process_died`].
-    Died { block: Option<&'a str>, times: u32 },
 }
 
 /// A dead letter on its way.
@@ -128,7 +117,7 @@ impl Flow {
     /// again, [`Self::failure`] says so, and it is written again.
     ///
     /// # Errors
-    /// As [`Self::process`].
+    /// As [`Self::process_as`].
     pub fn process_replayed(
         &mut self,
         input: Input<'_>,
@@ -139,6 +128,7 @@ impl Flow {
         let way = letter.way.as_deref();
         let way = way.and_then(|way| self.known_way(way, &letter.route, input.topic));
         let had_choice = way.is_some();
+        self.refused = work.refused.to_vec();
         self.letter = Some(Pass {
             topic: letter.topic,
             route: letter.route,
@@ -164,6 +154,7 @@ impl Flow {
         }
         let result = result.and_then(|()| self.settle(&input, outputs));
         self.letter = None;
+        self.refused.clear();
         result
     }
 
@@ -193,15 +184,9 @@ impl Flow {
         outputs: &mut dyn Outputs,
     ) -> Result<(), Stop> {
         self.failed = None;
-        match work {
-            Work::Run => self.begin(input, outputs),
-            Work::Refused { topic, why } => {
-                self.refused = Some((topic.to_owned(), why.to_owned()));
-                let result = self.begin(input, outputs);
-                self.refused = None;
-                result
-            }
-            Work::Died { block, times } => self.process_died(input, block, times, outputs),
+        match work.died {
+            None => self.begin(input, outputs),
+            Some(died) => self.died(input, died, outputs),
         }
     }
 
