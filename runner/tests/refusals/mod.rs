@@ -1,4 +1,5 @@
-//! Outputs and dead letters that Kafka refuses, with a real Kafka.
+//! Outputs and dead letters that Kafka refuses, records that come out as they went in, and how many
+//! of them are one transaction, with a real Kafka.
 
 use std::time::Duration;
 
@@ -199,5 +200,121 @@ fn two_sinks_that_refuse_one_record_stop_nothing() {
     for letter in &letters {
         assert_eq!(letter.text("freehold.left-out"), None);
         assert_eq!(letter.value.as_ref().unwrap().len(), 50_000);
+    }
+}
+
+#[test]
+#[ignore = "needs Kafka's jars: cargo xtask test"]
+fn records_come_out_as_they_went_in() {
+    let (setup, _turn) = setup();
+    let mut stage = stage(setup, "same");
+    let client = setup.kafka.client();
+    let binary: Vec<u8> = (0..=255).collect();
+    let header = |name: &str, value: Option<&[u8]>| (name.to_owned(), value.map(<[u8]>::to_vec));
+    let records: Vec<_> = [
+        (Some(&b"key"[..]), Some(&b"value"[..]), vec![]),
+        (None, Some(&b"no key"[..]), vec![]),
+        (Some(&b"gone"[..]), None, vec![header("why", Some(b"gone"))]),
+        (None, None, vec![]),
+        (Some(&b"empty"[..]), Some(&b""[..]), vec![]),
+        (Some(&b""[..]), Some(&b"empty key"[..]), vec![]),
+        (
+            Some(&binary[..]),
+            Some(&binary[..]),
+            vec![header("binary", Some(&binary))],
+        ),
+        (
+            Some(&b"headers"[..]),
+            Some(&b"{}"[..]),
+            vec![
+                header("twice", Some(b"1")),
+                header("other", None),
+                header("twice", Some(b"2")),
+                header("empty", Some(b"")),
+                header("", Some(b"no name")),
+            ],
+        ),
+    ]
+    .into_iter()
+    .zip(0_i32..)
+    .map(|((key, value, headers), place)| Whole {
+        partition: place % 4,
+        timestamp: Some(1 + i64::from(place) * 1_000_000_007),
+        key: key.map(<[u8]>::to_vec),
+        value: value.map(<[u8]>::to_vec),
+        headers,
+    })
+    .collect();
+    // One way without a program, and one with. The records are old.
+    (stage.from, stage.to) = ("same-old".to_owned(), "same-kept".to_owned());
+    for topic in [&stage.from, &stage.to, "same-run"] {
+        let forever = [("retention.ms", "-1")];
+        setup.kafka.create_topic(topic, 4, &forever);
+    }
+    for record in &records {
+        record.write(&client, &stage.from);
+    }
+    stage.blocks = r#"
+        {"name": "all", "from": ["in"], "filter": {"when": "%offset >= 0"}},
+        {"name": "run", "from": ["all"], "transform": {"vrl": ". = ."}},
+        {"name": "again", "from": ["run"],
+            "sink": {"kafka": {"topic": "same-run", "partitioning": "Keep"}}},"#;
+    stage.sink = Some(r#"{"kafka": {"topic": "same-kept", "partitioning": "Keep"}}"#.to_owned());
+    let runner = stage.start();
+    wait_done(&runner);
+    let sorted = |mut records: Vec<Whole>| {
+        records.sort_by_key(|record| record.timestamp);
+        records
+    };
+    for topic in [&stage.to, "same-run"] {
+        let found = sorted(all(&client, topic, records.len()));
+        assert_eq!(found, records, "{topic}");
+    }
+}
+
+/// The lengths of the transactions of a partition: behind each is a marker, which has an offset.
+fn transactions(client: &ClientConfig, topic: &str) -> Vec<usize> {
+    let (mut lengths, mut next) = (Vec::new(), -1);
+    each(client, topic, Duration::from_secs(30), |message| {
+        match lengths.last_mut() {
+            Some(length) if message.offset() == next => *length += 1,
+            _ => lengths.push(1),
+        }
+        next = message.offset() + 1;
+    });
+    lengths
+}
+
+#[test]
+#[ignore = "needs Kafka's jars: cargo xtask test"]
+fn a_transaction_has_as_many_records_and_bytes_as_its_limits_allow() {
+    let (setup, _turn) = setup();
+    let client = setup.kafka.client();
+    setup.kafka.create_topic("batch-in", 1, &[]);
+    // All are there when the stage begins.
+    let mut writer = Writer::new(&client, "batch-in");
+    writer.write(1_000, |_| 1_000);
+    writer.finish();
+    for (to, limits, longest) in [
+        ("batch-records", r#""batchRecordsMax": 40"#, 40),
+        // Each has a key, too.
+        (
+            "batch-bytes",
+            r#""batchRecordsMax": 40, "batchBytesMax": 10000"#,
+            10,
+        ),
+    ] {
+        setup.kafka.create_topic(to, 1, &[]);
+        let (bootstrap, folder) = (setup.kafka.bootstrap(), setup.kafka.folder());
+        let mut stage = Stage::new(&bootstrap, folder, "batch-in", to);
+        stage.limits = format!(
+            r#""transactionTimeoutMs": 60000, "sessionTimeoutMs": 90000, "heartbeatMs": 500, {limits}"#
+        );
+        let runner = stage.start();
+        wait_done(&runner);
+        read_until(&client, to, 1_000);
+        let lengths = transactions(&client, to);
+        assert_eq!(lengths.iter().sum::<usize>(), 1_000);
+        assert_eq!(lengths.iter().max(), Some(&longest), "{lengths:?}");
     }
 }
