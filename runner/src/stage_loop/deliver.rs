@@ -99,6 +99,7 @@ where
             outputs: &mut self.outputs,
             refusals: &self.refusals,
             figures: &self.figures,
+            chunk: &mut self.chunk,
             patience: self.config.limits.transaction_timeout() / 2,
         };
         let written = writer.write(count, |place| {

@@ -203,6 +203,8 @@ struct StageLoop<'c, P: Producer, B, F> {
     batch_since: Instant,
     /// Records of the next transaction, at most: fewer after a failure.
     batch_limit: usize,
+    /// Records that are given to the blocks at a time.
+    chunk: usize,
     /// The batch is full since then, and cannot be delivered.
     full_since: Option<Instant>,
     paused: bool,
@@ -253,6 +255,7 @@ where
             batch_bytes: 0,
             batch_since: now,
             batch_limit: config.limits.batch_records_max,
+            chunk: 1,
             full_since: None,
             paused: false,
             backoff: Backoff::default(),

@@ -4,10 +4,11 @@
 use std::sync::Mutex;
 
 use super::*;
-use crate::blocks::Refused;
+use crate::blocks::{Refusal, RefusalCause, Refused};
 use crate::outputs::Output;
 use crate::producer::{DeliveryFailure, Ended, ErrorKind, Position, ProducerError, SendError};
 use crate::record::Record;
+use crate::stage_loop::write::{WriteError, Writer, Written};
 
 /// Answers each commit with the next of these, and notes the calls.
 #[derive(Default)]
@@ -80,6 +81,100 @@ impl Producer for Fake {
         self.0.note("abort");
         Ok(Ended::Clean)
     }
+}
+
+/// Works so long on each record, and notes how many it is given at a time.
+struct Slow {
+    each: Duration,
+    given: Vec<usize>,
+}
+
+impl Blocks for Slow {
+    fn process(&mut self, batch: &[Record<'_>], _: &mut Outputs) {
+        self.given.push(batch.len());
+        for _ in batch {
+            std::thread::sleep(self.each);
+        }
+    }
+
+    fn refused(&mut self, _: &Record<'_>, _: &[Refused], _: &mut Outputs) {}
+}
+
+/// How many of 1000 records are written within a time, and how many were given at a time.
+fn written_in(patience: Duration, each: Duration) -> (usize, Vec<usize>) {
+    let mut blocks = Slow {
+        each,
+        given: Vec::new(),
+    };
+    let written = written_by(&mut blocks, patience, &Refusals::default());
+    (written.unwrap().records, blocks.given)
+}
+
+fn written_by(
+    blocks: &mut Slow,
+    patience: Duration,
+    refusals: &Refusals,
+) -> Result<Written, WriteError> {
+    let mut writer = Writer {
+        producer: &Fake(Arc::default()),
+        blocks,
+        outputs: &mut Outputs::default(),
+        refusals,
+        figures: &Figures::default(),
+        chunk: &mut 1,
+        patience,
+    };
+    let record = |place| {
+        let offset = i64::try_from(place).unwrap();
+        Record::at("in", 0, offset, u32::try_from(place).unwrap())
+    };
+    writer.write(1_000, record)
+}
+
+#[test]
+fn a_stage_stops_when_one_topic_refuses_all_that_is_tried_of_a_record() {
+    let of = |topic: &str, times| Refused {
+        refusal: Refusal {
+            topic: topic.to_owned(),
+            cause: RefusalCause::TooLarge,
+            message: "no".to_owned(),
+        },
+        times,
+    };
+    let after = |refused: Vec<Refused>| {
+        let address = Record::at("in", 0, 700, 0).address();
+        let mut blocks = Slow {
+            each: Duration::ZERO,
+            given: Vec::new(),
+        };
+        let refusals = Refusals::from([(address, refused)]);
+        match written_by(&mut blocks, Duration::from_secs(60), &refusals) {
+            Ok(written) => format!("{} records", written.records),
+            Err(WriteError::RefusedAgain(address, refusal)) => {
+                format!("{} at {address}", refusal.topic)
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    };
+    let sinks = ["a", "b", "c", "d"].map(|topic| of(topic, 1));
+    let mut refused = sinks.to_vec();
+    refused.push(of("dead", 2));
+    assert_eq!(after(refused.clone()), "1000 records");
+    refused.push(of("small", 3));
+    assert_eq!(after(refused), "small at in/0/700");
+}
+
+#[test]
+fn a_batch_of_slow_records_ends_before_its_transaction_times_out() {
+    let (patience, each) = (Duration::from_millis(500), Duration::from_millis(60));
+    let (records, given) = written_in(patience, each);
+    assert!((1..=9).contains(&records), "{records}");
+    assert!(given.iter().all(|count| *count == 1), "{given:?}");
+    // One is written, however long it takes.
+    assert_eq!(written_in(Duration::ZERO, each), (1, vec![1]));
+    let (records, given) = written_in(Duration::from_secs(60), Duration::ZERO);
+    assert_eq!(records, 1_000);
+    assert!(given.iter().all(|count| *count <= 256), "{given:?}");
 }
 
 struct Nothing;

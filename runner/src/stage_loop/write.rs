@@ -13,9 +13,13 @@ use crate::record::Record;
 use freehold_pipeline::address::Address;
 use freehold_pipeline_blocks::dead_letter::REFUSALS_MAX;
 
-/// Records that are given to the blocks at a time: their outputs stay in the processor's cache, and
-/// the first ones are sent while the next ones are made.
-const CHUNK: usize = 256;
+/// Records that are given to the blocks at a time, at most: their outputs stay in the processor's
+/// cache, and the first ones are sent while the next ones are made.
+const CHUNK_MAX: usize = 256;
+
+/// Chunks grow from one record while the blocks take less time than this for them, and shrink again:
+/// nobody knows how long a program takes.
+const CHUNK_TIME: Duration = Duration::from_millis(50);
 
 /// The records of which topics have refused outputs, with these topics.
 pub type Refusals = HashMap<Address, Vec<Refused>>;
@@ -23,7 +27,7 @@ pub type Refusals = HashMap<Address, Vec<Refused>>;
 /// What was handed to the producer.
 #[derive(Debug, Default)]
 pub struct Written {
-    /// The records that count as read: all, or those before a stop.
+    /// The records that count as read: all, those before a stop, or those that there was time for.
     pub records: usize,
     pub outputs: u64,
     pub bytes: u64,
@@ -49,12 +53,16 @@ pub struct Writer<'w, P, B> {
     pub outputs: &'w mut Outputs,
     pub refusals: &'w Refusals,
     pub figures: &'w Figures,
-    /// How long to wait for room in the producer's queue.
+    /// Records that are given to the blocks at a time, from one batch to the next: at first one.
+    pub chunk: &'w mut usize,
+    /// How long to wait for room in the producer's queue. After this time the batch ends, too, with
+    /// the records that it has: programs may be slow, and its transaction must not time out.
     pub patience: Duration,
 }
 
 impl<P: Producer, B: Blocks> Writer<'_, P, B> {
-    /// Writes the outputs of `count` records; `record` returns the one at a place.
+    /// Writes the outputs of up to `count` records, at least of one; `record` returns the one at a
+    /// place.
     ///
     /// # Errors
     /// The batch must be aborted.
@@ -64,12 +72,17 @@ impl<P: Producer, B: Blocks> Writer<'_, P, B> {
         record: impl Fn(usize) -> Record<'a>,
     ) -> Result<Written, WriteError> {
         let mut written = Written::default();
-        let mut records = Vec::with_capacity(CHUNK.min(count));
-        for first in (0..count).step_by(CHUNK) {
+        let mut records = Vec::with_capacity(CHUNK_MAX.min(count));
+        let began = Instant::now();
+        while written.records < count && (written.records == 0 || began.elapsed() < self.patience) {
+            let first = written.records;
+            self.figures.beat();
             records.clear();
-            records.extend((first..count.min(first + CHUNK)).map(&record));
+            records.extend((first..count.min(first + *self.chunk)).map(&record));
             self.outputs.clear();
+            let blocks_began = Instant::now();
             self.run_blocks(&records)?;
+            let took = blocks_began.elapsed();
             if let Some(stop) = self.outputs.stopped()
                 && stop.gives_up
             {
@@ -86,6 +99,10 @@ impl<P: Producer, B: Blocks> Writer<'_, P, B> {
                 return Ok(written);
             }
             written.records = first + records.len();
+            *self.chunk = match took < CHUNK_TIME {
+                true => (*self.chunk * 4).min(CHUNK_MAX),
+                false => (*self.chunk / 4).max(1),
+            };
         }
         Ok(written)
     }
