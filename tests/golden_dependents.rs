@@ -14,7 +14,7 @@ use freehold::api::user::User;
 use freehold::clusters::ClusterFacts;
 use freehold::kinds::context::Settings;
 use freehold::kinds::pipeline::desired::{self, USER_FOLDER, Wanted};
-use freehold::kinds::pipeline::{replay, tenants};
+use freehold::kinds::pipeline::{replay, sources, tenants};
 use freehold::kinds::{topic, user};
 use freehold::kubernetes::Object;
 use freehold::tenancy::ownership::{Other, Ownership};
@@ -25,6 +25,7 @@ use freehold_pipeline::graph::Graph;
 use freehold_pipeline::rights::Rights;
 use freehold_pipeline::stages::cut;
 use freehold_pipeline::topics::TopicNames;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use reviewed::compare;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -263,6 +264,7 @@ fn objects(object: &Pipeline) -> Vec<Object> {
     if object.spec.user_ref.is_none() {
         all.push(own);
     }
+    let id = |topic: &str| Some(format!("id-of-{topic}"));
     all.extend(desired::objects(&Wanted {
         object,
         settings: &settings,
@@ -273,6 +275,7 @@ fn objects(object: &Pipeline) -> Vec<Object> {
         },
         ports: &tenants::ports(&facts),
         stages: &cut.stages,
+        topics: &sources::topics(object, &cut.stages, id, &Time(now)),
         revision: 1,
         client: &client,
         secret: &format!("{}-kafka", tenants::user_name(object)),

@@ -195,6 +195,7 @@ const WRITES: [&str; 25] = [
     ".delete_groups(",
     ".delete_records(",
     ".remove_members(",
+    ".fence_producers(",
     ".alter_scram(",
     ".alter_quotas(",
 ];

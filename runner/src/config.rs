@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use freehold_pipeline::definition::Delivery;
-use freehold_pipeline::source::Start;
+use freehold_pipeline::source::{OnGap, Start};
+use freehold_pipeline::stage_document::TopicIds;
 use serde::Deserialize;
 
 /// How to reach Kafka and who the client is.
@@ -99,9 +100,9 @@ pub struct StageConfig {
     pub topics: Vec<String>,
     #[serde(default)]
     pub delivery: Delivery,
-    /// Where each topic is read from at first; default: Earliest.
+    /// What is said and known of each topic that is read.
     #[serde(default)]
-    pub starts: BTreeMap<String, Start>,
+    pub sources: BTreeMap<String, SourceConfig>,
     #[serde(default)]
     pub compression: Compression,
     #[serde(default)]
@@ -109,6 +110,19 @@ pub struct StageConfig {
     /// What it reads has an end. None: it reads until it is asked to end.
     #[serde(default)]
     pub bounded: Option<Bounded>,
+}
+
+/// A topic that is read.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SourceConfig {
+    /// The block that reads it.
+    pub block: String,
+    /// Where it is read from at first.
+    pub start: Start,
+    /// Where it is read from when its offsets do not tell.
+    pub on_gap: OnGap,
+    pub topic: TopicIds,
 }
 
 /// A stage that reads up to the ends that its partitions have when it first starts. There it stays

@@ -5,7 +5,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use freehold_pipeline::report::Stopped;
+use freehold_pipeline::address::Address;
+use freehold_pipeline::report::{LastError, Stopped};
 
 /// A counter that only grows.
 #[derive(Debug, Default)]
@@ -49,6 +50,8 @@ pub struct Figures {
     unreadable: Mutex<BTreeMap<String, String>>,
     /// What a block cannot do at the moment, by its name.
     block_problems: Mutex<BTreeMap<String, BlockProblem>>,
+    /// The last gap behind which a source went on, by its block.
+    gaps: Mutex<BTreeMap<String, LastError>>,
     stopped: Mutex<Option<Stopped>>,
     /// The consumer has no connection to any broker.
     disconnected: AtomicBool,
@@ -209,6 +212,25 @@ impl Figures {
     pub fn block_problems(&self) -> BTreeMap<String, BlockProblem> {
         let problems = self.block_problems.lock();
         problems.map(|all| all.clone()).unwrap_or_default()
+    }
+
+    /// A source went on behind a gap. Records may not have been read, or be read twice: it is said
+    /// for as long as the process lives.
+    pub fn gap(&self, block: &str, summary: &str, address: Option<Address>) {
+        if let Ok(mut gaps) = self.gaps.lock() {
+            let gap = LastError {
+                summary: summary.to_owned(),
+                address,
+                time_ms: now_ms(),
+            };
+            gaps.insert(block.to_owned(), gap);
+        }
+    }
+
+    /// The last gap behind which each source went on, by its block.
+    #[must_use]
+    pub fn gaps(&self) -> BTreeMap<String, LastError> {
+        self.gaps.lock().map(|all| all.clone()).unwrap_or_default()
     }
 
     /// The stage has stopped for good.

@@ -35,6 +35,7 @@ pub mod journal;
 pub mod metrics;
 pub mod mqtt;
 pub mod outputs;
+pub(crate) mod placing;
 pub mod process;
 pub mod producer;
 mod reading;

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use freehold_pipeline::address::Address;
-use freehold_pipeline::report::Stopped;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
@@ -56,30 +54,4 @@ pub(crate) fn read_error(
             }
         }
     })
-}
-
-/// Why the stage stops when a next offset is not in its partition: records are lost if reading goes
-/// on elsewhere, so a person must decide. `next`: the next offset of each partition.
-pub(crate) fn out_of_range(
-    consumer: &StageConsumer,
-    mut next: impl Iterator<Item = Address>,
-) -> Stopped {
-    let found = next.find_map(|address| {
-        let range = consumer.fetch_watermarks(&address.topic, address.partition, ASK);
-        let (first, end) = range.ok()?;
-        let is_outside = address.offset < first || address.offset > end;
-        is_outside.then_some((address, first, end))
-    });
-    let error = match &found {
-        Some((address, first, end)) => format!(
-            "the next offset of {} [{}] is {}, but the partition has {first} to {end}",
-            address.topic, address.partition, address.offset
-        ),
-        None => consumer.context().last_error(),
-    };
-    Stopped {
-        block: None,
-        error,
-        address: found.map(|(address, _, _)| address),
-    }
 }

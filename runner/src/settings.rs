@@ -9,7 +9,7 @@ use freehold_pipeline::replay::Replay;
 use freehold_pipeline::stage_document::{DocumentError, StageDocument};
 use serde::Deserialize;
 
-use crate::config::{Bounded, Compression, KafkaConfig, Limits, StageConfig};
+use crate::config::{Bounded, Compression, KafkaConfig, Limits, SourceConfig, StageConfig};
 
 /// How a runner reaches Kafka, and its limits. Secrets are paths of files.
 #[derive(Clone, Debug, Deserialize)]
@@ -83,19 +83,28 @@ pub fn stage_config(
     topics: Vec<String>,
     ordinal: u32,
 ) -> StageConfig {
-    let sources = document.definition.blocks.iter();
-    let kafka = sources.filter_map(|block| match block.work() {
-        Ok(Work::Source(source)) => source.kafka.as_ref(),
-        _ => None,
+    let blocks = document.definition.blocks.iter();
+    let sources = blocks.filter_map(|block| {
+        let Ok(Work::Source(source)) = block.work() else {
+            return None;
+        };
+        let kafka = source.kafka.as_ref()?;
+        let topic = kafka.target.topic.clone()?;
+        let source = SourceConfig {
+            block: block.name.clone(),
+            start: kafka.start,
+            on_gap: kafka.on_gap,
+            topic: document.topics.get(&topic).cloned().unwrap_or_default(),
+        };
+        Some((topic, source))
     });
-    let starts = kafka.filter_map(|kafka| Some((kafka.target.topic.clone()?, kafka.start)));
     let config = StageConfig {
         kafka: client.kafka,
         group: document.group.clone(),
         instance: format!("{}.{ordinal}", document.group),
         topics,
         delivery: document.definition.delivery,
-        starts: starts.collect(),
+        sources: sources.collect(),
         compression: client.compression,
         limits: client.limits,
         bounded: None,
@@ -120,7 +129,7 @@ fn replay_config(of_stage: StageConfig, replay: &Replay) -> StageConfig {
         group: name.clone(),
         instance: name,
         topics: vec![replay.topic.clone()],
-        starts: BTreeMap::new(),
+        sources: BTreeMap::new(),
         delivery: match replay.dry_run {
             // Positions without a transaction would be kept by the consumer.
             true => Delivery::ExactlyOnce,
@@ -138,6 +147,7 @@ fn replay_config(of_stage: StageConfig, replay: &Replay) -> StageConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use freehold_pipeline::source::{OnGap, Start};
 
     fn config(replay: &str) -> StageConfig {
         let document = format!(
@@ -172,6 +182,24 @@ mod tests {
         let config = config(r#"{"id": "r1", "topic": "dead", "block": "clean", "dryRun": true}"#);
         assert_eq!(config.delivery, Delivery::ExactlyOnce);
         assert!(config.bounded.unwrap().dry_run);
+    }
+
+    #[test]
+    fn a_source_has_what_is_known_of_its_topic() {
+        let document = br#"{"version": 1, "pipeline": "shop/a", "revision": 1, "stage": "in",
+            "group": "g", "topics": {"orders": {"id": "b", "former": ["a"]}},
+            "definition": {"blocks": [{"name": "in", "source": {"kafka":
+                {"topic": "orders", "start": "Latest", "onGap": "Earliest"}}}]}}"#;
+        let document = StageDocument::read(document).unwrap();
+        let client = serde_json::from_str(r#"{"kafka": {"bootstrap": "b:9092"}}"#).unwrap();
+        let config = stage_config(&document, client, vec!["orders".to_owned()], 0);
+        let source = &config.sources["orders"];
+        assert_eq!((&*source.block, source.start), ("in", Start::Latest));
+        assert_eq!(source.on_gap, OnGap::Earliest);
+        assert_eq!(
+            (&*source.topic.id, &*source.topic.former),
+            ("b", &["a".to_owned()][..])
+        );
     }
 
     #[test]

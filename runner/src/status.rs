@@ -188,6 +188,7 @@ pub fn report(
             .as_ref()
             .is_some_and(|problem| lasts(problem, now_ms));
     let mut blocks = counts.reports(age);
+    add_gaps(&mut blocks, figures);
     for block in &mut blocks {
         let Some((why, time_ms)) = problem_of(&block.name, replica, figures, now_ms) else {
             continue;
@@ -275,6 +276,22 @@ fn away(problem: Option<&Problem>) -> String {
     match problem {
         Some(problem) => format!("no broker answers: {}", words(problem)),
         None => "no broker answers".to_owned(),
+    }
+}
+
+/// Tells of the gaps behind which sources went on, where nothing failed since.
+fn add_gaps(blocks: &mut [BlockReport], figures: &Figures) {
+    let gaps = figures.gaps();
+    for block in blocks {
+        let last = block.last_error.as_ref().map(|last| last.time_ms);
+        if let Some(gap) = gaps.get(&block.name)
+            && last.is_none_or(|last| last < gap.time_ms)
+        {
+            block.last_error = Some(LastError {
+                summary: cut(&gap.summary),
+                ..gap.clone()
+            });
+        }
     }
 }
 

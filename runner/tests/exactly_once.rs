@@ -4,6 +4,7 @@
 mod aborts;
 mod crashes;
 mod deliver;
+mod gaps;
 mod ingest;
 mod refusals;
 mod replay;

@@ -87,6 +87,7 @@ reasons! {
     BlockFailing => "A block of the Pipeline fails; the message names it, and the address of the record.",
     NoOutput => "For a minute records come to a block of the Pipeline and end there, although no filter drops them, and nothing else comes out of its stage; the message names the block.",
     AlertRaised => "An alert block of the Pipeline whose event is true raised an alert; the message names the block and the record.",
+    TopicMadeAnew => "A topic that the Pipeline reads was deleted and made anew; the message says where it is read from.",
     WaitingForCluster => "The cluster that the object refers to is not Ready to be asked.",
     Deleting => "The object is being deleted.",
     Paused => "The spec asks that nothing be changed.",

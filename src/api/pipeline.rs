@@ -62,8 +62,8 @@ pub struct PipelineSpec {
     /// members (`offsets.retention.minutes`, a week by default).
     #[serde(default)]
     pub state: PipelineState,
-    /// Replicas of each stage. More than the partitions that it reads would have nothing to do. Not
-    /// together with `scaling`.
+    /// Replicas of each stage. A stage never has more than the partitions that it reads. Not together
+    /// with `scaling`.
     #[serde(default = "PipelineSpec::one")]
     #[schemars(range(min = 0, max = 100))]
     pub replicas: i32,
@@ -186,6 +186,10 @@ pub struct PipelineStatus {
     /// Records that are not processed yet; unknown while a replica does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag: Option<i64>,
+    /// The topics that it reads or has read, by their names in Kafka.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub topics: Vec<ReadTopic>,
     /// The parts of the graph that run in pods of their own.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub stages: Vec<StageStatus>,
@@ -199,6 +203,21 @@ pub struct PipelineStatus {
     /// first: none of them runs again.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub replays: Vec<PastReplay>,
+}
+
+/// A topic that is read. One that is deleted and made anew has another id.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReadTopic {
+    pub name: String,
+    /// Its id in Kafka.
+    pub topic_id: String,
+    /// The ids of the topics of this name that were deleted, the last one first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub former: Vec<String>,
+    /// When it was found to be made anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub made_anew_at: Option<Time>,
 }
 
 /// A part of the graph that runs in pods of its own.
@@ -217,6 +236,10 @@ pub struct StageStatus {
     /// of the replica that is behind most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag_seconds: Option<i64>,
+    /// The partitions that it reads; of several topics, of the one that has the most. It never has
+    /// more replicas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<i32>,
     /// Replicas that it should have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wanted: Option<i32>,

@@ -36,6 +36,8 @@ pub struct FakeState {
     pub deleted_groups: Vec<String>,
     /// Instance ids that were removed from their groups.
     pub removed_members: Vec<String>,
+    /// Transactional ids that were fenced.
+    pub fenced_producers: Vec<String>,
     /// What groups have committed.
     pub committed: BTreeMap<String, Committed>,
     /// Where the logs of partitions begin; 0 if it is not here.
@@ -356,6 +358,10 @@ impl Admin for FakeCluster {
     }
     async fn remove_members(&self, _group: &str, instances: &[String]) -> AdminResult<()> {
         self.state().removed_members.extend_from_slice(instances);
+        Ok(())
+    }
+    async fn fence_producers(&self, ids: &[String]) -> AdminResult<()> {
+        self.state().fenced_producers.extend_from_slice(ids);
         Ok(())
     }
     async fn committed_offsets(&self, groups: &[String]) -> Each<Committed> {

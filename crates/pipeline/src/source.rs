@@ -55,6 +55,10 @@ pub struct KafkaSource {
     /// Where a partition is read from that the Pipeline has not read yet.
     #[serde(default)]
     pub start: Start,
+    /// What happens when the Pipeline's offsets do not tell where to go on: the topic was deleted and
+    /// made anew, or its records were deleted before they were read.
+    #[serde(default)]
+    pub on_gap: OnGap,
 }
 
 /// Takes records by `POST https://<pipeline>-<block>.<namespace>.svc:8443/`. An answer of 200 means
@@ -169,6 +173,18 @@ pub enum Format {
     Text,
     /// Bytes of any kind: `.` is them, as a string.
     Bytes,
+}
+
+/// Where a topic is read from when there is a gap behind what was read of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum OnGap {
+    /// The stage stops until somebody decides: nothing is skipped, and nothing is read twice.
+    #[default]
+    Stop,
+    /// From the first record that the partition has.
+    Earliest,
+    /// Only what is written from then on.
+    Latest,
 }
 
 /// Where a partition is read from that has no committed offset.

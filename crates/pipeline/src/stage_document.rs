@@ -3,6 +3,7 @@
 use crate::definition::Definition;
 use crate::replay::Replay;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The version of the document that this code writes and reads.
 pub const VERSION: u32 = 1;
@@ -28,9 +29,22 @@ pub struct StageDocument {
     pub group: String,
     /// What it runs; every topic is named by its name in Kafka.
     pub definition: Definition,
+    /// The ids of the topics that it reads, as far as they are known.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub topics: BTreeMap<String, TopicIds>,
     /// It replays dead letters in the place of reading its sources.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay: Option<Replay>,
+}
+
+/// The ids of a topic in Kafka: one that is deleted and made anew has the same name and another id.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TopicIds {
+    pub id: String,
+    /// Of the topics of this name that were deleted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub former: Vec<String>,
 }
 
 /// Why a document cannot be read.

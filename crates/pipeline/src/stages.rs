@@ -18,7 +18,7 @@ use crate::block::{Block, Work};
 use crate::definition::{Definition, Delivery};
 use crate::graph::{Edge, Graph};
 use crate::sink::{KafkaSink, Sink};
-use crate::source::{Format, KafkaSource, Source, Start};
+use crate::source::{Format, KafkaSource, OnGap, Source, Start};
 use crate::topics::{TopicNames, TopicTarget};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -340,6 +340,9 @@ fn source_of(block: &str, topic: &str, format: Format) -> Block {
                 target: TopicTarget::named(topic),
                 format,
                 start: Start::Earliest,
+                // Nobody can set it for a topic of the Pipeline's own, and all that it has is to be
+                // processed.
+                on_gap: OnGap::Earliest,
             }),
             ..Source::default()
         }),

@@ -9,7 +9,7 @@ use freehold_pipeline::definition::Definition;
 use freehold_pipeline::finding::{Finding, Severity};
 use freehold_pipeline::graph::Graph;
 use freehold_pipeline::rights::Rights;
-use freehold_pipeline::stage_document::{StageDocument, VERSION};
+use freehold_pipeline::stage_document::{StageDocument, TopicIds, VERSION};
 use freehold_pipeline::stages::cut;
 use freehold_pipeline::topics::TopicNames;
 use proptest::prelude::*;
@@ -104,6 +104,14 @@ fn document(case: &Path) -> StageDocument {
         stage: "orders".into(),
         group: "shop.flow.orders".into(),
         definition: definition(case),
+        topics: [(
+            "orders".to_owned(),
+            TopicIds {
+                id: "b".into(),
+                former: vec!["a".into()],
+            },
+        )]
+        .into(),
         replay: None,
     }
 }

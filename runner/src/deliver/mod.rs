@@ -28,6 +28,7 @@ mod sink;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -44,6 +45,7 @@ use crate::config::StageConfig;
 use crate::consumer::{ConsumerEvents, StageConsumer};
 use crate::figures::Figures;
 use crate::http_client::secrets::Secrets;
+use crate::placing::Placing;
 use crate::process::Process;
 use crate::settings::{ClientSettings, stage_config};
 use crate::stage_loop::sources::CHECK_EVERY;
@@ -136,6 +138,8 @@ fn run_with<S: Sink, L: Letters>(
         lanes: Lanes::new(sink, policy, &process.runtime),
         ownership: Ownership::None,
         assigned: Vec::new(),
+        placing: Placing::default(),
+        notes: BTreeMap::new(),
         not_before: now,
         next_tick: now,
         next_check: now + CHECK_EVERY,
@@ -165,6 +169,9 @@ struct DeliverLoop<'c, S: Sink, L> {
     ownership: Ownership,
     /// The partitions of this member.
     assigned: Vec<(String, i32)>,
+    placing: Placing,
+    /// What stands beside the offset of each partition.
+    notes: BTreeMap<(String, i32), String>,
     /// The partitions are not placed before this time.
     not_before: Instant,
     next_tick: Instant,

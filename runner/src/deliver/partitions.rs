@@ -11,9 +11,6 @@ use crate::deliver::lane::Lane;
 use crate::deliver::policy::Letters;
 use crate::deliver::sink::Sink;
 use crate::deliver::{DeliverLoop, Ownership};
-use crate::reading::ASK;
-use freehold_pipeline::address::Address;
-use freehold_pipeline::source::Start;
 
 /// After a question without an answer.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
@@ -84,10 +81,11 @@ impl<S: Sink, L: Letters> DeliverLoop<'_, S, L> {
         let mut list = TopicPartitionList::new();
         let moved = |lane: &&mut Lane<S>| lane.position > lane.committed;
         for lane in self.lanes.all.iter_mut().filter(moved) {
-            let position = Offset::Offset(lane.position);
-            let added = list.add_partition_offset(&lane.topic, lane.partition, position);
-            if added.is_err() {
-                continue;
+            let mut element = list.add_partition(&lane.topic, lane.partition);
+            let _ = element.set_offset(Offset::Offset(lane.position));
+            let place = (lane.topic.to_string(), lane.partition);
+            if let Some(note) = self.notes.get(&place) {
+                element.set_metadata(&**note);
             }
             lane.committed = lane.position;
             let (position, time_ms) = (lane.position, lane.time_ms);
@@ -128,34 +126,32 @@ impl<S: Sink, L: Letters> DeliverLoop<'_, S, L> {
     }
 
     fn try_place(&mut self) -> KafkaResult<()> {
-        let mut list = TopicPartitionList::new();
-        for (topic, partition) in &self.assigned {
-            list.add_partition(topic, *partition);
-        }
-        if list.count() > 0 {
-            list = self.consumer.committed_offsets(list, ASK)?;
-        }
+        let partitions = self.assigned.iter();
+        let partitions: Vec<_> = partitions
+            .map(|(topic, partition)| (&**topic, *partition))
+            .collect();
+        let placed = self
+            .placing
+            .place(self.consumer, self.config, self.figures, &partitions)?;
+        let placed = match placed {
+            Ok(placed) => placed,
+            Err(stopped) => {
+                self.stopped(stopped);
+                return Ok(());
+            }
+        };
         let mut lanes = Vec::new();
         let mut fresh = TopicPartitionList::new();
-        for (topic, partition) in &self.assigned {
-            let element = list.find_partition(topic, *partition);
-            if let Some(element) = &element {
-                element.error()?;
+        self.notes.clear();
+        for ((topic, partition), placed) in self.assigned.iter().zip(placed) {
+            let note = placed.note.text();
+            if placed.is_new {
+                let mut element = fresh.add_partition(topic, *partition);
+                element.set_offset(Offset::Offset(placed.offset))?;
+                element.set_metadata(&*note);
             }
-            let position = match element.map(|element| element.offset()) {
-                Some(Offset::Offset(offset)) => offset,
-                _ => {
-                    let (low, high) = self.consumer.fetch_watermarks(topic, *partition, ASK)?;
-                    let start = self.config.starts.get(topic).copied();
-                    let position = match start.unwrap_or_default() {
-                        Start::Earliest => low,
-                        Start::Latest => high,
-                    };
-                    fresh.add_partition_offset(topic, *partition, Offset::Offset(position))?;
-                    position
-                }
-            };
-            lanes.push(Lane::new(topic, *partition, position, position));
+            self.notes.insert((topic.clone(), *partition), note);
+            lanes.push(Lane::new(topic, *partition, placed.offset, placed.offset));
         }
         self.lanes.all = lanes;
         self.assign()?;
@@ -249,12 +245,17 @@ impl<S: Sink, L: Letters> DeliverLoop<'_, S, L> {
         }
     }
 
-    /// The next offset of each partition.
-    pub(super) fn next_offsets(&self) -> impl Iterator<Item = Address> + '_ {
-        self.lanes.all.iter().map(|lane| Address {
-            topic: lane.topic.to_string(),
-            partition: lane.partition,
-            offset: lane.next,
-        })
+    /// An offset is out of range: what is under way is delivered as far as it goes, and the
+    /// partitions are placed again.
+    pub(super) fn place_again(&mut self) {
+        let budget = Duration::from_millis(self.config.limits.revoke_budget_ms);
+        self.finish(budget);
+        self.resume_all();
+        self.lanes.all.clear();
+        self.placing.check_range();
+        self.ownership = Ownership::Unplaced;
+        if let Err(error) = self.consumer.unassign() {
+            tracing::warn!(%error, "cannot stop reading");
+        }
     }
 }

@@ -9,7 +9,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use crate::deliver::policy::Letters;
 use crate::deliver::sink::Sink;
 use crate::deliver::{DeliverLoop, Ownership};
-use crate::reading::{ReadError, out_of_range, read_error};
+use crate::reading::{ReadError, read_error};
 use crate::record::Record;
 use crate::stage_loop::sources::{CHECK_EVERY, unreadable};
 use crate::stage_loop::{End, StageError};
@@ -68,7 +68,7 @@ impl<S: Sink, L: Letters> DeliverLoop<'_, S, L> {
                     message,
                 });
             }
-            ReadError::OutOfRange => self.stopped(out_of_range(self.consumer, self.next_offsets())),
+            ReadError::OutOfRange => self.place_again(),
             ReadError::Away => {}
             ReadError::Other {
                 is_about_source,

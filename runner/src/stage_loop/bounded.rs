@@ -15,11 +15,12 @@ use crate::reading::ASK;
 use crate::stage_loop::{Owned, Ownership, Phase, StageError, StageLoop};
 
 impl Owned {
-    /// What is kept with its position: its end, if it has one, and the note of the blocks.
-    pub(super) fn note(&self, of_blocks: Option<&str>) -> Option<String> {
-        match (self.end, of_blocks) {
-            (Some(end), of_blocks) => Some(format!("{end} {}", of_blocks.unwrap_or_default())),
-            (None, of_blocks) => of_blocks.map(str::to_owned),
+    /// What is kept with its position: its end and the note of the blocks, or, if it has no end, of
+    /// which topic it is.
+    pub(super) fn note(&self, of_blocks: Option<&str>) -> String {
+        match self.end {
+            Some(end) => format!("{end} {}", of_blocks.unwrap_or_default()),
+            None => self.note.text(),
         }
     }
 

@@ -314,6 +314,9 @@ where
             let owned = &mut self.owned[place];
             owned.committed = next;
             owned.is_new = false;
+            if self.config.delivery == Delivery::ExactlyOnce {
+                self.placing.committed(&owned.topic);
+            }
             self.figures
                 .partition(&owned.topic, owned.partition, |figures| {
                     figures.committed = next;
@@ -470,7 +473,7 @@ fn position(owned: &Owned, next: i64, note: Option<&str>) -> Position {
         topic: Arc::clone(&owned.topic).to_string(),
         partition: owned.partition,
         next,
-        note: owned.note(note),
+        note: Some(owned.note(note)),
     }
 }
 

@@ -39,6 +39,7 @@ use crate::config::{ConfigError, StageConfig};
 use crate::consumer::{ConsumerEvents, StageConsumer};
 use crate::figures::Figures;
 use crate::outputs::Outputs;
+use crate::placing::{Note, Placing};
 use crate::producer::{Discarding, Librdkafka, Producer};
 use freehold_pipeline::definition::Delivery;
 use freehold_pipeline::report::Stopped;
@@ -148,6 +149,8 @@ struct Owned {
     next: i64,
     /// The group has no offset of it yet, and where to start must not be chosen again.
     is_new: bool,
+    /// What stands beside its offset.
+    note: Note,
     /// Where a bounded stage ends.
     end: Option<i64>,
     /// All before `end` is read.
@@ -195,6 +198,7 @@ struct StageLoop<'c, P: Producer, B, F> {
     /// librdkafka waits for `assign`.
     assign_awaited: bool,
     owned: Vec<Owned>,
+    placing: Placing,
     /// What is kept with the positions, as committed.
     note: Option<String>,
 
@@ -250,6 +254,7 @@ where
             ownership: Ownership::None,
             assign_awaited: false,
             owned: Vec::new(),
+            placing: Placing::default(),
             note: None,
             batch: Vec::new(),
             batch_bytes: 0,

@@ -9,13 +9,11 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::blocks::Blocks;
 use crate::consumer::Rebalance;
+use crate::placing::Note;
 use crate::producer::Producer;
-use crate::reading::ASK;
 use crate::stage_loop::{Owned, Ownership, Phase, StageError, StageLoop};
-use freehold_pipeline::address::Address;
 use freehold_pipeline::definition::Delivery;
 use freehold_pipeline::report::Stopped;
-use freehold_pipeline::source::Start;
 
 impl<P, B, F> StageLoop<'_, P, B, F>
 where
@@ -71,15 +69,6 @@ where
         }
     }
 
-    /// The next offset of each partition.
-    pub(super) fn next_offsets(&self) -> impl Iterator<Item = Address> + '_ {
-        self.owned.iter().map(|owned| Address {
-            topic: owned.topic.to_string(),
-            partition: owned.partition,
-            offset: owned.next,
-        })
-    }
-
     fn own(&mut self, partitions: Vec<(String, i32)>) {
         self.drop_batch();
         self.owned = partitions
@@ -90,6 +79,7 @@ where
                 committed: 0,
                 next: 0,
                 is_new: false,
+                note: Note::default(),
                 end: None,
                 is_at_end: false,
             })
@@ -132,9 +122,7 @@ where
         for owned in self.owned.iter().filter(|owned| !owned.is_new) {
             let mut element = list.add_partition(&owned.topic, owned.partition);
             let _ = element.set_offset(Offset::Offset(owned.committed));
-            if let Some(note) = owned.note(self.note.as_deref()) {
-                element.set_metadata(note);
-            }
+            element.set_metadata(owned.note(self.note.as_deref()));
         }
         if list.count() > 0
             && let Err(error) = self.consumer.commit(&list, mode)
@@ -144,43 +132,29 @@ where
     }
 
     fn try_place(&mut self) -> KafkaResult<()> {
-        let mut list = TopicPartitionList::new();
-        for owned in &self.owned {
-            list.add_partition(&owned.topic, owned.partition);
-        }
-        if list.count() > 0 {
-            list = self.consumer.committed_offsets(list, ASK)?;
-        }
-        let mut notes = Vec::new();
-        for owned in &mut self.owned {
-            let element = list.find_partition(&owned.topic, owned.partition);
-            if let Some(element) = &element {
-                element.error()?;
+        let partitions = self.owned.iter();
+        let partitions: Vec<_> = partitions
+            .map(|owned| (&*owned.topic, owned.partition))
+            .collect();
+        let (consumer, config) = (self.consumer, self.config);
+        let placed = self
+            .placing
+            .place(consumer, config, &self.figures, &partitions)?;
+        let placed = match placed {
+            Ok(placed) => placed,
+            Err(stopped) => {
+                self.stopped(stopped);
+                return Ok(());
             }
-            let committed = element.as_ref().map(|element| element.offset());
-            (owned.committed, owned.is_new) = match committed {
-                Some(Offset::Offset(offset)) => (offset, false),
-                _ => {
-                    let (low, high) =
-                        self.consumer
-                            .fetch_watermarks(&owned.topic, owned.partition, ASK)?;
-                    match self
-                        .config
-                        .starts
-                        .get(&*owned.topic)
-                        .copied()
-                        .unwrap_or_default()
-                    {
-                        Start::Earliest => (low, false),
-                        // A second start would choose a later offset.
-                        Start::Latest => (high, true),
-                    }
-                }
-            };
-            owned.next = owned.committed;
-            if self.config.bounded.is_some() {
-                let note = element.as_ref().map_or("", |element| element.metadata());
-                notes.extend(owned.bound(note, self.consumer)?);
+        };
+        let mut notes = Vec::new();
+        for (owned, placed) in self.owned.iter_mut().zip(placed) {
+            owned.committed = placed.offset;
+            owned.next = placed.offset;
+            owned.is_new = placed.is_new;
+            owned.note = placed.note;
+            if config.bounded.is_some() {
+                notes.extend(owned.bound(&placed.kept, consumer)?);
             }
         }
         if self.was_ended(&notes) {

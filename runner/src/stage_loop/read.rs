@@ -8,7 +8,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 
 use crate::blocks::Blocks;
 use crate::producer::Producer;
-use crate::reading::{ReadError, out_of_range, read_error};
+use crate::reading::{ReadError, read_error};
 use crate::stage_loop::{End, Entry, Ownership, Phase, StageError, StageLoop, Stopped};
 
 /// Messages of one turn, at most: then the loop looks at everything else.
@@ -196,7 +196,10 @@ where
         match read_error(self.consumer, error)? {
             ReadError::IdentityTaken(message) => self.identity_taken(&message),
             ReadError::OutOfRange if self.goes_on_behind_deleted() => {}
-            ReadError::OutOfRange => self.stopped(out_of_range(self.consumer, self.next_offsets())),
+            ReadError::OutOfRange => {
+                self.placing.check_range();
+                self.unplace();
+            }
             ReadError::Away => {}
             ReadError::Other {
                 is_about_source,

@@ -229,6 +229,7 @@ fn after(commits: &[Result<Ended, ErrorKind>]) -> (Vec<&'static str>, bool) {
             committed: 5,
             next: 5,
             is_new: true,
+            note: Note::default(),
             end: None,
             is_at_end: false,
         }];

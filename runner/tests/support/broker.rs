@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::types::RDKafkaErrorCode;
@@ -80,6 +80,13 @@ fn libs() -> PathBuf {
     found
         .unwrap_or_else(|| panic!("no jars of Kafka {kafka} in {}; {GET_JARS}", jars.display()))
         .join("libs")
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.unwrap().block_on(future)
 }
 
 fn java(libs: &Path, log: &Path) -> Command {
@@ -175,11 +182,7 @@ impl Kafka {
         let options = AdminOptions::new()
             .request_timeout(Some(Duration::from_secs(10)))
             .operation_timeout(Some(Duration::from_secs(5)));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        let created = match runtime.block_on(admin.create_topics([topic], &options)) {
+        let created = match block_on(admin.create_topics([topic], &options)) {
             Ok(mut results) => results.remove(0),
             Err(error) => {
                 eprintln!("topic {}: {error}", topic.name);
@@ -191,6 +194,46 @@ impl Kafka {
             Err((_, RDKafkaErrorCode::RequestTimedOut)) => false,
             Err((_, code)) => panic!("topic {}: {code}", topic.name),
         }
+    }
+
+    /// Deletes a topic, and waits until the broker does not know it any more.
+    pub fn delete_topic(&self, name: &str) {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(5)));
+        until("the topic is deleted", Duration::from_secs(60), || {
+            let deleted = block_on(admin.delete_topics(&[name], &options));
+            let deleted = deleted.map(|mut results| results.remove(0));
+            matches!(
+                deleted,
+                Ok(Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)))
+            )
+        });
+        until("the topic is gone", Duration::from_secs(20), || {
+            let client: BaseConsumer = self.client().create().unwrap();
+            let metadata = client.fetch_metadata(None, Duration::from_secs(2));
+            metadata
+                .is_ok_and(|metadata| metadata.topics().iter().all(|topic| topic.name() != name))
+        });
+    }
+
+    /// Gives a topic more partitions, and waits until they have leaders.
+    pub fn grow_topic(&self, name: &str, partitions: usize) {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(5)));
+        let _ =
+            block_on(admin.create_partitions(&[NewPartitions::new(name, partitions)], &options));
+        until(
+            "the partitions have leaders",
+            Duration::from_secs(20),
+            || {
+                let client: BaseConsumer = self.client().create().unwrap();
+                let metadata = client.fetch_metadata(Some(name), Duration::from_secs(2));
+                metadata.is_ok_and(|metadata| {
+                    let known = metadata.topics()[0].partitions();
+                    known.len() == partitions && known.iter().all(|one| one.leader() >= 0)
+                })
+            },
+        );
     }
 
     /// Gives [`USER`] a right for a topic, and waits until it is in force. Whoever has no right for

@@ -37,6 +37,12 @@ impl Writer {
         }
     }
 
+    /// Goes on with this number.
+    pub fn from(mut self, next: u64) -> Self {
+        self.next = next;
+        self
+    }
+
     /// Writes the records below `end` that are not written yet. `length` is the length of a number's
     /// value, which gets spaces before it.
     pub fn write(&mut self, end: u64, length: impl Fn(u64) -> usize) {

@@ -31,6 +31,10 @@ pub struct Stage {
     pub ordinal: u32,
     /// What the values are.
     pub format: &'static str,
+    /// More fields of the source as JSON, each with a comma before it.
+    pub source: &'static str,
+    /// What is known of the topics, as JSON.
+    pub topics: String,
     /// Blocks between source (`in`) and sink, as JSON, each with a comma behind it.
     pub blocks: &'static str,
     /// The block before the sink.
@@ -71,6 +75,8 @@ impl Stage {
             folder: folder.to_owned(),
             ordinal: 0,
             format: "Bytes",
+            source: "",
+            topics: "{}".to_owned(),
             blocks: "",
             last: "in",
             errors: r#"{"deadLetter": {"topic": "dead"}}"#,
@@ -113,10 +119,11 @@ impl Stage {
         let replay = replay.map(|replay| format!(r#""replay": {replay}, "#));
         format!(
             r#"{{"version": 1, "pipeline": "test/{to}", "revision": 1, "stage": "in", {replay}
-                "group": "{group}", "definition": {{
+                "topics": {topics}, "group": "{group}", "definition": {{
                     "delivery": "{delivery}", "errors": {errors},
                     "blocks": [
-                        {{"name": "in", "source": {{"kafka": {{"topic": "{from}", "format": "{format}"}}}}}},
+                        {{"name": "in", "source": {{"kafka": {{"topic": "{from}", "format": "{format}"
+                            {source}}}}}}},
                         {blocks}
                         {{"name": "out", "from": ["{last}"], "sink": {sink}}}
                     ]}}}}"#,
@@ -125,6 +132,8 @@ impl Stage {
             delivery = self.delivery,
             from = self.from,
             format = self.format,
+            source = self.source,
+            topics = self.topics,
             blocks = self.blocks,
             last = self.last,
             errors = self.errors,

@@ -13,6 +13,7 @@ use crate::kinds::pipeline::revisions::{self, Listed};
 use crate::kubernetes::{self, KubeError, KubeResult, Live, Object, difference, labels, names};
 use freehold_kafka_client::{AdminResult, RecordsBefore};
 use freehold_pipeline::changes::changes;
+use freehold_pipeline::definition::Delivery;
 use freehold_pipeline::stages::Cut;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
@@ -387,6 +388,24 @@ pub async fn end_members(
 ) -> AdminResult<()> {
     let instances: Vec<String> = ordinals.map(|one| format!("{group}.{one}")).collect();
     end_instances(cluster, group, &instances).await
+}
+
+/// Fences the transactional ids of replicas that are gone: what one that was killed has left open
+/// would hold its readers up until it times out, and one that still runs unseen could write.
+///
+/// # Errors
+/// Kafka refuses, or does not answer.
+pub async fn fence(
+    cluster: &Cluster,
+    object: &Pipeline,
+    group: &str,
+    ordinals: std::ops::Range<i32>,
+) -> AdminResult<()> {
+    if object.spec.delivery != Delivery::ExactlyOnce {
+        return Ok(());
+    }
+    let ids: Vec<String> = ordinals.map(|one| format!("{group}.{one}")).collect();
+    cluster.admin.direct().fence_producers(&ids).await
 }
 
 /// Removes members from a consumer group by their instance ids.

@@ -3,6 +3,7 @@
 
 use crate::api::conditions::{Reason, State};
 use crate::api::pipeline::Pipeline;
+use crate::clusters::Cluster;
 use crate::kinds::dependent::lookup;
 use crate::kinds::dependent::outcome::{REQUEUE_LATER, REQUEUE_SOON, Reconciled};
 use crate::kinds::error::Error;
@@ -63,6 +64,7 @@ pub async fn end(
                     "consumer groups that somebody still uses are left"
                 );
             }
+            fence(object, &cluster).await;
         }
         Err(dependence) if dependence.strands_nothing(context).await? => {}
         Err(dependence) => {
@@ -72,6 +74,18 @@ pub async fn end(
     apply::confirm_topics(context, object).await?;
     kubernetes::set_finalizer(client, object, false).await?;
     Ok(None)
+}
+
+/// Fences the transactional ids of its pods: they are gone, and one that was killed may have left a
+/// transaction open. That ends by itself, too: the end of the Pipeline does not wait for it.
+async fn fence(object: &Pipeline, cluster: &Cluster) {
+    for stage in object.status.iter().flat_map(|status| &status.stages) {
+        let members = 0..stage.members.unwrap_or_default();
+        if let Err(error) = apply::fence(cluster, object, &stage.group, members).await {
+            let group = &stage.group;
+            tracing::warn!(group, %error, "producers of the group are not fenced");
+        }
+    }
 }
 
 /// Whether its groups have had the time in which Kafka forgets a member that was killed, and more.

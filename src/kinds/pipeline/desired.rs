@@ -5,6 +5,7 @@
 
 use crate::api::pipeline::{Pipeline, PipelineState};
 use crate::kinds::pipeline::network::{self, SOURCE_PORT, is_server};
+use crate::kinds::pipeline::sources;
 pub use crate::kinds::pipeline::wanted::{HTTP_PORT, Replaying, Wanted};
 use crate::kinds::pipeline::wanted::{metadata, of_stage, selector, selects};
 use crate::kubernetes::restricted::{USER_ID, probe, security_context};
@@ -83,15 +84,20 @@ pub fn replay_replicas(object: &Pipeline) -> i32 {
     i32::from(object.spec.state == PipelineState::Running && is_asked)
 }
 
-/// The replicas of a stage. With `scaling` the status has what was decided last.
+/// The replicas of a stage. The status has the partitions that it reads, and with `scaling` what was
+/// decided last.
 pub fn replicas(object: &Pipeline, stage: &str) -> i32 {
+    let mut stages = object.status.iter().flat_map(|status| &status.stages);
+    let known = stages.find(|known| known.name == stage);
     match (object.spec.state, &object.spec.scaling) {
         (PipelineState::Paused, _) => 0,
-        (PipelineState::Running, None) => object.spec.replicas,
+        (PipelineState::Running, None) => {
+            let partitions = known.and_then(|known| known.partitions);
+            let most = partitions.map_or(i32::MAX, |partitions| partitions.max(1));
+            object.spec.replicas.min(most)
+        }
         (PipelineState::Running, Some(scaling)) => {
-            let stages = object.status.iter().flat_map(|status| &status.stages);
-            let mut known = stages.filter(|known| known.name == stage);
-            let wanted = known.next().and_then(|known| known.wanted);
+            let wanted = known.and_then(|known| known.wanted);
             wanted.unwrap_or(scaling.min).min(scaling.max)
         }
     }
@@ -108,6 +114,7 @@ fn document(wanted: &Wanted<'_>, stage: &Stage) -> StageDocument {
         stage: stage.name.clone(),
         group: group(object, &stage.name),
         definition: stage.definition.clone(),
+        topics: sources::ids(stage, wanted.topics),
         replay: None,
     }
 }

@@ -24,6 +24,7 @@ pub mod replaying;
 pub mod revisions;
 pub mod runners;
 pub mod scaling;
+pub mod sources;
 pub mod status;
 pub mod tenants;
 pub mod validate;

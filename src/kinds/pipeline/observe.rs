@@ -16,6 +16,7 @@ use crate::kinds::pods_not_made;
 use crate::kubernetes::{self, KubeError, KubeResult, labels, names};
 use crate::words;
 use freehold_kafka::acl::AclBinding;
+use freehold_kafka::metadata_image::id_text;
 use freehold_kafka_client::{AdminResult, Committed, Leaders, RecordsBefore};
 use freehold_pipeline::block::Block;
 use freehold_pipeline::definition::Definition;
@@ -36,6 +37,18 @@ const PARTITIONS_DEFAULT: i32 = 6;
 pub struct Credential {
     pub secret: String,
     pub hash: String,
+}
+
+/// The partitions of a topic in Kafka; `None`: it is not there.
+pub fn partition_count(cluster: &Cluster, topic: &str) -> Option<i32> {
+    let image = cluster.mirror.read();
+    i32::try_from(image.topic(topic)?.partitions.len()).ok()
+}
+
+/// The id of a topic in Kafka; `None`: it is not there.
+pub fn topic_id(cluster: &Cluster, topic: &str) -> Option<String> {
+    let image = cluster.mirror.read();
+    Some(id_text(image.topic(topic)?.id))
 }
 
 /// The topics that blocks and `errors` name.

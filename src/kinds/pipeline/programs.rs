@@ -1,9 +1,13 @@
 //! Checks a Pipeline whole: its scaling, its resources, its graph, and in a child process its
 //! programs. The webhook, the reconcile and the command line ask here.
 
-use crate::api::pipeline::PipelineSpec;
+use crate::api::pipeline::{Pipeline, PipelineSpec};
+use crate::clusters::Cluster;
 use crate::kinds::amounts;
-use crate::kinds::pipeline::scaling;
+use crate::kinds::error::Error;
+use crate::kinds::pipeline::context::Context;
+use crate::kinds::pipeline::{scaling, validate};
+use crate::runtime::compute::alone;
 use freehold_pipeline::finding::Finding;
 use freehold_pipeline::topics::TopicNames;
 use freehold_pipeline_blocks::isolation;
@@ -41,6 +45,35 @@ fn resources(spec: &PipelineSpec) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// The warnings of the check.
+///
+/// # Errors
+/// What the Pipeline is refused for.
+pub async fn checked(
+    object: &Pipeline,
+    context: &Context,
+    cluster: &Cluster,
+    names: &TopicNames,
+) -> Result<Vec<String>, Error> {
+    let generation = object.metadata.generation.unwrap_or_default();
+    let what = format!("{generation} {names:?}");
+    let checked = match context.checked(object, &what) {
+        Some(checked) => checked,
+        None => {
+            let (spec, names) = (object.spec.clone(), names.clone());
+            let checked = alone(move || in_child(&spec, &names)).await;
+            context.remember(object, what, checked.clone());
+            checked
+        }
+    };
+    let (mut invalids, warnings) = validate::findings(checked);
+    invalids.extend(validate::check_cluster(&object.spec, &cluster.facts));
+    match invalids.is_empty() {
+        true => Ok(warnings),
+        false => Err(Error::Invalid(invalids)),
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! runners, status.
 
 use crate::api::conditions::{Condition, ConditionType, Reason, State};
-use crate::api::pipeline::{Pipeline, PipelineStatus};
+use crate::api::pipeline::{Pipeline, PipelineStatus, ReadTopic};
 use crate::api::reference::ClusterKey;
 use crate::api::replay::ReplayStatus;
 use crate::clusters::{Cluster, ClusterEvent};
@@ -20,10 +20,9 @@ use crate::kinds::pipeline::replay::Decision;
 use crate::kinds::pipeline::status::{Learned, Runs, members_gone};
 use crate::kinds::pipeline::{
     alerts, apply, certificate, deletion, observe, pods, programs, purging, replay, replaying,
-    runners, scaling, status, tenants, validate,
+    runners, scaling, sources, status, tenants, validate,
 };
 use crate::kubernetes::{self, labels};
-use crate::runtime::compute::alone;
 use crate::runtime::kind::{Kind, Outcome, Requeue, Requeued, Watch};
 use freehold_pipeline::graph::Graph;
 use freehold_pipeline::rights::Rights;
@@ -116,11 +115,14 @@ impl Kind for PipelineKind {
 }
 
 /// What a reconcile needs throughout.
+#[derive(Clone, Copy)]
 struct Scope<'a> {
     object: &'a Pipeline,
     context: &'a Context,
     names: &'a TopicNames,
     cut: &'a Cut,
+    /// What is known of the topics that it reads.
+    topics: &'a [ReadTopic],
 }
 
 /// Before Topics and Users are listed nothing can be said; the replicas are what the spec says.
@@ -172,6 +174,7 @@ async fn observed(object: &Pipeline, context: &Context) -> Result<Reconciled<Lea
         context,
         names: &names,
         cut: &cut,
+        topics: &[],
     };
     let key = object.spec.cluster_ref.key(&namespace);
     match lookup::cluster(context, &key, &namespace).await? {
@@ -203,6 +206,19 @@ async fn without_cluster(
 }
 
 async fn with_cluster(scope: &Scope<'_>, cluster: &Cluster) -> Result<Reconciled<Learned>, Error> {
+    let partitions = sources::partitions(&scope.cut.stages, |topic| {
+        observe::partition_count(cluster, topic)
+    });
+    let counted = sources::with_partitions(scope.object, &partitions);
+    let object = counted.as_deref().unwrap_or(scope.object);
+    let (stages, now) = (&scope.cut.stages, Time(Timestamp::now()));
+    let id = |topic: &str| observe::topic_id(cluster, topic);
+    let topics = sources::topics(object, stages, id, &now);
+    let scope = &Scope {
+        object,
+        topics: &topics,
+        ..*scope
+    };
     let Scope {
         object, context, ..
     } = scope;
@@ -211,7 +227,8 @@ async fn with_cluster(scope: &Scope<'_>, cluster: &Cluster) -> Result<Reconciled
                    the chart (--runner-image)";
         return Err(Error::Invalid(vec![Invalid::new("spec", why)]));
     }
-    let warnings = checked(object, context, cluster, scope.names).await?;
+    let mut warnings = programs::checked(object, context, cluster, scope.names).await?;
+    warnings.extend(sources::warnings(object, stages, &topics, &now));
     if !kubernetes::has_finalizer(*object) {
         context.ensure_current(*object).await?;
         kubernetes::set_finalizer(&context.client, *object, true).await?;
@@ -240,10 +257,15 @@ async fn with_cluster(scope: &Scope<'_>, cluster: &Cluster) -> Result<Reconciled
         learned: Learned {
             revision: Some(revision),
             warnings: Some([warnings, applied.warnings()].concat()),
+            topics: Some(topics.clone()),
             runs,
             replay: Some(replay),
         },
-        notices: drift::notices(&applied.drift),
+        notices: [
+            drift::notices(&applied.drift),
+            sources::notices(object, stages, &topics),
+        ]
+        .concat(),
         requeue: Requeue::After(requeue),
         state,
     })
@@ -266,35 +288,6 @@ fn ask_again(object: &Pipeline, state: &State) -> Duration {
 fn is_new(replay: &ReplayStatus) -> bool {
     let since = replay.started_at.as_ref();
     since.is_some_and(|since| Timestamp::now().duration_since(since.0).as_secs() < SOON_FOR_SECS)
-}
-
-/// The warnings of the check.
-///
-/// # Errors
-/// What the Pipeline is refused for.
-async fn checked(
-    object: &Pipeline,
-    context: &Context,
-    cluster: &Cluster,
-    names: &TopicNames,
-) -> Result<Vec<String>, Error> {
-    let generation = object.metadata.generation.unwrap_or_default();
-    let what = format!("{generation} {names:?}");
-    let checked = match context.checked(object, &what) {
-        Some(checked) => checked,
-        None => {
-            let (spec, names) = (object.spec.clone(), names.clone());
-            let checked = alone(move || programs::in_child(&spec, &names)).await;
-            context.remember(object, what, checked.clone());
-            checked
-        }
-    };
-    let (mut invalids, warnings) = validate::findings(checked);
-    invalids.extend(validate::check_cluster(&object.spec, &cluster.facts));
-    match invalids.is_empty() {
-        true => Ok(warnings),
-        false => Err(Error::Invalid(invalids)),
-    }
 }
 
 /// What a reconcile has brought about.
@@ -350,6 +343,7 @@ async fn bring(scope: &Scope<'_>, cluster: &Cluster, revision: i64) -> Result<Br
         cluster: &object.spec.cluster_ref.key(&namespace),
         ports: &tenants::ports(&cluster.facts),
         stages: &cut.stages,
+        topics: scope.topics,
         revision,
         client: &means.client,
         secret: &means.credential.secret,
@@ -476,6 +470,7 @@ async fn make(
         context,
         names,
         cut,
+        ..
     } = scope;
     for internal in &cut.internal {
         let partitions = observe::partitions(context, object, names, internal, cluster);
@@ -501,14 +496,18 @@ async fn make(
     Ok(granted != needed)
 }
 
-/// Removes the members of replicas that are gone from their groups. Returns the stages of which it
-/// is done; what fails is tried again.
+/// Removes the members of replicas that are gone from their groups, and fences their transactional
+/// ids. Returns the stages of which it is done; what fails is tried again.
 async fn leave(scope: &Scope<'_>, cluster: &Cluster, runs: &Runs) -> BTreeSet<String> {
     let object = scope.object;
     let mut left = BTreeSet::new();
     for (stage, gone) in members_gone(object, runs) {
         let group = desired::group(object, &stage);
-        match apply::end_members(cluster, &group, gone).await {
+        let ended = match apply::end_members(cluster, &group, gone.clone()).await {
+            Ok(()) => apply::fence(cluster, object, &group, gone).await,
+            failed => failed,
+        };
+        match ended {
             Ok(()) => drop(left.insert(stage)),
             Err(error) => tracing::warn!(group, %error, "replicas that are gone are still members"),
         }
@@ -529,15 +528,13 @@ async fn look(
     let stages = &scope.cut.stages;
     pods.retain(|pod| !pod.replays);
     let reports = runners::ask(object, stages, &pods).await;
-    let partitions = |topic: &str| {
-        let image = cluster?.mirror.read();
-        i32::try_from(image.topic(topic)?.partitions.len()).ok()
-    };
+    let of_topic = |topic: &str| observe::partition_count(cluster?, topic);
     let replicas = |stage: &str| desired::replicas(object, stage);
     let mut runs = Runs {
         stages: stages.iter().map(|stage| stage.name.clone()).collect(),
         started_with,
-        scaled: scaling::observed(object, stages, &reports, partitions, replicas),
+        partitions: sources::partitions(stages, of_topic),
+        scaled: scaling::observed(object, stages, &reports, of_topic, replicas),
         reports,
         pods,
         left: BTreeSet::new(),

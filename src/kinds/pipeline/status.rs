@@ -4,13 +4,14 @@ use crate::api::conditions::{
     Condition, ConditionStatus, ConditionType, Reason, State, conditions,
 };
 use crate::api::pipeline::{
-    BlockError, BlockState, BlockStatus, Pipeline, PipelineState, PipelineStatus, ScalingStatus,
-    StageStatus,
+    BlockError, BlockState, BlockStatus, Pipeline, PipelineState, PipelineStatus, ReadTopic,
+    ScalingStatus, StageStatus,
 };
 use crate::api::replay::ReplayStatus;
 use crate::kinds::pipeline::desired::{HTTP_PORT, group, replicas};
 use crate::kinds::pipeline::pods::{self, PodFacts};
 use crate::kinds::pipeline::scaling::{Observed, decide};
+use crate::kinds::pipeline::sources::with_partitions;
 use crate::kinds::pipeline::{alerts, no_output, replay, tenants};
 use crate::words::{PART_CHARS_MAX, cut};
 use freehold_kafka_client::figures::coarse;
@@ -25,6 +26,8 @@ use std::ops::Range;
 pub struct Learned {
     pub revision: Option<i64>,
     pub warnings: Option<Vec<String>>,
+    /// The topics that are read.
+    pub topics: Option<Vec<ReadTopic>>,
     pub runs: Option<Runs>,
     /// What is to be said of a replay of dead letters; inside `None`: there is none.
     pub replay: Option<Option<ReplayStatus>>,
@@ -39,6 +42,8 @@ pub struct Runs {
     pub started_with: BTreeMap<String, BTreeMap<String, String>>,
     pub pods: Vec<PodFacts>,
     pub reports: Vec<StageReport>,
+    /// The partitions that stages read, as far as they are known.
+    pub partitions: BTreeMap<String, i32>,
     /// What is known for the decisions of `scaling`, by stage.
     pub scaled: BTreeMap<String, Observed>,
     /// Stages whose group has no members of replicas that are gone.
@@ -191,10 +196,14 @@ impl Runs {
 /// The new status. Values that were not learned keep their old value.
 pub fn status(object: &Pipeline, learned: &Learned, state: &State, now: &Time) -> PipelineStatus {
     let old = object.status.clone().unwrap_or_default();
+    let counted = learned.runs.as_ref().map(|runs| &runs.partitions);
+    let counted = counted.and_then(|counted| with_partitions(object, counted));
+    let object = counted.as_deref().unwrap_or(object);
     let generation = object.metadata.generation;
     let Learned {
         revision,
         warnings,
+        topics,
         runs,
         replay,
     } = learned;
@@ -240,6 +249,7 @@ pub fn status(object: &Pipeline, learned: &Learned, state: &State, now: &Time) -
             Some(runs) => runs.lag(object, None),
             None => old.lag,
         },
+        topics: topics.clone().unwrap_or(old.topics),
         stages,
         blocks,
         replays: replay::past(replay.as_ref(), &old.replays),
@@ -300,7 +310,10 @@ fn most(object: &Pipeline, stages: &[StageStatus]) -> i32 {
             let wanted = stages.iter().filter_map(|stage| stage.wanted);
             wanted.max().unwrap_or(scaling.min)
         }
-        _ => replicas(object, ""),
+        _ => {
+            let of_stages = stages.iter().map(|stage| replicas(object, &stage.name));
+            of_stages.max().unwrap_or_else(|| replicas(object, ""))
+        }
     }
 }
 
@@ -316,6 +329,11 @@ fn stages(object: &Pipeline, runs: &Runs, old: &[StageStatus], now: &Time) -> Ve
             ready: i32::try_from(ready.count()).unwrap_or(i32::MAX),
             lag: runs.lag(object, Some(name)),
             lag_seconds: runs.lag_seconds(object, name),
+            partitions: runs
+                .partitions
+                .get(name)
+                .copied()
+                .or_else(|| known?.partitions),
             wanted,
             members: Some(members(object, runs, name, known)),
             scaling,

@@ -1,6 +1,6 @@
 //! What the objects of a Pipeline are made from, and the metadata that they have in common. Pure.
 
-use crate::api::pipeline::Pipeline;
+use crate::api::pipeline::{Pipeline, ReadTopic};
 use crate::api::reference::ClusterKey;
 use crate::kinds::context::Settings;
 use crate::kubernetes::{self, labels, names};
@@ -22,6 +22,8 @@ pub struct Wanted<'a> {
     /// Ports of the cluster's listeners.
     pub ports: &'a [u16],
     pub stages: &'a [Stage],
+    /// What is known of the topics that they read.
+    pub topics: &'a [ReadTopic],
     pub revision: i64,
     /// How the runners connect.
     pub client: &'a Value,

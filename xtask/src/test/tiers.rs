@@ -207,6 +207,7 @@ pub const RUNNER: &[&str] = &[
     "a_quiet_run",
     "a_replaced_process",
     "at_least_once",
+    "gaps::partitions_that_are_added",
     "programs_are_exactly_once",
     "refusals::a_dead_letter_that_does_not_fit",
     "refused_outputs",

@@ -507,6 +507,10 @@ impl Admin for Client {
         groups::remove_members(self, group, instances).await
     }
 
+    async fn fence_producers(&self, ids: &[String]) -> AdminResult<()> {
+        groups::fence_producers(self, ids).await
+    }
+
     async fn committed_offsets(&self, names: &[String]) -> Each<Committed> {
         groups::committed_offsets(self, names).await
     }

@@ -1,4 +1,4 @@
-//! Consumer groups: each is handled by the broker that coordinates it.
+//! Consumer groups and transactional ids: each is handled by the broker that coordinates it.
 
 use crate::client::Client;
 use crate::requests::{check, text};
@@ -6,8 +6,11 @@ use crate::{AdminError, AdminResult, Committed, Each};
 use kafka_protocol::messages as m;
 use std::collections::BTreeMap;
 
-/// Key type of groups in FindCoordinator (KIP-699).
+/// Key types of FindCoordinator (KIP-699).
 const GROUP: i8 = 0;
+const TRANSACTIONAL_ID: i8 = 1;
+/// The transaction timeout that is stored for a fenced id. Nobody begins a transaction with it.
+const FENCED_TIMEOUT_MS: i32 = 10_000;
 
 /// Deletes groups with their offsets (KIP-229). One that does not exist is no error.
 pub async fn delete_groups(client: &Client, groups: &[String]) -> Each<()> {
@@ -68,13 +71,40 @@ fn left(answer: &m::LeaveGroupResponse) -> AdminResult<()> {
     Ok(())
 }
 
+/// Fences producers by their transactional ids: the id gets a new epoch, and what an earlier one has
+/// left open is aborted (KIP-98).
+pub async fn fence_producers(client: &Client, ids: &[String]) -> AdminResult<()> {
+    let coordinators = coordinators_of(client, TRANSACTIONAL_ID, ids).await;
+    for id in ids {
+        let node = coordinator(&coordinators, id)?;
+        fenced(&client.send_to(node, &fence_request(id), 2).await?)?;
+    }
+    Ok(())
+}
+
+fn fence_request(id: &str) -> m::InitProducerIdRequest {
+    m::InitProducerIdRequest::default()
+        .with_transactional_id(Some(m::TransactionalId(text(id))))
+        .with_transaction_timeout_ms(FENCED_TIMEOUT_MS)
+        .with_producer_id(m::ProducerId(-1))
+        .with_producer_epoch(-1)
+}
+
+fn fenced(answer: &m::InitProducerIdResponse) -> AdminResult<()> {
+    match check("InitProducerId", answer.error_code, None) {
+        // The id has a new epoch, and the open transaction is being aborted.
+        Err(error) if error.is("ConcurrentTransactions") => Ok(()),
+        other => other,
+    }
+}
+
 type Coordinators = BTreeMap<String, AdminResult<i32>>;
 
 fn coordinator(coordinators: &AdminResult<Coordinators>, group: &str) -> AdminResult<i32> {
     match coordinators {
         Err(error) => Err(error.clone()),
         Ok(coordinators) => coordinators.get(group).cloned().unwrap_or_else(|| {
-            let why = format!("no broker coordinates group {group}");
+            let why = format!("no broker coordinates {group}");
             Err(AdminError::Unavailable(why))
         }),
     }
@@ -82,12 +112,17 @@ fn coordinator(coordinators: &AdminResult<Coordinators>, group: &str) -> AdminRe
 
 /// The broker that coordinates each group.
 async fn coordinators(client: &Client, groups: &[String]) -> AdminResult<Coordinators> {
-    if groups.is_empty() {
+    coordinators_of(client, GROUP, groups).await
+}
+
+/// The broker that coordinates each key of a type.
+async fn coordinators_of(client: &Client, of: i8, keys: &[String]) -> AdminResult<Coordinators> {
+    if keys.is_empty() {
         return Ok(BTreeMap::new());
     }
     let request = m::FindCoordinatorRequest::default()
-        .with_key_type(GROUP)
-        .with_coordinator_keys(groups.iter().map(|group| text(group.as_str())).collect());
+        .with_key_type(of)
+        .with_coordinator_keys(keys.iter().map(|key| text(key.as_str())).collect());
     let answer = client.send(&request, 4).await?;
     let found = answer.coordinators.into_iter().map(|one| {
         let node = check(
@@ -192,6 +227,25 @@ mod tests {
         assert!(left(&answer(0, 0)).is_ok());
         assert!(left(&answer(0, 25)).is_ok(), "no such member");
         assert!(left(&answer(16, 0)).is_err(), "not the coordinator");
+    }
+
+    #[test]
+    fn a_producer_is_fenced_by_its_id_and_what_it_left_open_is_no_error() {
+        let request = fence_request("g.3");
+        assert_eq!(
+            request.transactional_id.as_ref().map(|id| &*id.0),
+            Some("g.3")
+        );
+        // Of no known producer: the coordinator gives the id the next epoch.
+        assert_eq!((request.producer_id.0, request.producer_epoch), (-1, -1));
+        assert!(request.transaction_timeout_ms > 0);
+        let answer = |code| m::InitProducerIdResponse::default().with_error_code(code);
+        assert!(fenced(&answer(0)).is_ok());
+        assert!(
+            fenced(&answer(51)).is_ok(),
+            "a transaction is being aborted"
+        );
+        assert!(fenced(&answer(16)).is_err(), "not the coordinator");
     }
 
     #[test]

@@ -1,0 +1,488 @@
+//! From where each partition is read. The decisions are pure; [`Placing`] asks Kafka for what they
+//! need.
+//!
+//! Beside each committed offset stands a note: the id of the topic, and how many partitions it had
+//! when the group first read the partition. From it follows
+//! - that an offset is of a topic that was deleted since: one of the same name has other records;
+//! - that a partition was added after the group had begun: it is read from its first record, also
+//!   with `start: Latest`.
+//!
+//! An offset without a note was committed by a version that wrote none, or by a person: it counts as
+//! one of the present topic. So does one with an id that the stage document does not know: a process
+//! with a newer document wrote it.
+
+use std::collections::BTreeSet;
+
+use freehold_pipeline::address::Address;
+use freehold_pipeline::report::Stopped;
+use freehold_pipeline::source::{OnGap, Start};
+use freehold_pipeline::stage_document::TopicIds;
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::KafkaResult;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::config::{SourceConfig, StageConfig};
+use crate::consumer::StageConsumer;
+use crate::figures::Figures;
+use crate::reading::ASK;
+
+/// A source of which the settings say nothing.
+static UNSAID: SourceConfig = SourceConfig {
+    block: String::new(),
+    start: Start::Earliest,
+    on_gap: OnGap::Stop,
+    topic: TopicIds {
+        id: String::new(),
+        former: Vec::new(),
+    },
+};
+
+/// The first word of a note. Other texts beside an offset are not ours.
+const MARK: &str = "topic";
+/// In the place of an id that is not known.
+const UNKNOWN: &str = "-";
+
+/// What stands beside the committed offset of a partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Note {
+    /// The id of the topic that the offset is of.
+    id: Option<String>,
+    /// Partitions of the topic when the group first read this one; 0: not known.
+    partitions: i32,
+}
+
+impl Note {
+    pub(crate) fn read(text: &str) -> Self {
+        let mut words = text.split(' ');
+        if words.next() != Some(MARK) {
+            return Self::default();
+        }
+        let id = words.next().filter(|id| !id.is_empty() && *id != UNKNOWN);
+        let partitions = words.next().and_then(|count| count.parse().ok());
+        Self {
+            id: id.map(str::to_owned),
+            partitions: partitions.unwrap_or_default(),
+        }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let id = self.id.as_deref().unwrap_or(UNKNOWN);
+        format!("{MARK} {id} {}", self.partitions)
+    }
+
+    /// Whether the offset is of a topic that was deleted since.
+    fn is_former(&self, source: &SourceConfig) -> bool {
+        let former = &source.topic.former;
+        self.id.as_ref().is_some_and(|id| former.contains(id))
+    }
+}
+
+/// Why the group's offset of a partition does not tell where to go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Gap {
+    /// The topic was deleted and made anew.
+    MadeAnew,
+    /// This process has committed offsets of the topic, and the group has none now.
+    Forgotten,
+    /// The partition has no such offset.
+    OutOfRange { next: i64, first: i64, end: i64 },
+}
+
+impl Gap {
+    fn words(&self, topic: &str, partition: i32) -> String {
+        match self {
+            Self::MadeAnew => format!("topic {topic} was deleted and made anew"),
+            Self::Forgotten => format!(
+                "the consumer group has lost its offsets of topic {topic}: it, or the topic, was \
+                 deleted"
+            ),
+            Self::OutOfRange { next, first, end } => format!(
+                "the next offset of {topic} [{partition}] is {next}, but the partition has {first} \
+                 to {end}"
+            ),
+        }
+    }
+}
+
+/// From where a partition is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// From the committed offset.
+    Committed(i64, Note),
+    /// The group has not read it yet.
+    New(Start, Note),
+    Gap(Gap, Note),
+}
+
+/// What the group has of a topic, in which a partition without an offset is.
+#[derive(Clone, Debug, Default)]
+struct TopicFacts {
+    partitions: i32,
+    /// The notes of its committed offsets.
+    notes: Vec<Note>,
+}
+
+/// From where a partition with a committed offset is read.
+fn of_committed(source: &SourceConfig, offset: i64, note: Note) -> Place {
+    match note.is_former(source) {
+        true => Place::Gap(
+            Gap::MadeAnew,
+            Note {
+                id: id(source),
+                ..note
+            },
+        ),
+        false => Place::Committed(
+            offset,
+            Note {
+                id: note.id.or_else(|| id(source)),
+                ..note
+            },
+        ),
+    }
+}
+
+/// From where a partition without a committed offset is read. `was_read`: this process has committed
+/// offsets of the topic.
+fn of_new(source: &SourceConfig, partition: i32, facts: &TopicFacts, was_read: bool) -> Place {
+    let note = Note {
+        id: id(source),
+        partitions: facts.partitions,
+    };
+    let mut present = facts.notes.iter().filter(|note| !note.is_former(source));
+    // Else another member has just begun with the topic, and this one begins too.
+    let is_added = present.clone().any(|note| note.partitions <= partition);
+    match (is_added, present.next()) {
+        (true, _) => Place::New(Start::Earliest, note),
+        (false, _) if !source.topic.former.is_empty() => Place::Gap(Gap::MadeAnew, note),
+        (false, None) if was_read => Place::Gap(Gap::Forgotten, note),
+        (false, _) => Place::New(source.start, note),
+    }
+}
+
+fn id(source: &SourceConfig) -> Option<String> {
+    Some(source.topic.id.clone()).filter(|id| !id.is_empty())
+}
+
+/// A partition with the offset from which it is read.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    pub offset: i64,
+    pub note: Note,
+    /// Where it begins must not be chosen again: it is to be committed before anything else.
+    pub is_new: bool,
+    /// The text beside its committed offset.
+    pub kept: String,
+}
+
+/// Places partitions, for both loops that read.
+#[derive(Debug, Default)]
+pub(crate) struct Placing {
+    /// An offset was out of range: offsets are compared with what the partitions have.
+    checks_range: bool,
+    /// Topics of which this process has committed offsets.
+    read: BTreeSet<String>,
+}
+
+impl Placing {
+    /// An offset is out of range: the next call of [`Self::place`] finds out which.
+    pub(crate) fn check_range(&mut self) {
+        self.checks_range = true;
+    }
+
+    /// An offset of the topic is committed.
+    pub(crate) fn committed(&mut self, topic: &str) {
+        if !self.read.contains(topic) {
+            self.read.insert(topic.to_owned());
+        }
+    }
+
+    /// From where each of these partitions is read, in their order; or why the stage stops.
+    ///
+    /// # Errors
+    /// Kafka does not tell.
+    pub(crate) fn place(
+        &mut self,
+        consumer: &StageConsumer,
+        config: &StageConfig,
+        figures: &Figures,
+        partitions: &[(&str, i32)],
+    ) -> KafkaResult<Result<Vec<Placed>, Stopped>> {
+        let mut list = TopicPartitionList::new();
+        for (topic, partition) in partitions {
+            list.add_partition(topic, *partition);
+        }
+        if list.count() > 0 {
+            list = consumer.committed_offsets(list, ASK)?;
+        }
+        let mut all = Vec::new();
+        for (topic, partition) in partitions {
+            let mut committed = None;
+            if let Some(element) = list.find_partition(topic, *partition) {
+                element.error()?;
+                if let Offset::Offset(offset) = element.offset() {
+                    committed = Some((offset, element.metadata().to_owned()));
+                }
+            }
+            let (offset, kept) = committed.unzip();
+            let place = self.one(
+                consumer,
+                config,
+                (topic, *partition),
+                offset.zip(kept.as_deref()),
+            )?;
+            let is_gap = matches!(place, Place::Gap(..));
+            let (start, note) = match place {
+                Place::Committed(offset, note) => {
+                    all.push(Placed {
+                        offset,
+                        note,
+                        is_new: false,
+                        kept: kept.unwrap_or_default(),
+                    });
+                    continue;
+                }
+                Place::New(start, note) => (start, note),
+                Place::Gap(gap, note) => {
+                    let source = config.sources.get(*topic).unwrap_or(&UNSAID);
+                    match told(source, figures, topic, *partition, &gap) {
+                        Ok(start) => (start, note),
+                        Err(stopped) => return Ok(Err(stopped)),
+                    }
+                }
+            };
+            let (first, end) = consumer.fetch_watermarks(topic, *partition, ASK)?;
+            all.push(Placed {
+                offset: match start {
+                    Start::Earliest => first,
+                    Start::Latest => end,
+                },
+                note,
+                // A second start would choose a later end, and a gap would be there again.
+                is_new: is_gap || start == Start::Latest,
+                kept: String::new(),
+            });
+        }
+        self.checks_range = false;
+        Ok(Ok(all))
+    }
+
+    /// From where a partition is read, with its committed offset and what stands beside it.
+    fn one(
+        &mut self,
+        consumer: &StageConsumer,
+        config: &StageConfig,
+        (topic, partition): (&str, i32),
+        committed: Option<(i64, &str)>,
+    ) -> KafkaResult<Place> {
+        let source = config.sources.get(topic).unwrap_or(&UNSAID);
+        let Some((offset, kept)) = committed else {
+            // One that has an end says itself that its group was deleted.
+            let was_read = config.bounded.is_none() && self.read.contains(topic);
+            return Ok(of_new(
+                source,
+                partition,
+                &facts(consumer, topic)?,
+                was_read,
+            ));
+        };
+        self.committed(topic);
+        let place = of_committed(source, offset, Note::read(kept));
+        let Place::Committed(next, note) = place else {
+            return Ok(place);
+        };
+        if self.checks_range {
+            let (first, end) = consumer.fetch_watermarks(topic, partition, ASK)?;
+            if next < first || next > end {
+                return Ok(Place::Gap(Gap::OutOfRange { next, first, end }, note));
+            }
+        }
+        Ok(Place::Committed(next, note))
+    }
+}
+
+/// What the policy says of a gap, which is told: where the partition is read from, or that the stage
+/// stops.
+fn told(
+    source: &SourceConfig,
+    figures: &Figures,
+    topic: &str,
+    partition: i32,
+    gap: &Gap,
+) -> Result<Start, Stopped> {
+    let why = gap.words(topic, partition);
+    let block = Some(source.block.clone()).filter(|block| !block.is_empty());
+    let address = match gap {
+        Gap::OutOfRange { next, .. } => Some(Address {
+            topic: topic.to_owned(),
+            partition,
+            offset: *next,
+        }),
+        Gap::MadeAnew | Gap::Forgotten => None,
+    };
+    let (start, then) = match source.on_gap {
+        OnGap::Stop => {
+            let error = format!(
+                "{why}; set source.kafka.onGap to Earliest (all records that it has) or Latest (those \
+                 from then on) to go on"
+            );
+            return Err(Stopped {
+                block,
+                error,
+                address,
+            });
+        }
+        OnGap::Earliest => (Start::Earliest, "it is read from its first record"),
+        OnGap::Latest => (Start::Latest, "it is read from its end"),
+    };
+    tracing::warn!(topic, partition, why, then);
+    if let Some(block) = block {
+        figures.gap(&block, &format!("{why}; {then} (onGap)"), address);
+    }
+    Ok(start)
+}
+
+/// What the group has of a topic.
+fn facts(consumer: &StageConsumer, topic: &str) -> KafkaResult<TopicFacts> {
+    let metadata = consumer.fetch_metadata(Some(topic), ASK)?;
+    let mut found = metadata.topics().iter();
+    let found = found.find(|found| found.name() == topic);
+    let count = found.map_or(0, |found| found.partitions().len());
+    let partitions = i32::try_from(count).unwrap_or(i32::MAX);
+    if partitions == 0 {
+        return Ok(TopicFacts::default());
+    }
+    let mut list = TopicPartitionList::new();
+    list.add_partition_range(topic, 0, partitions - 1);
+    let list = consumer.committed_offsets(list, ASK)?;
+    let mut notes = Vec::new();
+    for element in list.elements() {
+        element.error()?;
+        if matches!(element.offset(), Offset::Offset(_)) {
+            notes.push(Note::read(element.metadata()));
+        }
+    }
+    Ok(TopicFacts { partitions, notes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(id: &str, former: &[&str], start: Start) -> SourceConfig {
+        let mut source = SourceConfig {
+            block: "in".to_owned(),
+            start,
+            ..SourceConfig::default()
+        };
+        source.topic.id = id.to_owned();
+        source.topic.former = former.iter().map(|one| (*one).to_owned()).collect();
+        source
+    }
+
+    fn note(id: &str, partitions: i32) -> Note {
+        Note {
+            id: Some(id.to_owned()).filter(|id| !id.is_empty()),
+            partitions,
+        }
+    }
+
+    fn facts(partitions: i32, notes: &[Note]) -> TopicFacts {
+        TopicFacts {
+            partitions,
+            notes: notes.to_vec(),
+        }
+    }
+
+    #[test]
+    fn a_note_is_read_as_it_was_written_and_what_is_not_ours_says_nothing() {
+        for written in [note("Ab-_9", 12), note("", 0)] {
+            assert_eq!(Note::read(&written.text()), written);
+        }
+        for other in ["", "by hand", "topic", "topic  x", "42 notes"] {
+            assert_eq!(Note::read(other), Note::default(), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_offset_of_a_deleted_topic_is_a_gap_and_any_other_one_counts() {
+        let source = source("c", &["b", "a"], Start::Latest);
+        let at = |found: &str| of_committed(&source, 7, note(found, 4));
+        assert_eq!(at("c"), Place::Committed(7, note("c", 4)));
+        assert_eq!(at("a"), Place::Gap(Gap::MadeAnew, note("c", 4)));
+        // A version before notes, and a process with a newer document, whose id stays.
+        assert_eq!(at(""), Place::Committed(7, note("c", 4)));
+        assert_eq!(at("d"), Place::Committed(7, note("d", 4)));
+    }
+
+    #[test]
+    fn an_added_partition_is_read_from_its_first_record() {
+        let source = source("a", &[], Start::Latest);
+        let start =
+            |partition, notes: &[Note]| match of_new(&source, partition, &facts(6, notes), false) {
+                Place::New(start, new) => {
+                    assert_eq!(new, note("a", 6));
+                    start
+                }
+                other => panic!("{other:?}"),
+            };
+        assert_eq!(start(5, &[]), Start::Latest, "the group begins");
+        let begun = [note("a", 4)];
+        assert_eq!(start(4, &begun), Start::Earliest);
+        assert_eq!(start(3, &begun), Start::Latest, "another member begins too");
+        // An offset of the version before says nothing of partitions.
+        assert_eq!(start(3, &[note("", 0)]), Start::Earliest);
+        assert_eq!(start(5, &[note("a", 4), note("a", 6)]), Start::Earliest);
+    }
+
+    #[test]
+    fn a_partition_without_an_offset_of_a_topic_made_anew_is_a_gap() {
+        let source = source("b", &["a"], Start::Earliest);
+        let is_gap = |partition, notes: &[Note]| {
+            matches!(
+                of_new(&source, partition, &facts(4, notes), false),
+                Place::Gap(Gap::MadeAnew, _)
+            )
+        };
+        assert!(is_gap(0, &[]), "Kafka deletes offsets with their topic");
+        assert!(is_gap(0, &[note("a", 4)]));
+        assert!(is_gap(1, &[note("b", 4)]), "it is decided for each");
+        assert!(!is_gap(4, &[note("b", 4)]), "it was added since");
+    }
+
+    #[test]
+    fn a_group_that_forgets_what_this_process_has_committed_is_a_gap() {
+        let source = source("a", &[], Start::Earliest);
+        let place = |notes: &[Note]| of_new(&source, 1, &facts(4, notes), true);
+        assert_eq!(place(&[]), Place::Gap(Gap::Forgotten, note("a", 4)));
+        let others = [note("a", 4)];
+        assert_eq!(place(&others), Place::New(Start::Earliest, note("a", 4)));
+    }
+
+    #[test]
+    fn a_gap_is_told_and_follows_the_policy() {
+        let (figures, gap) = (
+            Figures::default(),
+            Gap::OutOfRange {
+                next: 9,
+                first: 2,
+                end: 5,
+            },
+        );
+        let mut source = source("a", &[], Start::Earliest);
+        let stopped = told(&source, &figures, "t", 1, &gap).unwrap_err();
+        assert_eq!(stopped.block.as_deref(), Some("in"));
+        let words = "the next offset of t [1] is 9, but the partition has 2 to 5; set \
+                     source.kafka.onGap to Earliest";
+        assert!(stopped.error.starts_with(words), "{}", stopped.error);
+        assert!(figures.gaps().is_empty());
+        source.on_gap = OnGap::Latest;
+        assert_eq!(told(&source, &figures, "t", 1, &gap), Ok(Start::Latest));
+        let gaps = figures.gaps();
+        assert!(
+            gaps["in"]
+                .summary
+                .ends_with("it is read from its end (onGap)")
+        );
+    }
+}
