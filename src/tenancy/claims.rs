@@ -147,18 +147,14 @@ impl Claims {
             .is_some_and(|(holder, _)| holder.is_before(&Holder::of(other)))
     }
 
-    /// All objects of a namespace that have a claim.
-    pub fn of_namespace<O: Resource<DynamicType = ()>>(
-        &self,
-        namespace: &str,
-    ) -> Vec<ObjectRef<O>> {
+    /// The claims of all objects of a namespace.
+    pub fn of_namespace(&self, namespace: &str) -> Vec<Arc<Claim>> {
         let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let holders = state
-            .by_object
-            .keys()
-            .filter(|holder| &*holder.namespace == namespace);
-        holders
-            .map(|holder| ObjectRef::new(&holder.name).within(&holder.namespace))
+        let of_namespace = |holder: &Holder| &*holder.namespace == namespace;
+        let claims = state.by_object.iter();
+        claims
+            .filter(|(holder, _)| of_namespace(holder))
+            .map(|(_, claim)| Arc::clone(claim))
             .collect()
     }
 
@@ -217,7 +213,7 @@ mod tests {
         );
         assert!(claims.is_before("n", "b", &new) && !claims.is_before("n", "a", &old));
         assert!(claims.older(&claim, &old).is_empty());
-        assert_eq!(claims.of_namespace::<ConfigMap>("n").len(), 2);
+        assert_eq!(claims.of_namespace("n").len(), 2);
         assert_eq!(claims.remove(&old), Some(claim.clone()));
         assert!(claims.older(&claim, &new).is_empty());
         assert!(claims.is_claimed(&claim));

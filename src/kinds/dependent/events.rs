@@ -11,6 +11,7 @@ use freehold_kafka::metadata_image::Concerned;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use kube::runtime::reflector::ObjectRef;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// A kind whose objects refer to a KafkaCluster and claim a name in it.
@@ -49,7 +50,9 @@ pub fn requeued<K: Dependent>(
     let claims = K::tenants(context).claims();
     match event {
         ClusterEvent::Changed(cluster) => Requeued::Group(cluster),
-        ClusterEvent::Namespace(namespace) => Requeued::These(claims.of_namespace(&namespace)),
+        ClusterEvent::Namespace(namespace) => {
+            Requeued::These(touched_by::<K>(context, &namespace).into_iter().collect())
+        }
         ClusterEvent::Metadata(cluster, change) => {
             let claim = |name: &str| Claim {
                 cluster: cluster.clone(),
@@ -64,6 +67,20 @@ pub fn requeued<K: Dependent>(
             Requeued::These(objects)
         }
     }
+}
+
+/// The objects that may be concerned when a cluster admits or refuses a namespace: those in it,
+/// those that claim the same names, and those with rights that its Topics share.
+fn touched_by<K: Dependent>(context: &Context, namespace: &str) -> HashSet<ObjectRef<K::Object>> {
+    let claims = K::tenants(context).claims();
+    let mut objects = HashSet::new();
+    for claim in claims.of_namespace(namespace) {
+        objects.extend(claims.objects(&claim));
+    }
+    for topic in context.topics.claims().of_namespace(namespace) {
+        objects.extend(K::dependents(context, &topic));
+    }
+    objects
 }
 
 /// For [`Kind::triggers`]: changes of the clusters that objects refer to, and of what the clusters
@@ -144,6 +161,45 @@ mod tests {
             Requeued::Group(cluster) => vec![format!("all of {cluster}")],
             Requeued::These(objects) => objects.into_iter().map(|object| object.name).collect(),
         }
+    }
+
+    /// The same, each with its namespace.
+    fn places<K: Dependent>(context: &Context, event: ClusterEvent) -> Vec<String> {
+        let Requeued::These(objects) = requeued::<K>(context, event) else {
+            return Vec::new();
+        };
+        let place = |object: ObjectRef<K::Object>| {
+            format!("{}/{}", object.namespace.unwrap_or_default(), object.name)
+        };
+        let mut places: Vec<_> = objects.into_iter().map(place).collect();
+        places.sort();
+        places
+    }
+
+    /// The namespace of the Topic is admitted or refused: that gives or takes what it shares with
+    /// Users of other namespaces, and the name that another Topic wants too.
+    #[tokio::test]
+    async fn a_namespace_requeues_those_elsewhere_who_depend_on_what_is_in_it() {
+        let context = context();
+        let cluster = topic().claim().cluster;
+        let elsewhere = |mut object: serde_json::Value| {
+            object["metadata"]["namespace"] = json!("m");
+            object["spec"]["clusterRef"]["namespace"] = json!("n");
+            object
+        };
+        let reader: User =
+            serde_json::from_value(elsewhere(serde_json::to_value(user()).unwrap())).unwrap();
+        let rival: Topic =
+            serde_json::from_value(elsewhere(serde_json::to_value(topic()).unwrap())).unwrap();
+        noted::<TopicKind>(&context, &topic());
+        noted::<TopicKind>(&context, &rival);
+        noted::<UserKind>(&context, &reader);
+        context
+            .sharing
+            .standings(&reader, &cluster, &MetadataImage::default(), |_| true);
+        let event = || ClusterEvent::Namespace("n".into());
+        assert_eq!(places::<UserKind>(&context, event()), ["m/app"]);
+        assert_eq!(places::<TopicKind>(&context, event()), ["m/t", "n/t"]);
     }
 
     #[tokio::test]
