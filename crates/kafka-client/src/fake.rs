@@ -46,6 +46,10 @@ pub struct FakeState {
     pub log_ends: BTreeMap<(String, i32), i64>,
     /// Number of ACLs in each request that creates or deletes some.
     pub acl_requests: Vec<usize>,
+    /// Configs that are refused, as those with a value that Kafka does not accept.
+    pub refused_configs: Vec<String>,
+    /// Principals whose ACLs are refused.
+    pub refused_acls: Vec<String>,
     acls: BTreeMap<AclBinding, uuid::Uuid>,
     created: u128,
     offset: i64,
@@ -100,6 +104,15 @@ impl FakeCluster {
     /// Locks the state; release it before the next request.
     pub fn state(&self) -> MutexGuard<'_, FakeState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn refused_by(api: &'static str, error: &str) -> AdminError {
+    AdminError::Refused {
+        api,
+        error: error.into(),
+        retriable: false,
+        message: None,
     }
 }
 
@@ -181,7 +194,9 @@ impl Admin for FakeCluster {
             };
             return changes.iter().map(|_| Err(twice())).collect();
         }
-        for (resource, changes) in changes {
+        let refused = state.refused_configs.clone();
+        let is_refused = |changes: &ConfigChanges| changes.keys().any(|key| refused.contains(key));
+        for (resource, changes) in changes.iter().filter(|(_, changes)| !is_refused(changes)) {
             let (resource_type, resource) = match resource {
                 ConfigResource::Topic(topic) => (TOPIC_RESOURCE, topic.clone()),
                 ConfigResource::Brokers => (BROKER_RESOURCE, String::new()),
@@ -196,7 +211,14 @@ impl Admin for FakeCluster {
                 });
             }
         }
-        changes.iter().map(|_| Ok(())).collect()
+        let each = changes.iter().map(|(_, changes)| {
+            if is_refused(changes) {
+                Err(refused_by("AlterConfigs", "InvalidConfig"))
+            } else {
+                Ok(())
+            }
+        });
+        each.collect()
     }
     async fn reassign(&self, moves: &[Reassignment]) -> Each<()> {
         let mut state = self.state();
@@ -317,7 +339,11 @@ impl Admin for FakeCluster {
         if acls.len() > RECORDS_MAX {
             return acls.iter().map(|_| Err(too_many("CreateAcls"))).collect();
         }
+        let refused = state.refused_acls.clone();
         let each = acls.iter().map(|acl| {
+            if refused.contains(&acl.principal) {
+                return Err(refused_by("CreateAcls", "SecurityDisabled"));
+            }
             if !acl.principal.contains(':') {
                 return Err(AdminError::Refused {
                     api: "CreateAcls",

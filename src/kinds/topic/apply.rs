@@ -6,10 +6,11 @@ use crate::kinds::topic::plan::Step;
 use crate::kubernetes;
 use crate::tenancy::ownership::owner_of;
 use freehold_kafka::ownership::{Owned, mark};
-use freehold_kafka::topic_plan::{THROTTLE_RATES, TopicChange, WantedTopic};
+use freehold_kafka::topic_plan::{THROTTLE_RATES, THROTTLED, TopicChange, WantedTopic};
 use freehold_kafka_client::batch::BatchedAdmin;
 use freehold_kafka_client::{AdminResult, ConfigResource, NewTopic, Reassignment};
 use kube::Client;
+use std::collections::BTreeMap;
 
 /// Executes one step. Returns the new object after a step that changed it.
 pub async fn apply(
@@ -35,6 +36,24 @@ pub async fn apply(
         Step::Change(step) => change(admin, name, step).await?,
     }
     Ok(None)
+}
+
+/// Sets the throttle alone, after Kafka has refused a change of the config that contains it: the
+/// moves that follow need it.
+pub async fn throttle(admin: &BatchedAdmin, name: &str, step: &Step) -> AdminResult<()> {
+    let Step::Change(TopicChange::AlterConfig(changes)) = step else {
+        return Ok(());
+    };
+    let changes = changes.iter();
+    let throttle: BTreeMap<_, _> = changes
+        .filter(|(key, _)| THROTTLED.contains(&key.as_str()))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    if throttle.is_empty() {
+        return Ok(());
+    }
+    let topic = ConfigResource::Topic(name.to_owned());
+    admin.alter_config(topic, throttle).await
 }
 
 /// Executes one change in Kafka.
@@ -86,7 +105,6 @@ mod tests {
     use freehold_kafka::topic_plan::changes;
     use freehold_kafka_client::Admin;
     use freehold_kafka_client::fake::FakeCluster;
-    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     /// Plans and applies until there is nothing to change. Returns the number of changes.

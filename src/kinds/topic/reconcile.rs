@@ -258,7 +258,18 @@ fn settled(
     }
 }
 
+/// True if no later step depends on this one.
+fn is_apart(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::Change(TopicChange::AddPartitions { .. } | TopicChange::AlterConfig(_))
+    )
+}
+
 /// Executes the steps and waits until the metadata log shows them. Returns the object after that.
+///
+/// # Errors
+/// The first error. After a refusal of a step on which no other depends, the others are executed.
 async fn act(
     context: &Context,
     cluster: &Cluster,
@@ -267,14 +278,22 @@ async fn act(
     observed: &Observed,
     steps: &[Step],
 ) -> Result<Arc<Topic>, Error> {
-    let mut object = Arc::clone(object);
+    let (mut object, mut refused) = (Arc::clone(object), None);
     for step in steps {
-        tracing::debug!(topic = wanted.name, %step, "step");
-        let applied =
-            apply::apply(&context.client, &cluster.admin, &object, &wanted.name, step).await?;
-        if let Some(changed) = applied {
-            object = Arc::new(changed);
+        let name = &wanted.name;
+        tracing::debug!(topic = name, %step, "step");
+        let applied = apply::apply(&context.client, &cluster.admin, &object, name, step).await;
+        match applied {
+            // A config that Kafka refuses must not stop the repair of replicas.
+            Err(error) if is_apart(step) && !error.is_transient() => {
+                apply::throttle(&cluster.admin, name, step).await?;
+                refused = refused.or(Some(error));
+            }
+            applied => object = applied?.map_or(object, Arc::new),
         }
+    }
+    if let Some(error) = refused {
+        return Err(error);
     }
     if steps.iter().all(|step| *step == Step::AddFinalizer) {
         return Ok(object);

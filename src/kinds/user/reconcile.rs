@@ -380,7 +380,10 @@ async fn act(
         .iter()
         .filter(|step| !is_acl(step) && !first(step))
         .map(|step| apply::apply(&scope, step));
-    let ((), done) = futures::try_join!(acls, futures::future::try_join_all(others))?;
+    // A refused ACL must not stop the credential or the quotas, nor the other way round.
+    let (acls, others) = futures::join!(acls, futures::future::join_all(others));
+    acls?;
+    let done = others.into_iter().collect::<Result<Vec<_>, _>>()?;
     steps
         .iter()
         .for_each(|step| tracing::debug!(user = user.name, %step, "step"));
