@@ -15,6 +15,7 @@ pub mod guarded;
 use difference::Foreign;
 use guarded::Guarded;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions,
 };
@@ -161,6 +162,9 @@ impl Live {
     }
     pub fn resource_version(&self) -> &str {
         self.text("resourceVersion")
+    }
+    pub fn created(&self) -> Option<Timestamp> {
+        self.text("creationTimestamp").parse().ok()
     }
     pub fn is_deleting(&self) -> bool {
         !self.value["metadata"]["deletionTimestamp"].is_null()

@@ -5,7 +5,7 @@ use crate::api::kafka_cluster::KafkaCluster;
 use crate::api::reference::ClusterKey;
 use crate::kinds::kafka_cluster::observed::StatefulSetFacts;
 use crate::kubernetes;
-use crate::kubernetes::{KubeResult, Live, resource};
+use crate::kubernetes::{KubeError, KubeResult, Live, resource};
 use crate::kubernetes::{labels, names};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
@@ -51,6 +51,11 @@ pub async fn step(
         }
     }
     if !keep {
+        let is_own = |found: &Live| !is_of_another(object, found);
+        let list = async |kind: &ApiResource| {
+            let all = list(kind).await?;
+            Ok::<Vec<Live>, KubeError>(all.into_iter().filter(is_own).collect())
+        };
         let volumes = list(&resource::<PersistentVolumeClaim>()).await?;
         for volume in volumes.iter().filter(|volume| !volume.is_deleting()) {
             kubernetes::delete(client, &key.namespace, volume).await?;
@@ -72,4 +77,16 @@ pub async fn step(
     }
     kubernetes::set_finalizer(client, object, false).await?;
     Ok(None)
+}
+
+/// True if a volume, a Secret or an identity is of another cluster: an earlier one of this name,
+/// which was deleted and whose volumes stay. A KafkaCluster takes them over when it is served for
+/// the first time; its status then says so, and no manifest can contain a status. One that never
+/// was, because its spec is not valid, owns only what was created after it.
+fn is_of_another(object: &KafkaCluster, found: &Live) -> bool {
+    let status = object.status.as_ref();
+    let is_served = status.is_some_and(|status| status.cluster_id.is_some());
+    let created = object.metadata.creation_timestamp.as_ref();
+    let is_older = found.created() < created.map(|time| time.0);
+    !is_served && found.created().is_some() && is_older
 }
