@@ -3,6 +3,7 @@
 
 use crate::api::kafka_cluster::{Access, AccessFrom, NamespaceAccess, RightsPolicy, TopicNames};
 use crate::api::reference::ClusterKey;
+use freehold_kafka::ownership::RESERVED;
 use regex::Regex;
 use std::collections::BTreeMap;
 
@@ -50,6 +51,31 @@ pub fn refuse_adoption(
              the owner of KafkaCluster {cluster}: an object in that namespace can"
         )
     })
+}
+
+/// Why objects of a namespace may not be the principal of this name; `None` if they may. What such
+/// an object had is revoked.
+pub fn refuse_principal(
+    access: &Access,
+    super_users: &[String],
+    at_home: bool,
+    namespace: &str,
+    name: &str,
+) -> Option<String> {
+    if name.starts_with(RESERVED) {
+        return Some(format!("{name} is Freehold's own; take another name"));
+    }
+    if at_home {
+        return None;
+    }
+    if super_users.iter().any(|user| user == name) {
+        return Some(format!(
+            "{name} is a super user of the cluster, which only a User in the cluster's own namespace may be; take another name"
+        ));
+    }
+    let policy = access.principal_names.as_ref()?;
+    let why = refuse_name(policy, namespace, name, false)?;
+    Some(format!("{name}: {why}"))
 }
 
 /// Why a naming policy does not allow a name in a namespace; `None` if it does. With `prefix`, the

@@ -4,7 +4,7 @@
 
 use crate::api::conditions::Reason;
 use crate::api::invalid::Invalid;
-use crate::api::kafka_cluster::{Access, RightsPolicy};
+use crate::api::kafka_cluster::{Access, RightsPolicy, ShadowPolicy};
 use crate::api::reference::ClusterKey;
 use crate::api::topic::{Share, ShareOperation};
 use crate::api::user::User;
@@ -66,18 +66,26 @@ fn is_free(namespace: &str, access: &Access, cluster: &ClusterKey) -> bool {
     access.rights == Some(RightsPolicy::Any) || cluster.namespace == namespace
 }
 
-/// The ACLs in Kafka that are not allowed, no matter what the spec asks for.
+/// The ACLs in Kafka that are not allowed, no matter what the spec asks for. `shadow`: whether the
+/// cluster allows shadow mode, which gives every right, also to Users of its own namespace.
 pub fn withdrawn(
     found: &[AclBinding],
     namespace: &str,
     access: &Access,
+    shadow: ShadowPolicy,
     cluster: &ClusterKey,
     standings: &Standings,
 ) -> Vec<AclBinding> {
     let free = is_free(namespace, access, cluster);
+    let is_allowed = |acl: &AclBinding| {
+        if acl.resource_name == grants::SHADOW_MARK {
+            return shadow == ShadowPolicy::Allowed;
+        }
+        free || refuse(acl, namespace, access, cluster, Some(standings)).is_none()
+    };
     found
         .iter()
-        .filter(|acl| !free && refuse(acl, namespace, access, cluster, Some(standings)).is_some())
+        .filter(|acl| !is_allowed(acl))
         .cloned()
         .collect()
 }

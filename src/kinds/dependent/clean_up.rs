@@ -9,27 +9,35 @@ use crate::kinds::context::Context;
 use crate::kinds::error::Error;
 use crate::kubernetes;
 use crate::runtime::kind::Failure;
+use crate::tenancy::access;
 use crate::tenancy::admission::is_admitted;
 use crate::tenancy::ownership;
 use crate::tenancy::revocation::{disown, revoke_owner};
 use freehold_kafka::ownership::{Owned, Owner};
+use futures::future::join_all;
 use k8s_openapi::jiff::Timestamp;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-/// The number of owners to clean up after in one reconcile of a cluster; the next one continues.
-const GONE_MAX: usize = 100;
+/// Owners that are cleaned up after at the same time: their requests share a batch.
+const SLICE: usize = 50;
+/// The time after which the reconcile of the cluster goes on; what is left is done in the next one,
+/// which follows at once.
+const TIME_LIMIT: Duration = Duration::from_secs(5);
+
+type Recorded = (Owned, Arc<str>, Arc<Owner>);
 
 /// Cleans up after Topics and Users that were deleted, alone or with their namespace, while the
 /// cluster did not answer. The cache may be stale, so the API server is asked before anything is
-/// deleted.
-pub async fn after_the_gone(context: &Context, key: &ClusterKey) {
+/// deleted. Returns true if more is left, so that the cluster must be reconciled again at once.
+pub async fn after_the_gone(context: &Context, key: &ClusterKey) -> bool {
     let Some(cluster) = context
         .clusters
         .get(key)
         .filter(|cluster| cluster.mirror.is_loaded())
     else {
-        return;
+        return false;
     };
     let is_gone = |owned: Owned, owner: &Owner| match owned {
         Owned::Topic => !context.topics.is_there(context, key, owner),
@@ -38,59 +46,98 @@ pub async fn after_the_gone(context: &Context, key: &ClusterKey) {
             ownership::certified_until(owner).is_none_or(|until| until < Timestamp::now())
         }
     };
-    let gone: Vec<_> = cluster
+    let mut gone: Vec<Recorded> = cluster
         .mirror
         .read()
         .all_owners()
         .filter(|(owned, _, owner)| is_gone(*owned, owner))
-        .take(GONE_MAX)
         .cloned()
         .collect();
+    // Access ends first: a record without an object gives nobody a right.
+    gone.sort_by_key(|(owned, _, _)| *owned != Owned::Principal);
     revoke_who_is_not_admitted(context, key, &cluster).await;
-    for (owned, name, owner) in gone {
-        // A failure for one owner does not stop the others.
-        if let Err(error) = after_one(context, key, &cluster, owned, &name, &owner).await {
-            tracing::warn!(cluster = %key, name = &*name, %owner, why = error.words(), "cannot clean up after what may be gone");
+    let (begun, mut done) = (Instant::now(), false);
+    for slice in gone.chunks(SLICE) {
+        if begun.elapsed() > TIME_LIMIT {
+            // Where nothing succeeds, another attempt at once would not either.
+            return done;
         }
+        let slice = slice
+            .iter()
+            .map(|recorded| after_one_or_warn(context, key, &cluster, recorded));
+        done |= join_all(slice).await.contains(&true);
+    }
+    false
+}
+
+/// Cleans up after one owner. A failure does not stop the others; returns true if there was none.
+async fn after_one_or_warn(
+    context: &Context,
+    key: &ClusterKey,
+    cluster: &Cluster,
+    (owned, name, owner): &Recorded,
+) -> bool {
+    let result = after_one(context, key, cluster, *owned, name, owner).await;
+    if let Err(error) = &result {
+        tracing::warn!(cluster = %key, name = &**name, %owner, why = error.words(), "cannot clean up after what may be gone");
+    }
+    result.is_ok()
+}
+
+/// Revokes what a principal has if the cluster does not allow the namespace of its owner, or not
+/// the principal's name in it. A User that the operator watches and can read does that itself; here
+/// only the recorded owner counts.
+async fn revoke_who_is_not_admitted(context: &Context, key: &ClusterKey, cluster: &Cluster) {
+    let all: Vec<Recorded> = cluster
+        .mirror
+        .read()
+        .all_owners()
+        .filter(|(owned, _, _)| *owned == Owned::Principal)
+        .cloned()
+        .collect();
+    let mut admitted = BTreeMap::new();
+    for (_, _, owner) in &all {
+        if !admitted.contains_key(owner.namespace.as_str()) {
+            // Without an answer nothing is revoked.
+            let is_admitted = is_admitted(context, cluster, key, &owner.namespace).await;
+            admitted.insert(owner.namespace.as_str(), is_admitted.unwrap_or(true));
+        }
+    }
+    let is_refused = |(_, name, owner): &&Recorded| {
+        !admitted[owner.namespace.as_str()] || is_name_refused(context, key, cluster, name, owner)
+    };
+    let refused: Vec<_> = all.iter().filter(is_refused).collect();
+    for slice in refused.chunks(SLICE) {
+        let slice = slice.iter().map(|(_, name, owner)| async move {
+            tracing::info!(cluster = %key, principal = &**name, user = %owner, "its namespace or its name is not allowed: credential, ACLs and quotas are taken away");
+            if let Err(error) = revoke_owner(cluster, name, owner).await {
+                tracing::warn!(cluster = %key, principal = &**name, %error, "cannot take away what it has");
+            }
+        });
+        join_all(slice).await;
     }
 }
 
-/// Revokes what a principal has if the cluster does not allow the namespace of its owner. A User
-/// that the operator watches and can read does that itself; here only the recorded owner counts.
-async fn revoke_who_is_not_admitted(context: &Context, key: &ClusterKey, cluster: &Cluster) {
-    let of_principals = |(owned, _, _): &&(Owned, Arc<str>, Arc<Owner>)| *owned == Owned::Principal;
-    let namespaces: BTreeSet<String> = {
-        let image = cluster.mirror.read();
-        let all: BTreeSet<&str> = image
-            .all_owners()
-            .filter(of_principals)
-            .map(|(_, _, owner)| owner.namespace.as_str())
-            .collect();
-        all.into_iter().map(str::to_owned).collect()
-    };
-    for namespace in namespaces {
-        // Without an answer nothing is revoked.
-        if is_admitted(context, cluster, key, &namespace)
-            .await
-            .unwrap_or(true)
-        {
-            continue;
-        }
-        let owners: Vec<_> = cluster
-            .mirror
-            .read()
-            .all_owners()
-            .filter(of_principals)
-            .filter(|(_, _, owner)| owner.namespace == namespace)
-            .cloned()
-            .collect();
-        for (_, name, owner) in owners {
-            tracing::info!(cluster = %key, principal = &*name, user = %owner, "its namespace is not allowed: credential, ACLs and quotas are taken away");
-            if let Err(error) = revoke_owner(cluster, &name, &owner).await {
-                tracing::warn!(cluster = %key, principal = &*name, %error, "cannot take away what it has");
-            }
-        }
-    }
+/// True if the cluster does not allow a principal's name in the namespace of its owner. Only asked
+/// of owners that are not in the cache: a User that is there checks it itself, and a naming policy
+/// takes time for ten thousand names.
+fn is_name_refused(
+    context: &Context,
+    key: &ClusterKey,
+    cluster: &Cluster,
+    name: &str,
+    owner: &Owner,
+) -> bool {
+    let (facts, at_home) = (&cluster.facts, owner.namespace == key.namespace);
+    context.users.get(&owner.namespace, &owner.name).is_none()
+        && access::refuse_principal(
+            &facts.access,
+            &facts.super_users,
+            at_home,
+            &owner.namespace,
+            name,
+        )
+        .is_some()
 }
 
 async fn after_one(

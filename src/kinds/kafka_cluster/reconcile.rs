@@ -336,12 +336,10 @@ async fn rounds(written: &KafkaCluster, context: &Context) -> Result<Reconciled,
         // Topics and Users may begin only after the brokers are configured, because a topic takes
         // its defaults when it is created. An already published cluster is published again at once,
         // so that revoked access takes effect without a delay.
-        if !configures || context.clusters.get(&cluster.key).is_some() {
-            publish(object, context, &cluster, &observed, Accepted::Spec);
-            clean_up::after_the_gone(context, &cluster.key).await;
-        }
+        let publishes = !configures || context.clusters.get(&cluster.key).is_some();
+        let more = publishes && serve(object, context, &cluster, &observed, Accepted::Spec).await;
         let (soon, failed) = (
-            plan.requeue_at_once,
+            plan.requeue_at_once || more,
             plan.refused.iter().any(|refusal| refusal.is_transient),
         );
         plan.warnings
@@ -388,6 +386,7 @@ async fn keep(
             .and_then(|status| status.disruption.clone()),
         ..Plan::default()
     };
+    let mut more = false;
     if let Some(running) = keep::cluster(object, observed) {
         plan = keep::plan(object, &running, observed);
         follow(
@@ -400,11 +399,10 @@ async fn keep(
             &mut plan,
         )
         .await?;
-        publish(object, context, &running, observed, Accepted::of(&valid));
-        clean_up::after_the_gone(context, &running.key).await;
+        more = serve(object, context, &running, observed, Accepted::of(&valid)).await;
     }
     let (soon, failed, drift) = (
-        plan.requeue_at_once,
+        plan.requeue_at_once || more,
         plan.refused.iter().any(|refusal| refusal.is_transient),
         std::mem::take(&mut plan.drift),
     );
@@ -422,6 +420,19 @@ async fn keep(
         failed,
         drift,
     })
+}
+
+/// Publishes the cluster for its Topics and Users, and cleans up after those that are gone. Returns
+/// true if more is left of them.
+async fn serve(
+    object: &KafkaCluster,
+    context: &Context,
+    cluster: &ValidCluster,
+    observed: &Observed,
+    accepted: Accepted,
+) -> bool {
+    publish(object, context, cluster, observed, accepted);
+    clean_up::after_the_gone(context, &cluster.key).await
 }
 
 /// Executes the steps of a plan. A step that fails stops the steps that depend on it. Returns true

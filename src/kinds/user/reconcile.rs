@@ -479,6 +479,7 @@ async fn withdraw(
         &found,
         namespace,
         &cluster.facts.access,
+        cluster.facts.shadow,
         &object.claim().cluster,
         standings,
     );
@@ -500,14 +501,10 @@ async fn not_admitted(
 ) -> Result<Reconciled<Learned>, Error> {
     let name = object.principal_name();
     if let Dependence::Paused(key) = dependence
-        && let Some(cluster) = context
-            .clusters
-            .get(key)
-            .filter(|cluster| has(object, cluster, name))
-        && let Some(standings) =
-            observe::standings(context, &cluster, &object.claim(), object).await?
+        && let Some(cluster) = context.clusters.get(key)
+        && let Some(done) = reduce_paused(object, context, &cluster).await?
     {
-        withdraw(object, context, &cluster, &standings).await?;
+        return Ok(done);
     }
     match cluster_that_refuses(context, dependence) {
         Some(cluster) if has(object, &cluster, name) => {
@@ -519,4 +516,35 @@ async fn not_admitted(
         }
         _ => Ok(dependence.reconciled::<UserKind, _>(object, context)),
     }
+}
+
+/// Takes from a User of a Paused cluster what the cluster no longer allows: rights, or everything
+/// if it may no longer have its principal. The result in the second case.
+///
+/// # Errors
+/// The spec names a principal that it may not have, and the User has nothing in Kafka.
+async fn reduce_paused(
+    object: &User,
+    context: &Context,
+    cluster: &Cluster,
+) -> Result<Option<Reconciled<Learned>>, Error> {
+    let claim = object.claim();
+    let at_home = object.metadata.namespace.as_ref() == Some(&claim.cluster.namespace);
+    let has = has(object, cluster, &claim.name);
+    if let Some(invalid) = validate::refuse_principal(object, &cluster.facts, at_home) {
+        let state = State::stalled(invalid.reason, invalid.to_string());
+        if has {
+            return revoke(object, context, cluster, state).await.map(Some);
+        }
+        // The clean-up of the cluster may have revoked it already.
+        return if plan::is_known(object, &cluster.facts) {
+            Ok(Some(revoked(object, state)))
+        } else {
+            Err(Error::Invalid(vec![invalid]))
+        };
+    }
+    if has && let Some(standings) = observe::standings(context, cluster, &claim, object).await? {
+        withdraw(object, context, cluster, &standings).await?;
+    }
+    Ok(None)
 }

@@ -253,22 +253,14 @@ fn asked_of(kind: AclResourceType) -> &'static [AclOperation] {
 /// object had is revoked.
 pub fn refuse_principal(object: &User, cluster: &ClusterFacts, at_home: bool) -> Option<Invalid> {
     let (name, field) = object.principal_name_and_field();
-    let why = if name.starts_with(RESERVED) {
-        format!("{name} is Freehold's own; take another name")
-    } else if at_home {
-        return None;
-    } else if cluster.super_users.iter().any(|user| user == name) {
-        format!(
-            "{name} is a super user of the cluster, which only a User in the cluster's own namespace may be; take another name"
-        )
-    } else {
-        let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
-        let policy = cluster.access.principal_names.as_ref()?;
-        format!(
-            "{name}: {}",
-            access::refuse_name(policy, namespace, name, false)?
-        )
-    };
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    let why = access::refuse_principal(
+        &cluster.access,
+        &cluster.super_users,
+        at_home,
+        namespace,
+        name,
+    )?;
     Some(Invalid::new(field, why).because(Reason::NameNotAllowed))
 }
 
