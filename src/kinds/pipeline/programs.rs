@@ -69,7 +69,7 @@ pub async fn checked(
         }
     };
     let (mut invalids, warnings) = validate::findings(checked);
-    invalids.extend(validate::check_cluster(&object.spec, &cluster.facts));
+    invalids.extend(validate::check_cluster(object, &cluster.facts));
     match invalids.is_empty() {
         true => Ok(warnings),
         false => Err(Error::Invalid(invalids)),

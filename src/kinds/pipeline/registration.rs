@@ -115,7 +115,7 @@ impl Registered for PipelineKind {
         let spec = object.spec.clone();
         let in_child =
             move || validate::findings(programs::in_child(&spec, &TopicNames::default()));
-        let check = move |facts: &_, _| (validate::check_cluster(&object.spec, facts), Vec::new());
+        let check = move |facts: &_, _| (validate::check_cluster(&object, facts), Vec::new());
         Review::InChildAndOfCluster(Box::new(in_child), reference, Box::new(check))
     }
 }
