@@ -87,7 +87,7 @@ pub enum Irreplaceable {
     Serves,
     /// Partitions whose only copy may be on its volume.
     OnlyCopy(Vec<String>),
-    /// Too few controllers are caught up.
+    /// Too few other controllers are caught up.
     Quorum {
         caught_up: usize,
         voters: usize,
@@ -111,10 +111,10 @@ pub fn can_replace(node: i32, keeps: bool, answer: Answer<'_>) -> Result<Permit,
     if keeps && !only.is_empty() {
         return Err(Irreplaceable::OnlyCopy(only));
     }
-    let (caught_up, voters) = (
-        in_sync::voters(answer.quorum).len(),
-        answer.quorum.voters.len(),
-    );
+    // A voter that has just stopped still looks caught up, and what it has goes with its volume.
+    let mut others = in_sync::voters(answer.quorum);
+    others.remove(&node);
+    let (caught_up, voters) = (others.len(), answer.quorum.voters.len());
     if answer.votes(node) && caught_up < majority(voters) {
         return Err(Irreplaceable::Quorum { caught_up, voters });
     }
@@ -599,6 +599,45 @@ mod tests {
             batch(&[0, 6], &view),
             Ok(BTreeSet::from([0])),
             "they share a partition"
+        );
+    }
+
+    /// A voter that has stopped looks caught up until the others have written more.
+    #[test]
+    fn a_lost_voter_does_not_count_for_the_majority_that_its_replacement_needs() {
+        let voter = |id: i32, log_end_offset: i64, last_fetch_ms: i64| ReplicaState {
+            id,
+            directory: uuid::Uuid::nil(),
+            log_end_offset,
+            last_fetch_ms,
+        };
+        let cluster = ClusterDescription {
+            cluster_id: "ID".into(),
+            brokers: Vec::new(),
+        };
+        let replaced = |of_another: i64| {
+            let quorum = QuorumDescription {
+                leader: 1,
+                high_watermark: 0,
+                voters: vec![
+                    voter(1, 1000, 60_000),
+                    voter(2, of_another, 60_000),
+                    voter(3, 1000, 0),
+                ],
+                observers: Vec::new(),
+            };
+            let answer = Answer {
+                cluster: &cluster,
+                quorum: &quorum,
+                topics: &[],
+            };
+            can_replace(3, true, answer)
+        };
+        assert!(replaced(1000).is_ok());
+        let (caught_up, voters) = (1, 3);
+        assert_eq!(
+            replaced(0),
+            Err(Irreplaceable::Quorum { caught_up, voters })
         );
     }
 }

@@ -246,7 +246,9 @@ fn permit(group: &NodeGroup, id: i32, observed: &Observed) -> Result<Permit, Str
             "its volume may hold the only copy of {}; bring its volume back, or delete their Topics, or delete its claim yourself",
             names_of(&partitions)
         ),
-        Irreplaceable::Quorum { caught_up, voters } => format!("only {caught_up} of {voters} controllers have caught up"),
+        Irreplaceable::Quorum { caught_up, voters } => {
+            format!("without it, only {caught_up} of {voters} controllers have caught up")
+        }
     })
 }
 
