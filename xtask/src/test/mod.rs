@@ -24,6 +24,12 @@ const FEATURES: [&str; 2] = ["--features", "freehold/fault-injection"];
 /// the wrong person. `cargo xtask soak` runs them with seeds of their own.
 const SEED: (&str, &str) = ("PROPTEST_RNG_SEED", "20261129");
 
+/// The variable that multiplies the cases of each model, and by how much: every change affords the
+/// fewest (`tests/fixture`).
+const CASES: &str = "FREEHOLD_CASES";
+const CASES_OF_ALL: u32 = 20;
+const CASES_OF_SOAK: u32 = 200;
+
 #[derive(clap::Args)]
 pub struct Options {
     /// Only what needs no cluster.
@@ -81,8 +87,9 @@ fn whole(layout: &Layout, options: &Options, steps: &mut Steps, results: &Result
     })?;
     steps.run("lints", || lints(layout))?;
     let tests = steps.run("unit, golden, property and tidy tests", || {
-        let seed = [(SEED.0, SEED.1.to_owned())];
-        without_cluster(layout, &seed, results)
+        let times = if options.all { CASES_OF_ALL } else { 1 };
+        let seed = (SEED.0, SEED.1.to_owned());
+        without_cluster(layout, times, [seed], results)
     })?;
     steps.add(&tests);
     second_try::all_passed(&tests, results)?;
@@ -134,18 +141,21 @@ fn dependencies(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Runs every test that needs no cluster.
-fn without_cluster(
+/// Runs every test that needs no cluster, with this many times the cases of each model.
+fn without_cluster<'a>(
     layout: &Layout,
-    environment: &[(&str, String)],
+    times: u32,
+    environment: impl IntoIterator<Item = (&'a str, String)>,
     results: &Results,
 ) -> Result<Vec<Test>> {
+    let cases = (CASES, times.to_string());
+    let environment: Vec<_> = environment.into_iter().chain([cases]).collect();
     Run {
-        profile: "default",
+        profile: if times > 1 { "many-cases" } else { "default" },
         which: &["--workspace"],
         names: &[],
         ignored: false,
-        environment,
+        environment: &environment,
     }
     .tests(layout, results)
 }
@@ -295,12 +305,13 @@ pub struct SoakOptions {
 /// certificates; replaced CAs, an upgrade, volumes that grow, are added and removed, controllers,
 /// drains, a zone that is cut off for a minute, an API server that is down for ten, a node that
 /// dies, a pool that shrinks with its load, an uninstallation, an operator that dies after every
-/// write, and chaos. What a test does only in a soak is documented at that test.
+/// write, and chaos. What a test does only in a soak is documented at that test. Before all that,
+/// the models run with many more cases than in `cargo xtask test`.
 pub fn soak(layout: &Layout, options: &SoakOptions) -> Result<()> {
     let mut steps = Steps::new();
     let results = Results::new(layout)?;
     let tests = steps.run("property tests with seeds of their own", || {
-        without_cluster(layout, &[], &results)
+        without_cluster(layout, CASES_OF_SOAK, [], &results)
     })?;
     second_try::all_passed(&tests, &results)?;
     let turns = SOAK
