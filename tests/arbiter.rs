@@ -5,13 +5,22 @@
 use crate::fixture;
 use crate::linter;
 
-use fixture::{Kafka, Pod, World, cluster, observe};
-use freehold::api::kafka_cluster::{DisruptionKind, DisruptionStatus, KafkaClusterStatus};
+use fixture::{Kafka, Pod, World, cluster, named_claim, node_claim, observe};
+use freehold::api::kafka_cluster::{
+    DisruptionKind, DisruptionStatus, KafkaCluster, KafkaClusterStatus,
+};
 use freehold::kinds::kafka_cluster::disruption::arbiter::{Decision, arbitrate};
 use freehold::kinds::kafka_cluster::disruption::{
     Facts, Grant, Lease, Mode, Needs, Pending, Priority, Progress, Report, WaitingOn, Wish, Work,
 };
-use freehold::kinds::kafka_cluster::plan::Step;
+use freehold::kinds::kafka_cluster::model::cluster::ValidCluster;
+use freehold::kinds::kafka_cluster::observed::{KafkaFacts, Observed, PodFacts, Stuck};
+use freehold::kinds::kafka_cluster::plan::{Plan, Step};
+use freehold::kinds::kafka_cluster::step::RestartReason;
+use freehold_kafka::metadata_image::PartitionImage;
+use freehold_kafka::metadata_record::PartitionFields;
+use freehold_kafka::safety::{self, Permit, TopicView};
+use freehold_kafka_client::QuorumDescription;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -371,7 +380,7 @@ fn the_linter_finds_steps_that_nobody_granted() {
         ..begun.lease.unwrap()
     };
     for other in [Some(moving), None] {
-        let found = linter::faults(&plan, &restarting(other), &observed);
+        let found = linter::faults(&plan, &restarting(other), &valid, &observed);
         assert!(
             found
                 .iter()
@@ -379,4 +388,409 @@ fn the_linter_finds_steps_that_nobody_granted() {
             "{found:?}"
         );
     }
+}
+
+/// A plan that was made by hand, for a cluster of three nodes that hold every partition.
+struct Made {
+    object: KafkaCluster,
+    cluster: ValidCluster,
+    observed: Observed,
+    held: Option<DisruptionStatus>,
+    steps: Vec<Step>,
+}
+
+fn permit(node: i32) -> Permit {
+    safety::can_repair(node, None).unwrap()
+}
+
+fn a_partition(replicas: &[i32], in_sync: &[i32], leader: i32) -> PartitionImage {
+    PartitionImage::of(PartitionFields {
+        replicas: Some(replicas.to_vec()),
+        in_sync: Some(in_sync.to_vec()),
+        leader: Some(leader),
+        ..PartitionFields::default()
+    })
+}
+
+impl Made {
+    /// Nothing is planned, and nothing is under way.
+    fn new() -> Self {
+        let object = cluster(SPEC);
+        let kafka = Kafka {
+            unfenced: vec![0, 1, 2],
+            leader: 1,
+            voters: BTreeMap::from([(0, 100), (1, 100), (2, 100)]),
+            partitions: vec![(vec![0, 1, 2], vec![1, 2, 0])],
+            min_in_sync: Some(2),
+            ..Kafka::default()
+        };
+        let pods = [Pod::up(0), Pod::up(1), Pod::up(2)];
+        let (mut observed, valid) = observe(&object, &World::running(pods, kafka));
+        let claim = |id| node_claim("p", &format!("c-p-a-{id}"), &format!("claim-{id}"));
+        observed.volumes = [0, 1, 2].map(claim).into();
+        Self {
+            object,
+            cluster: valid.unwrap(),
+            observed,
+            held: None,
+            steps: Vec::new(),
+        }
+    }
+
+    fn hold(&mut self, kind: DisruptionKind, node: i32) {
+        self.held = Some(DisruptionStatus {
+            kind,
+            node_ids: vec![node],
+            why: "w".into(),
+            since: Time(Timestamp::UNIX_EPOCH),
+            total: None,
+            handed_over: Vec::new(),
+            removes: vec!["claim-0".into(), "pod-0".into()],
+        });
+    }
+
+    fn restart(&mut self, node: i32, reason: RestartReason) {
+        let pod = Box::new(self.pod(node).clone());
+        self.steps.push(Step::RestartPod {
+            pod,
+            reasons: vec![reason],
+            permit: permit(node),
+        });
+    }
+
+    fn delete(&mut self, claim: usize, node: i32) {
+        self.steps.push(Step::DeleteVolume {
+            claim: Box::new(self.observed.volumes[claim].live.clone()),
+            permit: permit(node),
+        });
+    }
+
+    fn pod(&mut self, node: i32) -> &mut PodFacts {
+        let mut pods = self.observed.pods.iter_mut();
+        pods.find(|pod| pod.node_id == node).unwrap()
+    }
+
+    fn topic(&mut self) -> &mut TopicView {
+        let KafkaFacts::Answered { topics, .. } = &mut self.observed.kafka else {
+            panic!("no answer")
+        };
+        &mut topics[0]
+    }
+
+    fn quorum(&mut self) -> &mut QuorumDescription {
+        let KafkaFacts::Answered { quorum, .. } = &mut self.observed.kafka else {
+            panic!("no answer")
+        };
+        quorum
+    }
+
+    /// The machine of node 0 is lost, with its volume.
+    fn lose(&mut self) {
+        let pod = self.pod(0);
+        (pod.containers_ready, pod.stuck) = (false, Some(Stuck::OutOfReach));
+        self.fence(true);
+        self.quorum().voters[0].log_end_offset = -1;
+        self.topic().partitions = vec![a_partition(&[0, 1, 2], &[1, 2], 1)];
+    }
+
+    fn fence(&mut self, fenced: bool) {
+        let KafkaFacts::Answered { cluster, .. } = &mut self.observed.kafka else {
+            panic!("no answer")
+        };
+        let of_node = cluster.brokers.iter_mut().find(|broker| broker.id == 0);
+        of_node.unwrap().fenced = fenced;
+    }
+
+    fn faults(self) -> Vec<String> {
+        let status = KafkaClusterStatus {
+            disruption: self.held,
+            ..KafkaClusterStatus::default()
+        };
+        let object = KafkaCluster {
+            status: Some(status),
+            ..self.object
+        };
+        let plan = Plan {
+            steps: self.steps,
+            ..Plan::default()
+        };
+        linter::faults(&plan, &object, &self.cluster, &self.observed)
+    }
+}
+
+/// The restart of node 0, which the status has.
+fn a_restart() -> Made {
+    let mut made = Made::new();
+    made.hold(DisruptionKind::Restart, 0);
+    made
+}
+
+/// The replacement of node 0, which is lost. The status has it.
+fn a_replacement() -> Made {
+    let mut made = Made::new();
+    made.hold(DisruptionKind::Replacement, 0);
+    made.lose();
+    made
+}
+
+/// What the linter finds after a change of a plan that it lets pass.
+fn finds(sound: &dyn Fn(&mut Made), made: fn() -> Made, fault: &str, change: &dyn Fn(&mut Made)) {
+    let found = |change: &dyn Fn(&mut Made)| {
+        let mut made = made();
+        change(&mut made);
+        sound(&mut made);
+        made.faults()
+    };
+    assert_eq!(found(&|_| {}), [""; 0], "before the change");
+    let found = found(change);
+    assert!(
+        found.len() == 1 && found[0].contains(fault),
+        "{fault}: {found:?}"
+    );
+}
+
+#[test]
+fn the_linter_finds_restarts_that_harm() {
+    let finds = |fault: &str, change: &dyn Fn(&mut Made)| {
+        let restart = |made: &mut Made| made.restart(0, RestartReason::Config);
+        finds(&restart, a_restart, fault, change);
+    };
+    finds("a step of a Restart", &|made| made.held = None);
+    finds("a step of a Restart", &|made| {
+        made.hold(DisruptionKind::Restart, 1);
+    });
+    finds("no uid", &|made| made.pod(0).uid.clear());
+    finds("no resourceVersion", &|made| {
+        made.pod(0).resource_version.clear();
+    });
+    finds("node 0 serves", &|made| {
+        // Its pod says that it cannot start.
+        (made.pod(0).containers_ready, made.pod(0).stuck) = (false, Some(Stuck::Start));
+    });
+    finds("its volume goes with it", &|made| {
+        made.pod(0).host = Some("host".into());
+        let time = "2026-05-31T00:00:00Z";
+        fixture::set(
+            &mut made.observed.volumes[0],
+            ["metadata", "deletionTimestamp"],
+            time,
+        );
+    });
+    finds("{0} leave 2 of [0, 1, 2] in sync", &|made| {
+        made.topic().min_in_sync = 3;
+    });
+    finds("{0} leave 1 of 3 voters", &|made| {
+        made.quorum().voters[2].log_end_offset = -1;
+    });
+    finds("on a node that goes", &|made| {
+        made.steps.push(Step::Unregister(0));
+    });
+    let mut other = a_restart();
+    let pod = Box::new(other.pod(0).clone());
+    other.steps.push(Step::RestartPod {
+        pod,
+        reasons: vec![RestartReason::Config],
+        permit: permit(1),
+    });
+    assert!(other.faults()[0].contains("the permit is not for node 0"));
+}
+
+#[test]
+fn the_linter_finds_volumes_that_are_needed() {
+    let deletes = |fault: &str, change: &dyn Fn(&mut Made)| {
+        finds(&|made| made.delete(0, 0), a_replacement, fault, change);
+    };
+    deletes("a step of a Replacement", &|made| made.held = None);
+    deletes("a step of a Replacement", &|made| {
+        made.hold(DisruptionKind::Replacement, 1);
+    });
+    deletes("a step of a Replacement", &|made| {
+        // It was made after the replacement began.
+        fixture::set(
+            &mut made.observed.volumes[0],
+            ["metadata", "uid"],
+            "another",
+        );
+    });
+    deletes("nobody says what node 0 holds", &|made| {
+        made.observed.kafka = KafkaFacts::Unavailable("no".into());
+    });
+    deletes("node 0 serves from it", &|made| made.fence(false));
+    deletes("the quorum needs node 0", &|made| {
+        made.quorum().voters[2].log_end_offset = -1;
+    });
+    let only_copy = |made: &mut Made| {
+        made.topic().partitions.push(a_partition(&[0], &[0], -1));
+    };
+    deletes("may hold the only copy", &only_copy);
+    deletes("no resourceVersion", &|made| {
+        let claim = &mut made.observed.volumes[0];
+        fixture::set(claim, ["metadata", "resourceVersion"], "");
+    });
+    let mut other = a_replacement();
+    other.delete(0, 1);
+    assert!(other.faults()[0].contains("the permit is not for node 0"));
+    // Nothing more can be lost with a volume that is gone.
+    let mut gone = a_replacement();
+    only_copy(&mut gone);
+    fixture::set(&mut gone.observed.volumes[0], ["status", "phase"], "Lost");
+    gone.delete(0, 0);
+    assert_eq!(gone.faults(), [""; 0]);
+
+    let replaces = |fault: &str, change: &dyn Fn(&mut Made)| {
+        let restart = |made: &mut Made| made.restart(0, RestartReason::Replaced);
+        finds(&restart, a_replacement, fault, change);
+    };
+    replaces("a step of a Replacement", &|made| made.held = None);
+    replaces("a step of a Replacement", &|made| {
+        made.hold(DisruptionKind::Restart, 0);
+    });
+    replaces("node 0 serves", &|made| made.fence(false));
+}
+
+#[test]
+fn the_linter_finds_volumes_of_removed_nodes_that_are_needed() {
+    let deletes = |claim: &str, node: i32, fault: &str, change: &dyn Fn(&mut Made)| {
+        let delete = |made: &mut Made| {
+            made.observed.volumes.push(named_claim("p", claim));
+            made.delete(3, node);
+        };
+        finds(&delete, Made::new, fault, change);
+    };
+    let removed = "data-c-p-a-7";
+    deletes(removed, 7, "node 7 may need what is on it", &|made| {
+        made.topic().partitions.push(a_partition(&[7, 1], &[1], 1));
+    });
+    deletes(removed, 7, "node 7 may need what is on it", &|made| {
+        let mut voter = made.quorum().voters[0].clone();
+        (voter.id, voter.log_end_offset) = (7, -1);
+        made.quorum().voters.push(voter);
+    });
+    // Node 0 runs without this volume.
+    let unmounted = "data-more-c-p-a-0";
+    deletes(unmounted, 0, "node 0 may need what is on it", &|made| {
+        made.topic().partitions.push(a_partition(&[0, 1], &[1], 1));
+    });
+    deletes(unmounted, 0, "a step of a Replacement", &|made| {
+        made.pod(0).volumes.insert("more".into());
+        // It could be deleted but for the lease.
+        made.lose();
+    });
+}
+
+#[test]
+fn the_linter_finds_moves_and_changes_of_the_quorum_without_a_lease() {
+    let directory = uuid::Uuid::nil();
+    let steps: [(DisruptionKind, &dyn Fn() -> Step); 4] = [
+        (DisruptionKind::Reassignment, &|| Step::Reassign(Vec::new())),
+        (DisruptionKind::Volumes, &|| Step::MoveFolders {
+            broker: 0,
+            moves: Vec::new(),
+        }),
+        (DisruptionKind::Quorum, &|| Step::AddVoter {
+            id: 0,
+            directory,
+            host: "host".into(),
+        }),
+        (DisruptionKind::Quorum, &|| Step::RemoveVoter {
+            id: 0,
+            directory,
+            permit: permit(0),
+        }),
+    ];
+    for (kind, step) in steps {
+        let fault = format!("a step of a {kind:?}");
+        let made: fn() -> Made = Made::new;
+        let held = |made: &mut Made| {
+            if made.held.is_none() {
+                made.hold(kind, 0);
+            }
+            made.steps.push(step());
+        };
+        let another = |made: &mut Made| {
+            let kind = match kind {
+                DisruptionKind::Reassignment => DisruptionKind::Volumes,
+                _ => DisruptionKind::Reassignment,
+            };
+            made.hold(kind, 0);
+        };
+        finds(&held, made, &fault, &another);
+    }
+    let mut back = a_restart();
+    back.steps.push(Step::AddVoter {
+        id: 1,
+        directory,
+        host: "host".into(),
+    });
+    assert!(
+        back.faults()[0].contains("a step of a Quorum"),
+        "another node's vote is no part of a restart"
+    );
+    let mut other = Made::new();
+    other.hold(DisruptionKind::Quorum, 0);
+    other.steps.push(Step::RemoveVoter {
+        id: 0,
+        directory,
+        permit: permit(1),
+    });
+    assert!(other.faults()[0].contains("the permit is not for node 0"));
+}
+
+#[test]
+fn the_linter_finds_changes_of_what_was_not_observed() {
+    let without = |field: &str| {
+        let mut live = Made::new().observed.objects.all()[0].clone();
+        live.value["metadata"][field] = serde_json::Value::Null;
+        Box::new(live)
+    };
+    for field in ["uid", "resourceVersion"] {
+        let claim = Step::ChangeVolume {
+            claim: without(field),
+            bytes: None,
+            class: None,
+        };
+        for step in [
+            Step::Prune(without(field)),
+            Step::Release(without(field)),
+            claim,
+        ] {
+            let mut made = Made::new();
+            made.steps.push(step);
+            let found = made.faults();
+            assert!(
+                found.len() == 1 && found[0].contains(&format!("no {field}")),
+                "{found:?}"
+            );
+        }
+    }
+    let mut made = Made::new();
+    let pod = PodFacts {
+        uid: String::new(),
+        ..made.pod(0).clone()
+    };
+    made.steps.push(Step::SetInSync {
+        pod: Box::new(pod),
+        in_sync: true,
+    });
+    assert!(made.faults()[0].contains("no uid"));
+}
+
+#[test]
+fn the_linter_finds_what_begins_or_changes_in_a_cluster_that_must_not_be_changed() {
+    let made = a_restart();
+    let of = |steps: Vec<Step>, lease: Option<DisruptionStatus>| {
+        let plan = Plan {
+            steps,
+            lease,
+            ..Plan::default()
+        };
+        linter::faults_of_kept(&plan, &made.object)
+    };
+    let gate = Step::SetInSync {
+        pod: Box::new(made.observed.pods[0].clone()),
+        in_sync: true,
+    };
+    assert_eq!(of(vec![gate], None), [""; 0]);
+    assert!(of(vec![Step::AddFinalizer], None)[0].contains("must not be changed"));
+    assert!(of(Vec::new(), made.held.clone())[0].contains("a Restart begins"));
 }
