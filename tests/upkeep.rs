@@ -9,9 +9,15 @@ use fixture::{Kafka, Pod, World, cluster, observe};
 use freehold::api::conditions::{Reason, State};
 use freehold::api::kafka_cluster::{KafkaCluster, KafkaClusterStatus};
 use freehold::kinds::attempts::Refusal;
+use freehold::kinds::error::Error;
+use freehold::kinds::kafka_cluster::model::authority::{Issuer, Rotation, Trust};
+use freehold::kinds::kafka_cluster::observed::{Identity, PodFacts, pod_facts};
 use freehold::kinds::kafka_cluster::observed::{KafkaFacts, Observed};
 use freehold::kinds::kafka_cluster::plan::{Plan, Step};
+use freehold::kinds::kafka_cluster::refusals::{self, Stops};
+use freehold::kinds::kafka_cluster::step::{Origin, RestartReason};
 use freehold::kinds::kafka_cluster::{configuration, keep, status};
+use freehold::kubernetes::{KubeError, Live, Object, resource};
 use freehold_kafka::metadata_image::PartitionImage;
 use freehold_kafka::metadata_record::PartitionFields;
 use freehold_kafka_client::ConfigResource;
@@ -443,7 +449,7 @@ fn kept(object: &KafkaCluster, change: impl FnOnce(&mut World, &mut Observed)) -
     let (mut observed, _) = observe(object, &world);
     change(&mut world, &mut observed);
     let running = keep::cluster(object, &observed).expect("it runs");
-    keep::plan(object, &running, &observed)
+    linter::keep_plan(object, &running, &observed)
 }
 
 #[test]
@@ -504,7 +510,7 @@ fn who_is_trusted_stays_so_while_a_secret_of_client_authorities_is_gone() {
     }
     let other = object("  certificates: {clientAuthorities: [{name: gone}]}\n");
     let running = keep::cluster(&other, &before).unwrap();
-    assert_eq!(words(&keep::plan(&other, &running, &before)), "");
+    assert_eq!(words(&linter::keep_plan(&other, &running, &before)), "");
 }
 
 #[test]
@@ -524,7 +530,7 @@ fn a_restart_that_is_under_way_comes_to_its_end_and_none_begins() {
         change(&mut world);
         let (observed, valid) = observe(&paused, &world);
         assert!(valid.is_ok());
-        keep::plan(
+        linter::keep_plan(
             &paused,
             &keep::cluster(&paused, &observed).unwrap(),
             &observed,
@@ -569,13 +575,17 @@ fn replicas_that_move_are_waited_for_and_no_more_is_moved() {
     });
     let (mut observed, _) = observe(&paused, &world());
     let running = keep::cluster(&paused, &observed).unwrap();
-    assert!(keep::plan(&paused, &running, &observed).lease.is_none());
+    assert!(
+        linter::keep_plan(&paused, &running, &observed)
+            .lease
+            .is_none()
+    );
     let KafkaFacts::Answered { topics, .. } = &mut observed.kafka else {
         panic!("no answer")
     };
     topics[0].throttled = true;
     assert!(
-        words(&keep::plan(&paused, &running, &observed)).contains("alter configs"),
+        words(&linter::keep_plan(&paused, &running, &observed)).contains("alter configs"),
         "the throttle goes"
     );
     let KafkaFacts::Answered { topics, .. } = &mut observed.kafka else {
@@ -589,7 +599,7 @@ fn replicas_that_move_are_waited_for_and_no_more_is_moved() {
         ..Default::default()
     };
     topics[0].partitions = vec![PartitionImage::of(moving)];
-    let plan = keep::plan(&paused, &running, &observed);
+    let plan = linter::keep_plan(&paused, &running, &observed);
     assert!(
         plan.lease.is_some() && words(&plan) == "wait for 1 replicas to be moved",
         "{}",
@@ -619,4 +629,361 @@ fn a_cluster_that_waits_for_a_window_says_so() {
         Reason::Recovering,
         "a node that is not in sync comes first"
     );
+}
+
+/// The kind of a step. A new one does not compile before it has a name here: it needs a row in
+/// [`STOPS`] too, and a step in [`every_step`].
+fn kind(step: &Step) -> &'static str {
+    match step {
+        Step::AddFinalizer => "AddFinalizer",
+        Step::CreateIdentity { .. } => "CreateIdentity",
+        Step::UpdateIdentity(_) => "UpdateIdentity",
+        Step::CreateAuthority { .. } => "CreateAuthority",
+        Step::RestoreSecret(_) => "RestoreSecret",
+        Step::WritePasswordKey { .. } => "WritePasswordKey",
+        Step::IssueOperatorCertificate { .. } => "IssueOperatorCertificate",
+        Step::RotateAuthority { .. } => "RotateAuthority",
+        Step::IssueNodeCertificates { .. } => "IssueNodeCertificates",
+        Step::Apply(_) => "Apply",
+        Step::PutRight { .. } => "PutRight",
+        Step::RemoveFields { .. } => "RemoveFields",
+        Step::Prune(_) => "Prune",
+        Step::Release(_) => "Release",
+        Step::ChangeVolume { .. } => "ChangeVolume",
+        Step::SetInSync { .. } => "SetInSync",
+        Step::AlterConfigs(_) => "AlterConfigs",
+        Step::RestartPod { .. } => "RestartPod",
+        Step::DeleteVolume { .. } => "DeleteVolume",
+        Step::ElectLeaders(_) => "ElectLeaders",
+        Step::Reassign(_) => "Reassign",
+        Step::MoveFolders { .. } => "MoveFolders",
+        Step::UpgradeFeatures(_) => "UpgradeFeatures",
+        Step::Unregister(_) => "Unregister",
+        Step::AddVoter { .. } => "AddVoter",
+        Step::RemoveVoter { .. } => "RemoveVoter",
+    }
+}
+
+/// The kind of a step and, where it makes a difference, what it is about.
+fn name(step: &Step) -> String {
+    let about = match step {
+        Step::Apply(object) | Step::PutRight { object, .. } | Step::RemoveFields { object, .. } => {
+            format!(" {} {}", object.kind(), object.name())
+        }
+        Step::Prune(live) | Step::Release(live) | Step::DeleteVolume { claim: live, .. } => {
+            format!(" {}", live.name())
+        }
+        Step::RestartPod { pod, reasons, .. } => format!(" {} {:?}", pod.name, reasons[0]),
+        Step::IssueNodeCertificates { secret, .. } => format!(" {secret}"),
+        _ => String::new(),
+    };
+    format!("{}{about}", kind(step))
+}
+
+/// Restarts for a new configuration, of the groups `c-p-a` and `c-p-b`.
+const RESTARTS: &[&str] = &["RestartPod c-p-a-0 Config", "RestartPod c-p-b-1 Config"];
+
+/// Everything that ends a pod of the group `c-p-a`, or its volume.
+const OF_A: &[&str] = &[
+    "RestartPod c-p-a-0 Config",
+    "RestartPod c-p-a-0 Replaced",
+    "DeleteVolume data-c-p-a-0",
+];
+
+/// The same, and a restart for a new configuration of the other group.
+const OF_A_AND_RESTARTS: &[&str] = &[
+    "RestartPod c-p-a-0 Config",
+    "RestartPod c-p-b-1 Config",
+    "RestartPod c-p-a-0 Replaced",
+    "DeleteVolume data-c-p-a-0",
+];
+
+/// For each step what does not happen when it is refused. Everything else does.
+const STOPS: &[(&str, &[&str])] = &[
+    ("AddFinalizer", &[]),
+    ("CreateIdentity", &[]),
+    // Pods are made from it.
+    ("UpdateIdentity", RESTARTS),
+    ("CreateAuthority", &[]),
+    ("RestoreSecret", &[]),
+    ("WritePasswordKey", &[]),
+    ("IssueOperatorCertificate", &[]),
+    ("RotateAuthority", &[]),
+    ("IssueNodeCertificates c-p-a-tls", OF_A_AND_RESTARTS),
+    ("Apply Service c-bootstrap", RESTARTS),
+    ("Apply ConfigMap c-p-a", OF_A_AND_RESTARTS),
+    // Pods of the other group are not made from it.
+    ("Apply StatefulSet c-p-a", OF_A),
+    // No pod is made from these.
+    ("Apply NetworkPolicy c", &[]),
+    ("Apply PodDisruptionBudget c", &[]),
+    ("PutRight Service c-bootstrap", RESTARTS),
+    ("PutRight StatefulSet c-p-a", OF_A),
+    ("PutRight NetworkPolicy c", &[]),
+    ("RemoveFields Service c-bootstrap", RESTARTS),
+    ("RemoveFields StatefulSet c-p-a", OF_A),
+    ("RemoveFields PodDisruptionBudget c", &[]),
+    ("Prune c-bootstrap", &[]),
+    ("Release c-p-a", OF_A),
+    ("ChangeVolume", &[]),
+    ("SetInSync", &[]),
+    ("AlterConfigs", &[]),
+    ("RestartPod c-p-a-0 Config", &[]),
+    ("RestartPod c-p-b-1 Config", &[]),
+    ("RestartPod c-p-a-0 Replaced", &[]),
+    ("RestartPod c-p-b-1 Replaced", &[]),
+    // The pod would come back with its old volume.
+    (
+        "DeleteVolume data-c-p-a-0",
+        &["RestartPod c-p-a-0 Config", "RestartPod c-p-a-0 Replaced"],
+    ),
+    (
+        "DeleteVolume data-c-p-b-1",
+        &["RestartPod c-p-b-1 Config", "RestartPod c-p-b-1 Replaced"],
+    ),
+    ("ElectLeaders", &[]),
+    ("Reassign", &[]),
+    ("MoveFolders", &[]),
+    ("UpgradeFeatures", &[]),
+    ("Unregister", &[]),
+    ("AddVoter", &[]),
+    ("RemoveVoter", &[]),
+];
+
+/// The steps that need an answer of the brokers.
+const ASK_KAFKA: [&str; 8] = [
+    "AlterConfigs",
+    "ElectLeaders",
+    "Reassign",
+    "MoveFolders",
+    "UpgradeFeatures",
+    "Unregister",
+    "AddVoter",
+    "RemoveVoter",
+];
+
+fn live_of<K: kube::Resource<DynamicType = ()>>(name: &str) -> Box<Live> {
+    let value = json!({"metadata": {"name": name, "uid": "u", "resourceVersion": "1"}});
+    Box::new(Live {
+        resource: resource::<K>(),
+        value,
+    })
+}
+
+fn object_of<K: kube::Resource<DynamicType = ()>>(name: &str) -> Box<Object> {
+    let value = json!({"metadata": {"name": name}});
+    Box::new(Object::of_value(resource::<K>(), value))
+}
+
+/// The steps that make and change child objects and Secrets.
+fn steps_on_objects() -> Vec<Step> {
+    use k8s_openapi::api::apps::v1::StatefulSet;
+    use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Service};
+    use k8s_openapi::api::networking::v1::NetworkPolicy;
+    use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+    let (service, set) = ("c-bootstrap", "c-p-a");
+    let put_right = |object: Box<Object>| Step::PutRight {
+        object,
+        fields: vec!["spec.x".into()],
+    };
+    let remove = |object: Box<Object>| Step::RemoveFields {
+        live: live_of::<Service>(object.name()),
+        object,
+        fields: Vec::new(),
+    };
+    let trust = Trust {
+        cluster_ca: String::new(),
+        clients_ca: String::new(),
+        bundle: String::new(),
+    };
+    let secret = |of: &str| format!("c-{of}");
+    vec![
+        Step::AddFinalizer,
+        Step::CreateIdentity {
+            cluster_id: None,
+            blocks: BTreeMap::new(),
+            controllers: BTreeMap::new(),
+            formed: false,
+            password_key: None,
+            own_rights: false,
+        },
+        Step::UpdateIdentity(Identity::default()),
+        Step::CreateAuthority {
+            secret: secret("ca"),
+            issuer: Issuer::Nodes,
+            beside: None,
+        },
+        Step::RestoreSecret(secret("restored")),
+        Step::WritePasswordKey {
+            secret: secret("passwords"),
+            origin: Origin::New,
+        },
+        Step::IssueOperatorCertificate {
+            secret: secret("operator"),
+        },
+        Step::RotateAuthority {
+            secret: secret("rotated"),
+            issuer: Issuer::Clients,
+            rotation: Rotation::Promote,
+        },
+        Step::IssueNodeCertificates {
+            secret: "c-p-a-tls".into(),
+            nodes: BTreeMap::new(),
+            trust,
+        },
+        Step::Apply(object_of::<Service>(service)),
+        Step::Apply(object_of::<ConfigMap>(set)),
+        Step::Apply(object_of::<StatefulSet>(set)),
+        Step::Apply(object_of::<NetworkPolicy>("c")),
+        Step::Apply(object_of::<PodDisruptionBudget>("c")),
+        put_right(object_of::<Service>(service)),
+        put_right(object_of::<StatefulSet>(set)),
+        put_right(object_of::<NetworkPolicy>("c")),
+        remove(object_of::<Service>(service)),
+        remove(object_of::<StatefulSet>(set)),
+        remove(object_of::<PodDisruptionBudget>("c")),
+        Step::Prune(live_of::<Service>(service)),
+        Step::Release(live_of::<StatefulSet>(set)),
+        Step::ChangeVolume {
+            claim: live_of::<PersistentVolumeClaim>("data-c-p-a-0"),
+            bytes: Some(1),
+            class: None,
+        },
+    ]
+}
+
+/// The steps on pods, on their volumes, and the requests to Kafka.
+fn steps_on_nodes() -> Vec<Step> {
+    use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+    let pod = |name: &str| -> Box<PodFacts> { Box::new(pod_facts(&live_of::<Pod>(name)).unwrap()) };
+    let permit = |node| freehold_kafka::safety::can_repair(node, None).unwrap();
+    let restart = |name: &str, reason: RestartReason| Step::RestartPod {
+        pod: pod(name),
+        reasons: vec![reason],
+        permit: permit(0),
+    };
+    let delete = |name: &str| Step::DeleteVolume {
+        claim: live_of::<PersistentVolumeClaim>(name),
+        permit: permit(0),
+    };
+    let directory = uuid::Uuid::nil();
+    vec![
+        Step::SetInSync {
+            pod: pod("c-p-b-1"),
+            in_sync: true,
+        },
+        Step::AlterConfigs(vec![(ConfigResource::Brokers, BTreeMap::new())]),
+        delete("data-c-p-a-0"),
+        delete("data-c-p-b-1"),
+        restart("c-p-a-0", RestartReason::Config),
+        restart("c-p-b-1", RestartReason::Config),
+        restart("c-p-a-0", RestartReason::Replaced),
+        restart("c-p-b-1", RestartReason::Replaced),
+        Step::ElectLeaders(Vec::new()),
+        Step::Reassign(Vec::new()),
+        Step::MoveFolders {
+            broker: 0,
+            moves: Vec::new(),
+        },
+        Step::UpgradeFeatures(BTreeMap::new()),
+        Step::Unregister(7),
+        Step::AddVoter {
+            id: 0,
+            directory,
+            host: "host".into(),
+        },
+        Step::RemoveVoter {
+            id: 7,
+            directory,
+            permit: permit(7),
+        },
+    ]
+}
+
+fn every_step() -> Vec<Step> {
+    let mut steps = steps_on_objects();
+    steps.extend(steps_on_nodes());
+    steps
+}
+
+/// The names of those of all steps that the failures stop.
+fn stopped(stops: &Stops) -> Vec<String> {
+    let mut stopped: Vec<String> = every_step()
+        .iter()
+        .filter(|step| stops.stops(step))
+        .map(name)
+        .collect();
+    stopped.sort();
+    stopped
+}
+
+fn sorted(names: &[&str]) -> Vec<String> {
+    let mut names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn whatever_step_is_refused_everything_that_does_not_depend_on_it_happens() {
+    let rows: Vec<String> = sorted(
+        &STOPS
+            .iter()
+            .map(|(refused, _)| *refused)
+            .collect::<Vec<_>>(),
+    );
+    let names: Vec<String> = every_step().iter().map(name).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    assert_eq!(rows, sorted(&names), "the table has each step");
+    let row = |step: &Step| STOPS.iter().find(|(refused, _)| *refused == name(step));
+    for refused in every_step() {
+        let expected = sorted(row(&refused).unwrap().1);
+        // The step fails in this reconcile.
+        let mut stops = Stops::default();
+        stops.after(&refused, false);
+        assert_eq!(stopped(&stops), expected, "{refused} failed");
+        let mut silent = Stops::default();
+        silent.after(&refused, true);
+        let asks = expected.iter().map(String::as_str).chain(ASK_KAFKA);
+        let asks = sorted(&asks.collect::<Vec<_>>());
+        assert_eq!(stopped(&silent), asks, "no broker answered {refused}");
+        // It was refused a short time ago, and is not tried again yet.
+        let (mut observed, _) = observe(&object(""), &world());
+        let refusal = refusal(&refused.what(), Reason::KubernetesRefused);
+        observed
+            .attempts
+            .failed(refused.wanted(), refusal, observed.now);
+        let (mut held, mut steps) = (Vec::new(), every_step());
+        refusals::hold(&observed, &mut steps, &mut held);
+        let left: Vec<String> = steps.iter().map(name).collect();
+        let mut gone: Vec<&str> = names.clone();
+        gone.retain(|name| !left.iter().any(|left| left == name));
+        let this = name(&refused);
+        gone.retain(|name| *name != this);
+        assert_eq!(sorted(&gone), expected, "{refused} was refused before");
+        assert_eq!(held.len(), 1, "{refused} is told");
+    }
+    let mut throttle = Stops::default();
+    throttle.after_throttle();
+    assert_eq!(stopped(&throttle), ["MoveFolders", "Reassign"]);
+}
+
+/// The rest of a reconcile depends on these alone.
+#[test]
+fn only_the_first_steps_of_all_end_the_reconcile_when_they_are_refused() {
+    let error = Error::Kube(KubeError::NotOurs {
+        kind: "Secret".into(),
+        name: "c".into(),
+    });
+    let ends: Vec<String> = every_step()
+        .iter()
+        .filter(|step| refusals::ends_the_reconcile(step, &error))
+        .map(name)
+        .collect();
+    let first = [
+        "AddFinalizer",
+        "CreateIdentity",
+        "UpdateIdentity",
+        "CreateAuthority",
+    ];
+    assert_eq!(ends, first);
 }
