@@ -6,21 +6,22 @@
 use crate::fixture;
 use crate::linter;
 
-use fixture::{Kafka, Pod, World, change_objects, cluster, observe};
+use fixture::{Kafka, Pod, World, change_objects, cluster, node_claim, observe};
 use freehold::api::kafka_cluster::{
     DisruptionKind, DisruptionStatus, KafkaCluster, KafkaClusterStatus, RebalanceMode,
 };
 use freehold::kinds::kafka_cluster::model::cluster::ValidCluster;
-use freehold::kinds::kafka_cluster::observed::{KafkaFacts, Observed, Stuck};
+use freehold::kinds::kafka_cluster::observed::{Claim, KafkaFacts, Observed, Stuck};
 use freehold::kinds::kafka_cluster::plan::{Plan, Step};
 use freehold::kinds::kafka_cluster::preview;
+use freehold::kinds::kafka_cluster::validate::validate;
 use freehold_kafka::metadata_image::PartitionImage;
 use freehold_kafka::metadata_record::PartitionFields;
 use freehold_kafka::safety::TopicView;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 const LOOKS_MAX: usize = 600;
 const LARGE: &str = "large";
@@ -47,6 +48,11 @@ struct Model {
     emptied: BTreeSet<i32>,
     /// Brokers whose machines are lost.
     dead: BTreeSet<i32>,
+    /// Those of them whose claims, and whose pods, were deleted.
+    pruned: BTreeSet<i32>,
+    restarted: BTreeSet<i32>,
+    /// Number of new volumes that brokers were given.
+    volumes: BTreeMap<i32, u32>,
 }
 
 /// The state of a partition while these brokers are down.
@@ -118,6 +124,9 @@ impl Model {
             added: 0,
             emptied: BTreeSet::new(),
             dead: BTreeSet::new(),
+            pruned: BTreeSet::new(),
+            restarted: BTreeSet::new(),
+            volumes: BTreeMap::new(),
         }
     }
 
@@ -132,15 +141,38 @@ impl Model {
     }
 
     fn pod(&self, node: i32) -> Pod {
+        let number = self.volumes.get(&node).copied().unwrap_or(0);
+        let uid = Some(format!("pod-{node}-{number}"));
         if !self.dead.contains(&node) {
-            return Pod::up(node);
+            return Pod {
+                uid,
+                ..Pod::up(node)
+            };
         }
         Pod {
             node,
+            uid,
             stuck: Some(Stuck::OutOfReach),
             trouble: Some("not scheduled".into()),
             ..Pod::default()
         }
+    }
+
+    /// The claims of the brokers.
+    fn claims(&self) -> Vec<Claim> {
+        let claim = |id: i32| {
+            let zone = ["a", "b", "c"][usize::try_from(id / 100).unwrap()];
+            let number = self.volumes.get(&id).copied().unwrap_or(0);
+            node_claim(
+                "b",
+                &format!("c-b-{zone}-{id}"),
+                &format!("claim-{id}-{number}"),
+            )
+        };
+        let ids = self.brokers().into_iter();
+        ids.filter(|id| !self.pruned.contains(id))
+            .map(claim)
+            .collect()
     }
 
     fn plan(&self) -> Plan {
@@ -176,7 +208,9 @@ impl Model {
             emptied: self.emptied.clone(),
             ..World::running(nodes.into_iter().map(|id| self.pod(id)), kafka)
         };
-        let (mut observed, valid) = observe(&self.object, &world);
+        let (mut observed, _) = observe(&self.object, &world);
+        observed.volumes = self.claims();
+        let valid = validate(&self.object, &observed);
         if let KafkaFacts::Answered {
             topics, cluster, ..
         } = &mut observed.kafka
@@ -254,6 +288,15 @@ impl Model {
                     }
                 }
                 Step::AlterConfigs(_) => {}
+                Step::DeleteVolume { claim, .. } => {
+                    let id = claim.name().rsplit_once('-').unwrap().1.parse().unwrap();
+                    assert!(self.dead.contains(&id), "the volume of {id} is not lost");
+                    self.pruned.insert(id);
+                }
+                Step::RestartPod { pod, .. } => {
+                    assert!(self.dead.contains(&pod.node_id), "{} runs", pod.node_id);
+                    self.restarted.insert(pod.node_id);
+                }
                 Step::Apply(object) if object.kind() == "StatefulSet" => {
                     let replicas =
                         i32::try_from(object.value["spec"]["replicas"].as_i64().unwrap()).unwrap();
@@ -287,15 +330,25 @@ impl Model {
             }
         }
         if !dies {
+            let before = self.object.status.take();
+            let replaced = before.and_then(|status| status.replaced);
             self.object.status = Some(KafkaClusterStatus {
                 disruption: plan.lease,
+                replaced: plan.replaced.or(replaced),
                 ..KafkaClusterStatus::default()
             });
         }
     }
 
-    /// Some of the moves under way finish.
+    /// Some of the moves under way finish, and brokers whose claims and pods were deleted come back
+    /// with new volumes.
     fn time_passes(&mut self, choice: usize) {
+        for id in &self.pruned & &self.restarted {
+            self.pruned.remove(&id);
+            self.restarted.remove(&id);
+            self.dead.remove(&id);
+            *self.volumes.entry(id).or_insert(0) += 1;
+        }
         let moving: Vec<usize> = (0..self.partitions.len())
             .filter(|index| self.partitions[*index].is_moving())
             .collect();
@@ -307,7 +360,8 @@ impl Model {
         {
             let found = &mut self.partitions[*index];
             let (target, leader) = (found.target(), found.leader);
-            if target.is_empty() || !found.is_moving() {
+            let is_away = found.adding.iter().any(|id| self.dead.contains(id));
+            if target.is_empty() || !found.is_moving() || is_away {
                 continue;
             }
             let leader = if target.contains(&leader) {
@@ -337,7 +391,17 @@ impl Model {
 
     /// Reconciles until nothing is left to move.
     fn run(&mut self, chances: &[(usize, bool)]) -> bool {
+        self.run_and_lose(chances, None)
+    }
+
+    /// The same, and in this look this broker is lost, and somebody asks for its replacement.
+    fn run_and_lose(&mut self, chances: &[(usize, bool)], loss: Option<(usize, i32)>) -> bool {
         for look in 0..LOOKS_MAX {
+            if let Some((_, id)) = loss.filter(|(at, _)| *at == look) {
+                self.dead.insert(id);
+                let asks = [("freehold.dev/replace".to_owned(), id.to_string())];
+                self.object.metadata.annotations = Some(asks.into());
+            }
             let (choice, dies) = chances[look % chances.len()];
             let plan = self.plan();
             let idle = plan.lease.is_none()
@@ -352,7 +416,7 @@ impl Model {
                 .status
                 .as_ref()
                 .is_some_and(|status| status.disruption.is_some());
-            if idle && !held {
+            if idle && !held && loss.is_none_or(|(at, _)| look > at) {
                 return true;
             }
             self.time_passes(choice);
@@ -437,7 +501,7 @@ fn a_preview_tells_what_each_broker_gives_and_takes_and_the_status_the_sum_alone
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: fixture::cases(12), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn disks_that_are_filled_unlike_are_evened_out_by_themselves_whoever_dies(
@@ -484,6 +548,26 @@ proptest! {
         prop_assert_eq!(model.emptied.len(), 3);
         let shrunk = model.plan().steps.iter().filter(|step| step.to_string().starts_with("apply StatefulSet c-b-")).count();
         prop_assert_eq!(shrunk, 3, "the empty brokers' pods may go now");
+    }
+
+    /// The replacement takes over from moves that would wait for the lost broker, and they go on
+    /// after it.
+    #[test]
+    fn a_broker_that_is_lost_while_replicas_move_is_replaced_and_the_moves_end(
+        placements in prop::collection::vec((0..9_i32, 0..9_i32, 0..9_i32), 12..40),
+        chances in prop::collection::vec((0..9_usize, prop::bool::weighted(0.3)), 1..40),
+        (at, zone) in (0..20_usize, 0..3_i32),
+    ) {
+        let mut model = Model::new(1, &placements);
+        model.object = object(6);
+        model.per_zone = 2;
+        let victim = zone * 100;
+        prop_assert!(model.run_and_lose(&chances, Some((at, victim))), "it comes to an end: {:?}", model.plan().waiting_on);
+        prop_assert_eq!(&model.volumes, &BTreeMap::from([(victim, 1)]), "it is replaced once, and nobody else");
+        let replaced = model.object.status.as_ref().and_then(|status| status.replaced.clone());
+        prop_assert_eq!(replaced, Some(victim.to_string()));
+        let counts = model.counts();
+        prop_assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{:?}", counts);
     }
 }
 

@@ -9,12 +9,17 @@ use freehold::kinds::kafka_cluster::observed::{KafkaFacts, Observed, Stuck};
 use freehold::kinds::kafka_cluster::plan::{Plan, Step};
 use freehold::kinds::kafka_cluster::replacing;
 use freehold::kinds::kafka_cluster::validate::validate;
+use freehold_kafka::metadata_image::PartitionImage;
+use freehold_kafka::metadata_record::PartitionFields;
+use freehold_kafka::safety::TopicView;
 use freehold_kafka_client::ReplicaState;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::SignedDuration;
 use std::collections::{BTreeMap, BTreeSet};
 
 const MIN_IN_SYNC: usize = 2;
+/// The topic whose partitions have one replica each.
+const ALONE: &str = "alone";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -48,6 +53,8 @@ pub struct Model {
     pub pods: BTreeMap<i32, u32>,
     /// For each voter the volume with which it votes.
     pub votes: BTreeMap<i32, u64>,
+    /// Nodes that each hold the only replica of a partition of another topic.
+    pub alone: BTreeSet<i32>,
 }
 
 pub fn object(per_zone: u32) -> KafkaCluster {
@@ -86,6 +93,7 @@ impl Model {
             pods: nodes.iter().map(|id| (*id, 1)).collect(),
             lost: BTreeSet::new(),
             pruned: BTreeSet::new(),
+            alone: BTreeSet::new(),
             phases: nodes.into_iter().map(|id| (id, Phase::Up)).collect(),
             new: BTreeSet::new(),
             restarts: BTreeMap::new(),
@@ -188,6 +196,16 @@ impl Model {
                 .filter(|(id, volume)| self.votes.get(*id) != Some(*volume) && up(**id));
             quorum.observers = observes.map(|(id, volume)| state(*id, *volume)).collect();
         }
+        if let (KafkaFacts::Answered { topics, .. }, false) =
+            (&mut observed.kafka, self.alone.is_empty())
+        {
+            topics.push(TopicView {
+                name: ALONE.into(),
+                min_in_sync: 1,
+                partitions: self.alone.iter().map(|id| self.only(*id)).collect(),
+                ..TopicView::default()
+            });
+        }
         let told = self
             .object
             .status
@@ -196,6 +214,17 @@ impl Model {
         observed.lost_since = told.map(|one| (one.node_id, one.since.0)).collect();
         let valid = validate(&self.object, &observed).unwrap();
         (observed, valid)
+    }
+
+    /// A partition whose only replica is on this node.
+    fn only(&self, id: i32) -> PartitionImage {
+        let serves = matches!(self.phases[&id], Phase::Up | Phase::CatchingUp);
+        PartitionImage::of(PartitionFields {
+            replicas: Some(vec![id]),
+            in_sync: Some(vec![id]),
+            leader: Some(if serves { id } else { -1 }),
+            ..PartitionFields::default()
+        })
     }
 
     pub fn plan(&self) -> Plan {
@@ -265,7 +294,7 @@ impl Model {
                     *self.restarts.entry(pod.node_id).or_insert(0) += 1;
                 }
                 Step::ElectLeaders(elections) => {
-                    for one in elections {
+                    for one in elections.into_iter().filter(|one| one.topic != ALONE) {
                         let index = usize::try_from(one.partition).unwrap();
                         let (replicas, leader) = &mut self.partitions[index];
                         if let Some(order) = one.order {
@@ -290,6 +319,7 @@ impl Model {
                         "the volume of {id} is in use"
                     );
                     assert!(self.lost.contains(&id), "the volume of {id} is not lost");
+                    assert!(!self.alone.contains(&id), "{id} has the only copy");
                     self.pruned.insert(id);
                 }
                 Step::RemoveVoter {
@@ -314,14 +344,17 @@ impl Model {
             }
         }
         if !dies {
-            let (observed, valid) = self.observed();
             let replaced = replaces.or(self
                 .object
                 .status
                 .as_ref()
                 .and_then(|status| status.replaced.clone()));
+            let mut lost_nodes = Vec::new();
+            if !self.lost.is_empty() {
+                let (observed, valid) = self.observed();
+                lost_nodes = replacing::lost_nodes(&self.object, &valid, &observed);
+            }
             // One hour passes between two reconciles.
-            let mut lost_nodes = replacing::lost_nodes(&self.object, &valid, &observed);
             lost_nodes
                 .iter_mut()
                 .for_each(|one| one.since = Time(one.since.0 - SignedDuration::from_hours(1)));
