@@ -21,7 +21,7 @@ const LOOKS_MAX: usize = 400;
 const KEPT_LOOKS: usize = 20;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: fixture::cases(12), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: fixture::cases(18), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whenever a machine dies with its volume, also during its own restart, its node gets one new
     /// volume, the vote moves to that volume, and the rolling restart finishes. The replacement is

@@ -501,7 +501,7 @@ fn a_preview_tells_what_each_broker_gives_and_takes_and_the_status_the_sum_alone
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: fixture::cases(12), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: fixture::cases(18), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn disks_that_are_filled_unlike_are_evened_out_by_themselves_whoever_dies(
