@@ -171,7 +171,7 @@ fn raw_json_ends_where_objects_are_observed() {
 }
 
 /// Calls that change something in Kubernetes or in Kafka.
-const WRITES: [&str; 25] = [
+const WRITES: [&str; 26] = [
     "kubernetes::apply(",
     "kubernetes::remove(",
     "kubernetes::delete(",

@@ -430,7 +430,6 @@ mod tests {
     }
 
     #[test]
-    #[test]
     fn every_key_is_one_that_kafka_has() {
         let keys = LIMITS.iter().flat_map(|limit| limit.keys).copied();
         let pairs = PAIRS.iter().flat_map(|pair| [pair.low.0, pair.high.0]);
