@@ -12,6 +12,7 @@
 //! with a newer document wrote it.
 
 use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 
 use freehold_pipeline::address::Address;
 use freehold_pipeline::report::Stopped;
@@ -215,7 +216,7 @@ impl Placing {
         if list.count() > 0 {
             list = consumer.committed_offsets(list, ASK)?;
         }
-        let mut all = Vec::new();
+        let (mut all, mut known) = (Vec::new(), BTreeMap::new());
         for (topic, partition) in partitions {
             let mut committed = None;
             if let Some(element) = list.find_partition(topic, *partition) {
@@ -228,6 +229,7 @@ impl Placing {
             let place = self.one(
                 consumer,
                 config,
+                &mut known,
                 (topic, *partition),
                 offset.zip(kept.as_deref()),
             )?;
@@ -267,11 +269,13 @@ impl Placing {
         Ok(Ok(all))
     }
 
-    /// From where a partition is read, with its committed offset and what stands beside it.
+    /// From where a partition is read, with its committed offset and what stands beside it. `known`:
+    /// what the group has of topics, as far as it was asked for.
     fn one(
         &mut self,
         consumer: &StageConsumer,
         config: &StageConfig,
+        known: &mut BTreeMap<String, TopicFacts>,
         (topic, partition): (&str, i32),
         committed: Option<(i64, &str)>,
     ) -> KafkaResult<Place> {
@@ -279,12 +283,11 @@ impl Placing {
         let Some((offset, kept)) = committed else {
             // One that has an end says itself that its group was deleted.
             let was_read = config.bounded.is_none() && self.read.contains(topic);
-            return Ok(of_new(
-                source,
-                partition,
-                &facts(consumer, topic)?,
-                was_read,
-            ));
+            let facts = match known.entry(topic.to_owned()) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(unknown) => unknown.insert(facts(consumer, topic)?),
+            };
+            return Ok(of_new(source, partition, facts, was_read));
         };
         self.committed(topic);
         let place = of_committed(source, offset, Note::read(kept));

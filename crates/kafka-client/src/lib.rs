@@ -272,8 +272,8 @@ pub trait Admin: Send + Sync {
     /// Removes static members from a consumer group, by their instance ids (KIP-345). One that is no
     /// member is no error.
     async fn remove_members(&self, group: &str, instances: &[String]) -> AdminResult<()>;
-    /// Fences producers by their transactional ids (KIP-939 calls it terminating): a transaction
-    /// that one has left open is aborted, and a process that still has the id can write no more.
+    /// Fences producers by their transactional ids (KIP-618): a transaction that one has left open is
+    /// aborted, and a process that still has the id can write no more.
     async fn fence_producers(&self, ids: &[String]) -> AdminResult<()>;
     /// What consumer groups have committed; offsets of open transactions are not in it. A group that
     /// does not exist has committed nothing.

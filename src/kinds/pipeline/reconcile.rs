@@ -123,6 +123,8 @@ struct Scope<'a> {
     cut: &'a Cut,
     /// What is known of the topics that it reads.
     topics: &'a [ReadTopic],
+    /// The stages whose topics have other partitions now, with those before.
+    changed: &'a BTreeMap<String, i32>,
 }
 
 /// Before Topics and Users are listed nothing can be said; the replicas are what the spec says.
@@ -175,6 +177,7 @@ async fn observed(object: &Pipeline, context: &Context) -> Result<Reconciled<Lea
         names: &names,
         cut: &cut,
         topics: &[],
+        changed: &BTreeMap::new(),
     };
     let key = object.spec.cluster_ref.key(&namespace);
     match lookup::cluster(context, &key, &namespace).await? {
@@ -209,6 +212,7 @@ async fn with_cluster(scope: &Scope<'_>, cluster: &Cluster) -> Result<Reconciled
     let partitions = sources::partitions(&scope.cut.stages, |topic| {
         observe::partition_count(cluster, topic)
     });
+    let changed = sources::changed(scope.object, &partitions);
     let counted = sources::with_partitions(scope.object, &partitions);
     let object = counted.as_deref().unwrap_or(scope.object);
     let (stages, now) = (&scope.cut.stages, Time(Timestamp::now()));
@@ -217,6 +221,7 @@ async fn with_cluster(scope: &Scope<'_>, cluster: &Cluster) -> Result<Reconciled
     let scope = &Scope {
         object,
         topics: &topics,
+        changed: &changed,
         ..*scope
     };
     let Scope {
@@ -367,6 +372,7 @@ async fn bring(scope: &Scope<'_>, cluster: &Cluster, revision: i64) -> Result<Br
         apply::one(context, object, &user, &mut applied).await?;
     }
     runs.left = leave(scope, cluster, &runs).await;
+    apply::join_anew(cluster, object, scope.changed, &mut runs.partitions).await;
     purging::purge(object, context, cluster, cut, &runs).await;
     // Pods that run already say themselves which block lacks what.
     let state = match (applied.state(runs.state(object)), means.lacking) {

@@ -133,8 +133,8 @@ pub fn warnings(
 ) -> Vec<String> {
     let is_recent = |at: &Time| now.0.duration_since(at.0) < WARN_FOR;
     let anew = topics.iter().filter_map(|topic| {
-        let at = topic.made_anew_at.as_ref().filter(|at| is_recent(at))?;
-        Some(format!("{}, at {}", words(stages, topic), at.0))
+        let at = topic.made_anew_at.as_ref()?;
+        is_recent(at).then(|| format!("{}, at {}", words(stages, topic), at.0))
     });
     let (asked, scaled) = (object.spec.replicas, object.spec.scaling.is_some());
     let status = object.status.iter().flat_map(|status| &status.stages);
@@ -163,6 +163,18 @@ pub fn partitions(
         Some((stage.name.clone(), most))
     };
     stages.iter().filter_map(of_stage).collect()
+}
+
+/// The stages whose topics have other partitions than the status says, with what it says. Kafka gives
+/// a member with an instance id that comes back the partitions that it had, and no others, and its
+/// client does not notice: the members must leave, and join anew.
+pub fn changed(object: &Pipeline, partitions: &BTreeMap<String, i32>) -> BTreeMap<String, i32> {
+    let status = object.status.iter().flat_map(|status| &status.stages);
+    let changed = status.filter_map(|stage| {
+        let (known, now) = (stage.partitions?, partitions.get(&stage.name)?);
+        (known != *now).then(|| (stage.name.clone(), known))
+    });
+    changed.collect()
 }
 
 /// The Pipeline with the partitions of its stages in its status, from which the replicas follow;
@@ -283,6 +295,10 @@ mod tests {
         let partitions = partitions(&stages, |topic| (topic == "orders").then_some(3));
         object = *with_partitions(&object, &partitions).unwrap();
         assert!(with_partitions(&object, &partitions).is_none());
+        assert!(changed(&object, &partitions).is_empty());
+        let grown = BTreeMap::from([("in".to_owned(), 8), ("new".to_owned(), 2)]);
+        let before = BTreeMap::from([("in".to_owned(), 3)]);
+        assert_eq!(changed(&object, &grown), before, "they join anew");
         assert_eq!(replicas(&object, "in"), 3);
         let warned = warnings(&object, &stages, &[], &at(0));
         let words = "spec.replicas: stage in has 3 of 5 replicas: it reads 3 partitions";

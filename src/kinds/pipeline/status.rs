@@ -381,6 +381,13 @@ pub fn members_gone(object: &Pipeline, runs: &Runs) -> Vec<(String, Range<i32>)>
     gone.collect()
 }
 
+/// Replicas whose members Kafka may have in the group of a stage, as the status says.
+pub fn members_known(object: &Pipeline, stage: &str) -> i32 {
+    let mut stages = object.status.iter().flat_map(|status| &status.stages);
+    let known = stages.find(|known| known.name == stage);
+    known.and_then(|known| known.members).unwrap_or_default()
+}
+
 /// Replicas whose members Kafka may have in the group.
 fn members(object: &Pipeline, runs: &Runs, stage: &str, known: Option<&StageStatus>) -> i32 {
     let wanted = replicas(object, stage);

@@ -94,7 +94,8 @@ fn second() -> Value {
         },
         "revisionHistoryLimit": 3,
         "blocks": [
-            {"name": "in", "source": {"kafka": {"topicRef": {"name": "fields-in"}, "format": "Text", "start": "Latest"}}},
+            {"name": "in", "source": {"kafka": {"topicRef": {"name": "fields-in"}, "format": "Text", "start": "Latest",
+                "onGap": "Earliest"}}},
             {"name": "posted", "source": {"http": {
                 "authentication": {"basic": {"name": "fields-b"}},
                 "tls": {"name": "fields-b"}, "bodyBytesMax": 4096, "format": "Text"}}},
