@@ -342,12 +342,7 @@ fn names_are_nouns_of_the_field() {
 #[test]
 fn java_sources_compile_under_every_locale() {
     let mut sources = Vec::new();
-    for folder in [
-        "deploy/images",
-        "benches/java",
-        "tests/e2e/java",
-        "xtask/java",
-    ] {
+    for folder in ["deploy/images", "benches", "tests/e2e/java", "xtask/java"] {
         files(&repo().join(folder), ".java", &mut sources);
     }
     assert!(

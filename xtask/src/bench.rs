@@ -3,12 +3,13 @@
 //! formatted by Kafka's own tool; and the size of the operator. `cargo xtask bench topics|users`:
 //! bursts of them (tests/e2e/benches/scale.rs). `cargo xtask bench planner`:
 //! crates/kafka/benches/planner.rs
-//! next to Kafka's own tool. `--short` only shows that they work; `cargo xtask test` runs each of
+//! next to Kafka's own tool. `cargo xtask bench pipeline`: a stage next to MirrorMaker 2
+//! (bench_pipeline.rs). `--short` only shows that they work; `cargo xtask test` runs each of
 //! them in this form.
 
 use crate::cargo::{Profile, cargo};
 use crate::layout::{Layout, version};
-use crate::{bench_leftovers, bench_roll};
+use crate::{bench_leftovers, bench_pipeline, bench_roll};
 use crate::{builds, images, prerequisites, up};
 use anyhow::{Context, Result, ensure};
 use freehold_e2e::kubectl::{Kubectl, not_ready};
@@ -48,6 +49,12 @@ enum What {
         #[arg(long)]
         write: bool,
     },
+    /// A stage of a Pipeline, beside MirrorMaker 2 on the same broker.
+    Pipeline {
+        /// Write docs/benchmarks/pipelines.md.
+        #[arg(long)]
+        write: bool,
+    },
     /// Latencies of a producer while every node restarts, beside an equal run without.
     Roll {
         /// Write docs/benchmarks/latency.md and its plot.
@@ -72,14 +79,17 @@ const SHORT_COUNT: usize = 30;
 
 pub fn bench(layout: &Layout, options: &Options) -> Result<()> {
     let write = match &options.what {
-        What::Cluster { write, .. } | What::Planner { write } | What::Roll { write } => *write,
+        What::Cluster { write, .. }
+        | What::Planner { write }
+        | What::Pipeline { write }
+        | What::Roll { write } => *write,
         What::Topics(burst) | What::Users(burst) => burst.write,
     };
     ensure!(
         !(options.short && write),
         "figures of the short form mean nothing: leave out --short or --write"
     );
-    if !matches!(options.what, What::Planner { .. }) {
+    if !matches!(options.what, What::Planner { .. } | What::Pipeline { .. }) {
         let profile = if options.short {
             Profile::Local
         } else {
@@ -99,6 +109,7 @@ pub fn short_forms(layout: &Layout) -> Result<()> {
     });
     for what in [
         What::Planner { write },
+        What::Pipeline { write },
         What::Cluster { runs: 1, write },
         What::Topics(burst()),
         What::Users(burst()),
@@ -110,8 +121,10 @@ pub fn short_forms(layout: &Layout) -> Result<()> {
 }
 
 fn run(layout: &Layout, what: &What, short: bool) -> Result<()> {
-    if let What::Planner { write } = what {
-        return planner(layout, short, *write);
+    match what {
+        What::Planner { write } => return planner(layout, short, *write),
+        What::Pipeline { write } => return bench_pipeline::bench(layout, short, *write),
+        _ => {}
     }
     let kubectl = up::local_kubectl(layout, &builds::go_programs(layout)?);
     let counts = |most: usize| {
@@ -126,7 +139,7 @@ fn run(layout: &Layout, what: &What, short: bool) -> Result<()> {
         What::Topics(burst) => bursts(layout, &kubectl, "topics", burst, &counts(10_000), short),
         What::Users(burst) => bursts(layout, &kubectl, "users", burst, &counts(5000), short),
         What::Roll { write } => bench_roll::bench(layout, short, *write),
-        What::Planner { .. } => Ok(()),
+        What::Planner { .. } | What::Pipeline { .. } => Ok(()),
     })
 }
 
@@ -224,6 +237,7 @@ Bursts of [Topics](benchmarks/topics.md) and [Users](benchmarks/users.md), [ten 
 Topics](benchmarks/ten-thousand-topics.md), the [planner](benchmarks/planner.md), [restarts and scaling
 under load](benchmarks/roll.md), [latencies over a roll](benchmarks/latency.md) and [the tests
 themselves](benchmarks/tests.md) have pages of their own.
+`cargo xtask bench pipeline --write` writes that of Pipelines, beside MirrorMaker 2.
 
 Written by `cargo xtask bench cluster --write`. Figures are of one run on one machine, and compare only within it: ratios
 count. Both sides start from nothing (no object, no volume), one after the other, with the quickstart's cluster idle beside them.
@@ -349,7 +363,7 @@ fn median(times: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-fn load() -> Result<String> {
+pub fn load() -> Result<String> {
     let text = std::fs::read_to_string("/proc/loadavg")?;
     Ok(text
         .split_whitespace()

@@ -190,6 +190,48 @@ pub fn reassign_tool(layout: &Layout) -> Result<String> {
     ))
 }
 
+/// What is needed to run MirrorMaker 2 with the transform of the benchmark: the path of Java and a
+/// class path, with a colon in between.
+pub fn mirror(layout: &Layout) -> Result<String> {
+    let source = layout.repo.join("benches/mirror");
+    let classes = java_classes(layout, "mirror-classes", &source.join("java"))?;
+    let mirror = mirror_jars(layout, &source.join("pom.xml"))?;
+    let (java, libs) = broker(layout)?;
+    Ok(format!(
+        "{}:{}:{}:{}:{}",
+        java.display(),
+        classes.display(),
+        // The names of the transforms, where Connect looks for them.
+        source.display(),
+        mirror.join("libs/*").display(),
+        libs.join("*").display()
+    ))
+}
+
+/// What MirrorMaker 2 has beside Kafka's jars.
+fn mirror_jars(layout: &Layout, pom: &Path) -> Result<PathBuf> {
+    let kafka = version(&layout.repo, "KAFKA")?;
+    let key = Inputs::default().path(pom)?.key();
+    let log = layout.cache.join("logs/mirror-jars.log");
+    let build = |folder: &Path| {
+        let mut copy = command("mvn", ["-q", "-B", "-f"]);
+        copy.arg(pom).args([
+            format!("-Dkafka.version={kafka}"),
+            "dependency:copy-dependencies".into(),
+            "-DincludeScope=runtime".into(),
+            "-DexcludeTransitive=true".into(),
+            format!("-DoutputDirectory={}", folder.join("libs").display()),
+        ]);
+        fetch(&mut copy, &log)
+    };
+    cached(
+        &layout.cache,
+        "mirror-jars",
+        &format!("{kafka}-{key}"),
+        build,
+    )
+}
+
 /// Compiles Java sources against Kafka's jars.
 fn java_classes(layout: &Layout, name: &str, source: &Path) -> Result<PathBuf> {
     let jars = kafka_jars(layout, &version(&layout.repo, "KAFKA")?)?;

@@ -7,6 +7,7 @@
 
 mod bench;
 mod bench_leftovers;
+mod bench_pipeline;
 mod bench_roll;
 mod builds;
 mod c_library;
