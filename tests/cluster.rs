@@ -518,8 +518,169 @@ fn brokers_that_leave_below_the_replication_factor_stay_and_the_topics_are_named
         ])];
     }
     let plan = linter::plan(&object, &valid, &observed);
-    assert!(plan.waiting_on.is_empty(), "{:?}", plan.waiting_on);
+    let waiting: Vec<_> = plan.waiting_on.iter().map(ToString::to_string).collect();
+    let empties = "brokers 200 to delete the logs of replicas that they gave away";
+    assert!(waiting.iter().all(|one| one == empties), "{waiting:?}");
     observed.emptied = [200].into();
     let valid = validate(&object, &observed).unwrap();
     assert_eq!(valid.brokers_for_defaults(), 2);
+}
+
+/// A cluster whose broker 200 may have left the spec, with these partitions: replicas and in-sync
+/// replicas.
+fn with_leaving(partitions: &[(&[i32], &[i32])]) -> World {
+    let slots = [("b", 0), ("c", 300)]
+        .into_iter()
+        .flat_map(|(pool, first)| {
+            [("a", 0), ("b", 100), ("c", 200)]
+                .map(|(zone, more)| (pool.to_owned(), zone.to_owned(), first + more))
+        });
+    let kafka = Kafka {
+        unfenced: vec![0, 100, 200],
+        leader: 300,
+        voters: [(300, 9), (400, 9), (500, 9)].into(),
+        partitions: partitions
+            .iter()
+            .map(|(replicas, in_sync)| (replicas.to_vec(), in_sync.to_vec()))
+            .collect(),
+        ..Kafka::default()
+    };
+    World {
+        volumes: slots.collect(),
+        running: [("c-b-c".to_owned(), 1)].into(),
+        ..World::running([0, 100, 200, 300, 400, 500].map(Pod::up), kafka)
+    }
+}
+
+/// The reason of a cluster that is not Ready, and what it waits for. Nothing is under way.
+fn waits(
+    object: &KafkaCluster,
+    partitions: &[(&[i32], &[i32])],
+) -> (freehold::api::conditions::Reason, Vec<String>) {
+    let (observed, valid) = observe(object, &with_leaving(partitions));
+    let plan = linter::plan(object, &valid.unwrap(), &observed);
+    assert!(plan.lease.is_none());
+    let state = status::state(object, &observed, &plan);
+    let waiting = plan.waiting_on.iter().map(ToString::to_string);
+    (state.words().0, waiting.collect())
+}
+
+#[test]
+fn brokers_that_leave_and_cannot_keep_the_cluster_from_being_ready_with_the_way_out() {
+    use freehold::api::conditions::Reason;
+    use freehold::api::kafka_cluster::RebalanceMode;
+    let held: [(&[i32], &[i32]); 2] = [(&[0, 200], &[0, 200]), (&[200, 0], &[200, 0])];
+    let never = "brokers 200 to give their replicas to others, which do not move because spec.rebalance.mode is Never: set it to Auto or Propose, \
+                 move the replicas with kafka-reassign-partitions.sh, or put the brokers back into spec.nodePools";
+    let mut object = brokers(2);
+    object.spec.rebalance.mode = RebalanceMode::Never;
+    let (reason, waiting) = waits(&object, &held);
+    assert_eq!(waiting, [never]);
+    assert_eq!(reason, Reason::Reassigning);
+    object.spec.state = ClusterState::Hibernated;
+    let (reason, waiting) = waits(&object, &held);
+    assert_eq!(waiting, [never], "its pods run");
+    assert_eq!(reason, Reason::Reassigning);
+
+    // Without a leader a partition cannot be copied.
+    let object = brokers(2);
+    let lost: [(&[i32], &[i32]); 2] = [(&[0, 100], &[0, 100]), (&[200], &[])];
+    let (reason, waiting) = waits(&object, &lost);
+    assert_eq!(
+        waiting,
+        [
+            "brokers 200 to give their replicas to others, which is impossible for t-1 without a leader: bring back the nodes of their replicas \
+          with their volumes, delete the Topics, or put the brokers back into spec.nodePools"
+        ]
+    );
+    assert_eq!(reason, Reason::Reassigning);
+    let (reason, waiting) = waits(&object, &held[..0]);
+    assert_eq!(
+        waiting,
+        ["brokers 200 to delete the logs of replicas that they gave away"]
+    );
+    assert_eq!(reason, Reason::Reassigning);
+
+    // A broker that is to be replaced is emptied first too.
+    let mut object = brokers(3);
+    object.spec.rebalance.mode = RebalanceMode::Never;
+    object.metadata.annotations =
+        Some([("freehold.dev/replace".to_owned(), "200".to_owned())].into());
+    let (reason, waiting) = waits(&object, &held);
+    assert_eq!(
+        waiting,
+        [
+            "brokers 200 to give their replicas to others, which do not move because spec.rebalance.mode is Never: set it to Auto or Propose, \
+          move the replicas with kafka-reassign-partitions.sh, or take the annotation freehold.dev/replace away"
+        ]
+    );
+    assert_eq!(reason, Reason::Reassigning);
+}
+
+#[test]
+fn a_request_to_replace_that_names_no_node_or_one_that_leaves_is_answered() {
+    let warnings = |object: &mut KafkaCluster, value: &str| {
+        object.metadata.annotations =
+            Some([("freehold.dev/replace".to_owned(), value.to_owned())].into());
+        let mut world = running();
+        world.pods.clear();
+        let (_, valid) = observe(object, &world);
+        valid.unwrap().warnings
+    };
+    let mut object = object(&[("scram", 9094)]);
+    assert_eq!(
+        warnings(&mut object, "demo-nodes-a-0"),
+        [
+            "freehold.dev/replace: \"demo-nodes-a-0\" is not the id of a node: give a number, such as 0"
+        ]
+    );
+    assert_eq!(
+        warnings(&mut object, "7"),
+        ["freehold.dev/replace: node 7 cannot be replaced: there is no such node"]
+    );
+    assert_eq!(warnings(&mut object, " 100 "), [""; 0]);
+
+    let kafka = Kafka {
+        unfenced: vec![0, 100, 200],
+        leader: 300,
+        voters: [(300, 9), (400, 9), (500, 9)].into(),
+        ..Kafka::default()
+    };
+    let world = World::running([0, 100, 200, 300, 400, 500].map(Pod::up), kafka);
+    let (observed, _) = observe(&brokers(3), &world);
+    let mut object = brokers(2);
+    object.metadata.annotations =
+        Some([("freehold.dev/replace".to_owned(), "200".to_owned())].into());
+    let valid = validate(&object, &observed).unwrap();
+    assert_eq!(
+        valid.warnings.last().map(String::as_str),
+        Some(
+            "freehold.dev/replace: node 200 cannot be replaced: it leaves, because spec.nodePools has it no more"
+        )
+    );
+    assert_eq!(valid.replace, None);
+}
+
+/// The machine of a broker that has left does not answer: nothing waits for that, and it is told.
+#[test]
+fn a_broker_that_has_left_and_whose_machine_does_not_answer_is_told() {
+    let mut world = with_leaving(&[]);
+    world.emptied = [200].into();
+    world.pods[2] = Pod {
+        node: 200,
+        deleting: true,
+        ends_by: Some("2026-05-31T23:59:00Z".parse().unwrap()),
+        host: Some("host-7".into()),
+        ..Pod::default()
+    };
+    let object = brokers(2);
+    let (observed, valid) = observe(&object, &world);
+    let plan = linter::plan(&object, &valid.unwrap(), &observed);
+    let about_host = |waiting: &String| waiting.contains("host-7");
+    let waiting: Vec<_> = plan.waiting_on.iter().map(ToString::to_string).collect();
+    assert!(!waiting.iter().any(about_host), "{waiting:?}");
+    let told = "a node that has left waits for node host-7 to say that pod c-b-c-200 has ended; if that node is gone for good, delete it, \
+                or taint it with node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
+    let warnings: Vec<&String> = plan.warnings.iter().filter(|one| about_host(one)).collect();
+    assert_eq!(warnings, [told]);
 }

@@ -8,7 +8,8 @@ use crate::rolling;
 
 use freehold::api::kafka_cluster::{DisruptionKind, KafkaClusterStatus, LostNodeStatus};
 use freehold::kinds::kafka_cluster::observed::{KafkaFacts, Observed, Stuck};
-use freehold::kinds::kafka_cluster::plan::{Plan, Step};
+use freehold::kinds::kafka_cluster::plan::{Plan, Step, WaitingOn};
+use freehold::kinds::kafka_cluster::preview;
 use freehold::kinds::kafka_cluster::validate::validate;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::SignedDuration;
@@ -232,6 +233,88 @@ fn the_only_copy_of_a_partition_and_a_node_that_serves_are_not_deleted() {
         model.plan().lease.map(|lease| lease.node_ids),
         Some(vec![0])
     );
+}
+
+/// A pod has a machine, and its volume never comes there, because its disk is gone in the cloud. No
+/// claim says so. The node is replaced like a lost one when somebody asks.
+#[test]
+fn a_node_whose_volume_never_comes_to_its_machine_is_replaced_when_somebody_asks() {
+    let mut model = Model::new(1, &[(0, 0, 0)]);
+    model.new = model.phases.keys().copied().collect();
+    model.lose(0);
+    let plan = |model: &Model, since: &str, alone: bool| {
+        let (mut observed, _) = model.observed();
+        let mut pods = observed.pods.iter_mut();
+        let pod = pods.find(|pod| pod.node_id == 0).unwrap();
+        (pod.stuck, pod.trouble, pod.host) = (None, None, Some("machine".into()));
+        pod.waits_since = Some(since.parse().unwrap());
+        if let KafkaFacts::Answered { topics, .. } = &mut observed.kafka
+            && alone
+        {
+            let mut lost = freehold_kafka::metadata_image::PartitionImage::new(&[0]);
+            lost.leader = -1;
+            topics[0].partitions.push(lost);
+        }
+        let valid = validate(&model.object, &observed).unwrap();
+        linter::plan(&model.object, &valid, &observed)
+    };
+    let (soon, late) = ("2026-05-31T23:55:00Z", "2026-05-31T23:45:00Z");
+    let waits = plan(&model, late, false);
+    assert!(waits.lease.is_none(), "nobody asks");
+    let told = |waiting: &WaitingOn| {
+        let words = waiting.to_string();
+        words.contains("its volume or its image does not come")
+            && words.contains("freehold.dev/replace=0")
+    };
+    assert!(waits.waiting_on.iter().any(told), "{:?}", waits.waiting_on);
+    model.object.metadata.annotations =
+        Some([("freehold.dev/replace".to_owned(), "0".to_owned())].into());
+    let kind = |plan: &Plan| plan.lease.as_ref().map(|lease| lease.kind);
+    assert_eq!(kind(&plan(&model, soon, false)), None, "it may come yet");
+    assert_eq!(
+        kind(&plan(&model, late, false)),
+        Some(DisruptionKind::Replacement)
+    );
+    let refused = plan(&model, late, true);
+    assert_eq!(kind(&refused), None);
+    let only = |warning: &String| warning.contains("the only copy of t-1");
+    assert!(refused.warnings.iter().any(only), "{:?}", refused.warnings);
+}
+
+/// The status says until when a lost node is waited for, or what has to be done.
+#[test]
+fn a_lost_node_is_told_with_the_time_at_which_it_is_replaced_or_how() {
+    let mut model = Model::new(1, &[(0, 0, 0)]);
+    model.new = model.phases.keys().copied().collect();
+    model.lose(200);
+    let told = |model: &Model| {
+        let (observed, valid) = model.observed();
+        let plan = linter::plan(&model.object, &valid, &observed);
+        let lines = preview::preview(&model.object, &valid, &observed);
+        for warning in &plan.warnings {
+            assert!(lines.contains(&format!("note: {warning}")), "{lines:?}");
+        }
+        plan.warnings
+    };
+    let asks = "node 200 is lost since 2026-06-01T00:00:00Z, and is not replaced before somebody asks: annotate the cluster with \
+                freehold.dev/replace=200, or set spec.rollout.replaceLostNodesAfterMinutes";
+    assert_eq!(told(&model), [asks]);
+    let since: Time = Time("2026-05-31T23:30:00Z".parse().unwrap());
+    let lost_nodes = vec![LostNodeStatus {
+        node_id: 200,
+        since,
+    }];
+    model.object.status = Some(KafkaClusterStatus {
+        lost_nodes,
+        ..KafkaClusterStatus::default()
+    });
+    model.object.spec.rollout.replace_lost_nodes_after_minutes = Some(90);
+    let by_itself = "node 200 is lost since 2026-05-31T23:30:00Z, and is replaced by itself at 2026-06-01T01:00:00Z at the earliest \
+                     (spec.rollout.replaceLostNodesAfterMinutes), or at once when you annotate the cluster with freehold.dev/replace=200";
+    assert_eq!(told(&model), [by_itself]);
+    model.object.metadata.annotations =
+        Some([("freehold.dev/replace".to_owned(), "200".to_owned())].into());
+    assert_eq!(told(&model), [""; 0], "it is under way");
 }
 
 /// A user deletes a claim under a running pod. Kubernetes keeps the volume, and the broker may come

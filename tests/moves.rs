@@ -53,6 +53,8 @@ struct Model {
     restarted: BTreeSet<i32>,
     /// Number of new volumes that brokers were given.
     volumes: BTreeMap<i32, u32>,
+    /// Brokers that serve and are not in sync.
+    behind: BTreeSet<i32>,
 }
 
 /// The state of a partition while these brokers are down.
@@ -127,6 +129,7 @@ impl Model {
             pruned: BTreeSet::new(),
             restarted: BTreeSet::new(),
             volumes: BTreeMap::new(),
+            behind: BTreeSet::new(),
         }
     }
 
@@ -219,10 +222,11 @@ impl Model {
                 name: LARGE.into(),
                 ..topics[0].clone()
             };
+            let away: BTreeSet<i32> = self.dead.union(&self.behind).copied().collect();
             let partitions: Vec<_> = self
                 .partitions
                 .iter()
-                .map(|partition| without(&self.dead, partition))
+                .map(|partition| without(&away, partition))
                 .collect();
             topics[0].partitions = partitions[self.large..].to_vec();
             topics[0].partition_bytes = 1 << 20;
@@ -748,6 +752,77 @@ fn a_lost_broker_is_given_a_new_volume_and_filled_though_nobody_could_take_its_r
         "{:?}",
         plan.warnings
     );
+}
+
+/// A broker that serves and never gets in sync after its restart, for example because its disk is
+/// bad. The restart waits for it, and its replacement, which somebody asks for, must not wait for
+/// the restart.
+#[test]
+fn a_broker_that_restarted_and_never_gets_in_sync_is_emptied_when_somebody_asks() {
+    let mut model = Model::new(2, &[(0, 0, 0), (0, 1, 1), (1, 0, 1)]);
+    model.behind = [0].into();
+    let held = |kind, node_ids: &[i32]| {
+        let disruption = DisruptionStatus {
+            kind,
+            node_ids: node_ids.to_vec(),
+            why: "a test".into(),
+            since: Time("2026-01-01T00:00:00Z".parse().unwrap()),
+            total: None,
+            handed_over: Vec::new(),
+            removes: Vec::new(),
+        };
+        Some(KafkaClusterStatus {
+            disruption: Some(disruption),
+            ..KafkaClusterStatus::default()
+        })
+    };
+    let lease = |model: &Model| {
+        let lease = model.plan().lease.unwrap();
+        (lease.kind, lease.why.split(':').next().unwrap().to_owned())
+    };
+    let drained = || {
+        let why = "brokers 0 are to leave".to_owned();
+        (DisruptionKind::Reassignment, why)
+    };
+    model.object.status = held(DisruptionKind::Restart, &[0]);
+    assert_eq!(
+        lease(&model).0,
+        DisruptionKind::Restart,
+        "nobody asked for it"
+    );
+    let asked: Option<BTreeMap<String, String>> =
+        Some([("freehold.dev/replace".to_owned(), "0".to_owned())].into());
+    model.object.metadata.annotations = asked.clone();
+    assert_eq!(lease(&model), drained());
+    // Of two that restarted, the other one has come back.
+    model.object.status = held(DisruptionKind::Restart, &[0, 1]);
+    assert_eq!(lease(&model), drained());
+    model.behind.insert(1);
+    assert_eq!(
+        lease(&model).0,
+        DisruptionKind::Restart,
+        "the other one is waited for"
+    );
+    model.behind.remove(&1);
+
+    // The same with a new volume: the replacement has ended, except that it waits for its node.
+    model.object.status = held(DisruptionKind::Replacement, &[0]);
+    model.object.status.as_mut().unwrap().replaced = Some("0".into());
+    assert_eq!(lease(&model).0, DisruptionKind::Replacement);
+    // The annotation was taken away, and is there again.
+    model.object.status.as_mut().unwrap().replaced = None;
+    assert_eq!(lease(&model), drained());
+    assert_eq!(model.plan().replaced, None, "it is not done yet");
+
+    // Where nobody can take its replicas, it says so.
+    let mut model = Model::new(1, &[(0, 0, 0)]);
+    model.behind = [0].into();
+    model.object.metadata.annotations = asked;
+    model.object.status = held(DisruptionKind::Restart, &[0]);
+    let plan = model.plan();
+    assert_eq!(plan.lease.unwrap().kind, DisruptionKind::Restart);
+    let told = |warning: &String| warning.contains("add a broker to its pool");
+    assert!(plan.warnings.iter().any(told), "{:?}", plan.warnings);
 }
 
 /// A partition without a leader cannot be copied: it stays where it is, and everything else moves.

@@ -226,6 +226,59 @@ fn a_pod_that_cannot_start_is_repaired_and_stops_the_others_until_then() {
     assert_eq!(restarted(&second), [0], "the broken one alone");
 }
 
+/// Two nodes of a zone restart together. One of them has restarted and is not in sync yet, so that
+/// no other may restart. The other one never ran: its repair waits for nobody.
+#[test]
+fn a_node_that_cannot_start_is_repaired_though_the_other_ones_of_its_batch_must_wait() {
+    let mut model = Model::new(3, &[(0, 0, 0), (1, 1, 1), (2, 2, 2)]);
+    let mut lease = model.plan().lease.unwrap();
+    lease.node_ids = vec![0, 1, 2];
+    lease.since = Time("2026-01-01T00:00:00Z".parse().unwrap());
+    lease.handed_over = Vec::new();
+    model.object.status = Some(KafkaClusterStatus {
+        disruption: Some(lease),
+        ..KafkaClusterStatus::default()
+    });
+    model.new.insert(0);
+    let mut world = model.world();
+    world.pods[1] = Pod {
+        node: 1,
+        trouble: Some("ImagePullBackOff".into()),
+        stuck: Some(Stuck::Start),
+        config: Some("broken".into()),
+        ..Pod::default()
+    };
+    let kafka = world.kafka.as_mut().unwrap();
+    kafka.unfenced.retain(|id| *id != 1);
+    kafka.fenced = vec![1];
+    // The node that restarted serves, and catches up.
+    for (_, in_sync) in &mut kafka.partitions {
+        in_sync.retain(|id| ![0, 1].contains(id));
+    }
+    kafka.voters.extend([(0, 1), (1, 1)]);
+    // Node 2 holds a partition that has no replica to spare.
+    kafka.partitions.push((vec![2, 100], vec![2, 100]));
+    let (observed, valid) = observe(&model.object, &world);
+    let plan = linter::plan(&model.object, &valid.unwrap(), &observed);
+    assert_eq!(restarted(&plan), [1], "{:?}", plan.waiting_on);
+    assert_eq!(plan.lease.unwrap().node_ids, [0, 1, 2]);
+}
+
+/// A broker was away by itself, and another one leads its partition. It leads again, although a roll
+/// waits for a window that may open in months.
+#[test]
+fn leaders_go_back_while_a_roll_waits_for_its_window() {
+    let mut model = Model::new(1, &[(0, 0, 0)]);
+    let window =
+        serde_json::json!({"maintenanceWindows": [{"cron": "0 2 1 1 *", "durationMinutes": 60}]});
+    model.object.spec.rollout = serde_json::from_value(window).unwrap();
+    model.partitions[0].1 = 100;
+    let plan = model.plan();
+    assert!(plan.lease.is_none());
+    let elects = |step: &Step| matches!(step, Step::ElectLeaders(all) if all[0].leader == 0);
+    assert!(plan.steps.iter().any(elects), "{:?}", plan.waiting_on);
+}
+
 /// A change that only a new version of Freehold causes restarts nothing before a user allows it;
 /// the status says how.
 #[test]

@@ -3,12 +3,16 @@
 
 use crate::api::kafka_cluster::KafkaCluster;
 use crate::api::reference::ClusterKey;
-use crate::kinds::kafka_cluster::observed::StatefulSetFacts;
+use crate::kinds::kafka_cluster::disruption::WaitingOn;
+use crate::kinds::kafka_cluster::observed::{StatefulSetFacts, pod_facts};
+use crate::kinds::kafka_cluster::readiness;
 use crate::kubernetes;
 use crate::kubernetes::{KubeError, KubeResult, Live, resource};
 use crate::kubernetes::{labels, names};
+use crate::words;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::ApiResource;
 
@@ -22,6 +26,7 @@ pub async fn step(
     object: &KafkaCluster,
     key: &ClusterKey,
     keep: bool,
+    now: Timestamp,
 ) -> KubeResult<Option<String>> {
     let selector = format!("{},{}={}", labels::SELECTOR, labels::CLUSTER, key.name);
     let list =
@@ -40,14 +45,9 @@ pub async fn step(
         let left: Vec<_> = pods
             .iter()
             .filter(|pod| (pod.label(labels::BROKER) == Some("true")) == brokers)
-            .map(Live::name)
             .collect();
         if !left.is_empty() || sets.iter().any(|set| set.broker == brokers) {
-            return Ok(Some(format!(
-                "{} {} to end",
-                left.len(),
-                if brokers { "brokers" } else { "controllers" }
-            )));
+            return Ok(Some(to_end(brokers, &left, now)));
         }
     }
     if !keep {
@@ -89,4 +89,47 @@ fn is_of_another(object: &KafkaCluster, found: &Live) -> bool {
     let created = object.metadata.creation_timestamp.as_ref();
     let is_older = found.created() < created.map(|time| time.0);
     !is_served && found.created().is_some() && is_older
+}
+
+/// The number of pods that are waited for, and the Kubernetes nodes that do not say that theirs have
+/// ended, with the way out.
+fn to_end(brokers: bool, left: &[&Live], now: Timestamp) -> String {
+    let what = if brokers { "brokers" } else { "controllers" };
+    let silent: Vec<String> = left
+        .iter()
+        .filter_map(|pod| Some(readiness::ending(&pod_facts(pod)?, now, false)))
+        .filter(|waiting| matches!(waiting, WaitingOn::Host { .. }))
+        .map(|waiting| waiting.to_string())
+        .collect();
+    let count = left.len();
+    if silent.is_empty() {
+        return format!("{count} {what} to end");
+    }
+    let silent = words::listed(silent.into_iter());
+    format!("{count} {what} to end: {silent}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_machine_that_does_not_say_that_its_pod_has_ended_is_named_with_the_way_out() {
+        let pod = |name: &str, ends_by: &str| Live {
+            resource: resource::<Pod>(),
+            value: json!({"metadata": {"name": name, "deletionTimestamp": ends_by}, "spec": {"nodeName": "host-7"}}),
+        };
+        let (late, ends) = (
+            pod("c-b-a-0", "2026-06-01T00:00:00Z"),
+            pod("c-b-a-1", "2026-06-01T00:00:55Z"),
+        );
+        let now = "2026-06-01T00:01:00Z".parse().unwrap();
+        assert_eq!(to_end(false, &[&ends], now), "1 controllers to end");
+        assert_eq!(
+            to_end(true, &[&late, &ends], now),
+            "2 brokers to end: node host-7 to say that pod c-b-a-0 has ended; if that node is gone for good, delete it, or taint it with \
+             node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
+        );
+    }
 }

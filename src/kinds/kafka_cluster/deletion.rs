@@ -43,7 +43,7 @@ pub async fn end(
         Life::Ending => kubernetes::set_finalizer(&context.client, object, false)
             .await
             .map(|_| None),
-        _ => cleanup::step(&context.client, object, &key, keep).await,
+        _ => cleanup::step(&context.client, object, &key, keep, now.0).await,
     };
     match step {
         Ok(None) => gone(),

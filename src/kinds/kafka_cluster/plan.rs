@@ -98,11 +98,9 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed) 
     let desired = resources::desired(cluster, &identity, &trust);
     made.add(objects::report(cluster, &desired, observed));
     if cluster.hibernated {
-        let ending = observed.pods.iter().map(|pod| WaitingOn::PodEnding {
-            pod: pod.name.clone(),
-            node_id: pod.node_id,
-        });
-        made.waiting.extend(ending);
+        let pods = observed.pods.iter();
+        made.waiting
+            .extend(pods.map(|pod| readiness::ending(pod, observed.now, false)));
         return Plan {
             plan_again,
             ..Plan::of(made, None, observed)

@@ -3,9 +3,10 @@
 
 use crate::api::kafka_cluster::Role;
 use crate::kinds::kafka_cluster::disruption::{Facts, Report, WaitingOn};
+use crate::kinds::kafka_cluster::model::cluster::NodeGroup;
 use crate::kinds::kafka_cluster::observed::{KafkaFacts, PodFacts};
 use crate::kinds::kafka_cluster::step::Step;
-use crate::kubernetes::names;
+use crate::kubernetes::{labels, names};
 use crate::words;
 use freehold_kafka::in_sync;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -45,7 +46,20 @@ pub fn report(facts: &Facts<'_>) -> Report {
         }
     }
     report_answers(&facts.observed.kafka, &mut report);
+    report.warnings.extend(left(facts));
     report
+}
+
+/// Warns about pods of nodes that have left, whose end cannot be confirmed. Nothing waits for them.
+fn left(facts: &Facts<'_>) -> Vec<String> {
+    let (groups, observed) = (&facts.cluster.groups, facts.observed);
+    let nodes: BTreeSet<i32> = groups.iter().flat_map(NodeGroup::node_ids).collect();
+    let pods = observed.pods.iter();
+    pods.filter(|pod| !nodes.contains(&pod.node_id))
+        .map(|pod| ending(pod, observed.now, false))
+        .filter(|waiting| matches!(waiting, WaitingOn::Host { .. }))
+        .map(|waiting| format!("a node that has left waits for {waiting}"))
+        .collect()
 }
 
 /// Reports the state of the quorum, or why the brokers did not answer.
@@ -76,26 +90,22 @@ fn report_answers(kafka: &KafkaFacts, report: &mut Report) {
 fn report_pod(pod: &PodFacts, in_sync: &InSync, now: Timestamp, report: &mut Report) {
     let (pod_name, node_id) = (|| pod.name.clone(), pod.node_id);
     if pod.deleting {
-        let host = pod.host.clone().filter(|_| {
-            pod.ends_by
-                .is_some_and(|ends_by| now.duration_since(ends_by) > ENDING_LIMIT)
-        });
-        report.waiting.push(match host {
-            Some(host) => WaitingOn::Host {
-                pod: pod_name(),
-                node_id,
-                host,
-            },
-            None => WaitingOn::PodEnding {
-                pod: pod_name(),
-                node_id,
-            },
-        });
+        report.waiting.push(ending(pod, now, true));
     } else if let Some(why) = &pod.trouble {
         report.waiting.push(WaitingOn::PodTrouble {
             pod: pod_name(),
             node_id,
             why: why.clone(),
+        });
+    } else if !pod.containers_ready && pod.waits_too_long(now) {
+        report.waiting.push(WaitingOn::PodTrouble {
+            pod: pod_name(),
+            node_id,
+            why: format!(
+                "its volume or its image does not come to its node; see the events of the pod; where the volume is lost, annotate the cluster \
+                 with {}={node_id}",
+                labels::REPLACE
+            ),
         });
     } else if !pod.containers_ready {
         report.waiting.push(WaitingOn::PodStarting {
@@ -119,6 +129,26 @@ fn report_pod(pod: &PodFacts, in_sync: &InSync, now: Timestamp, report: &mut Rep
         report.waiting.push(WaitingOn::InSync {
             node_id: pod.node_id,
         });
+    }
+}
+
+/// What is waited for while a pod terminates: its Kubernetes node, if that should have confirmed the
+/// end long ago. `starts_again`: another pod takes its place afterwards.
+pub fn ending(pod: &PodFacts, now: Timestamp, starts_again: bool) -> WaitingOn {
+    let is_late = |ends_by: Timestamp| now.duration_since(ends_by) > ENDING_LIMIT;
+    let host = pod
+        .host
+        .clone()
+        .filter(|_| pod.deleting && pod.ends_by.is_some_and(is_late));
+    let (pod, node_id) = (pod.name.clone(), pod.node_id);
+    match host {
+        Some(host) => WaitingOn::Host {
+            pod,
+            node_id,
+            host,
+            starts_again,
+        },
+        None => WaitingOn::PodEnding { pod, node_id },
     }
 }
 

@@ -156,7 +156,9 @@ fn reason(object: &KafkaCluster, plan: &Plan) -> Reason {
         WaitingOn::Window { .. } => Reason::WaitingForWindow,
         WaitingOn::Approval { .. } => Reason::WaitingForApproval,
         WaitingOn::Restart { .. } | WaitingOn::Outdated { .. } => Reason::Restarting,
-        WaitingOn::Moves { .. } | WaitingOn::Replicas { .. } => Reason::Reassigning,
+        WaitingOn::Moves { .. } | WaitingOn::Replicas { .. } | WaitingOn::Leaving { .. } => {
+            Reason::Reassigning
+        }
         WaitingOn::Voters { .. } => Reason::ChangingQuorum,
         // The nodes are healthy; only the size of their volumes is not as desired.
         WaitingOn::Volume { .. } => Reason::Resizing,

@@ -6,7 +6,9 @@
 //! observes the result of the previous one.
 
 use crate::kinds::kafka_cluster::disruption::lease::{Lease, Work};
-use crate::kinds::kafka_cluster::disruption::report::{Facts, Grant, Mode, Progress, Report, Wish};
+use crate::kinds::kafka_cluster::disruption::report::{
+    Facts, Grant, Mode, Priority, Progress, Report, Wish,
+};
 use crate::kinds::kafka_cluster::disruption::waiting::WaitingOn;
 use crate::kinds::kafka_cluster::disruption::windows;
 use crate::kinds::kafka_cluster::step::Step;
@@ -40,7 +42,7 @@ pub fn arbitrate(
         let lease = begin(facts, &mut sum);
         return Decision::of(sum, lease);
     };
-    if let Some(lease) = take_over(held, &mut asked.wishes, facts) {
+    if let Some(lease) = take_over(held, &mut asked, &sum, facts) {
         sum.add(asked);
         return Decision::of(sum, Some(lease));
     }
@@ -76,17 +78,27 @@ impl Decision {
     }
 }
 
-/// Lets a replacement take over a disruption that waits for the lost node and would otherwise wait
-/// forever.
-fn take_over(held: &Lease, wishes: &mut Vec<Wish>, facts: &Facts<'_>) -> Option<Lease> {
+/// Lets a replacement take over a disruption that waits for the replaced node and would otherwise
+/// wait forever. A node that serves is emptied first: then the moves take over its restart. `made`
+/// is the report from before any concern was asked.
+fn take_over(held: &Lease, asked: &mut Report, made: &Report, facts: &Facts<'_>) -> Option<Lease> {
     if facts.mode == Mode::Keep {
         return None;
     }
-    let takes = |wish: &Wish| {
-        matches!(&wish.grant, Grant::Lease(new) if new.is_replacement()) && waits_for(held, wish)
+    let takes = |wish: &Wish| match &wish.grant {
+        Grant::Lease(new) if new.is_replacement() => waits_for(held, wish),
+        Grant::Lease(new) if matches!(new.work, Work::Reassignment { .. }) => {
+            empties_own(held, wish)
+                && is_ready(wish, facts, asked)
+                && is_ready(wish, facts, made)
+                && closed_for(wish, facts).is_none()
+        }
+        _ => false,
     };
-    let index = wishes.iter().position(takes)?;
-    let Grant::Lease(mut lease) = wishes.swap_remove(index).grant else {
+    let index = asked.wishes.iter().position(takes)?;
+    let wish = asked.wishes.swap_remove(index);
+    asked.rebalance = wish.rebalance.or(asked.rebalance.take());
+    let Grant::Lease(mut lease) = wish.grant else {
         return None;
     };
     if let Work::Replacement { handed_over, .. } = &mut lease.work {
@@ -95,6 +107,11 @@ fn take_over(held: &Lease, wishes: &mut Vec<Wish>, facts: &Facts<'_>) -> Option<
         *handed_over = held.handed_over().to_vec();
     }
     Some(lease)
+}
+
+/// True if moves empty a node of this restart. Nobody gives leaderships back to it.
+fn empties_own(held: &Lease, moves: &Wish) -> bool {
+    held.is_restart() && !held.nodes.is_disjoint(&moves.nodes)
 }
 
 fn waits_for(held: &Lease, replacement: &Wish) -> bool {
@@ -115,12 +132,8 @@ fn begin(facts: &Facts<'_>, sum: &mut Report) -> Option<Lease> {
         if !is_ready(&wish, facts, sum) {
             continue;
         }
+        let closed = closed_for(&wish, facts);
         sum.rebalance = wish.rebalance.or(sum.rebalance.take());
-        let closed = wish
-            .needs
-            .window
-            .then(|| windows::closed(facts.cluster, facts.observed))
-            .flatten();
         match (wish.grant, closed) {
             (Grant::Asks(waiting), _) => sum.waiting.extend(waiting),
             (_, Some(closed)) => sum
@@ -131,6 +144,14 @@ fn begin(facts: &Facts<'_>, sum: &mut Report) -> Option<Lease> {
         }
     }
     None
+}
+
+/// The closed maintenance window that the wish waits for.
+fn closed_for(wish: &Wish, facts: &Facts<'_>) -> Option<WaitingOn> {
+    let needs_one = wish.needs.window;
+    needs_one
+        .then(|| windows::closed(facts.cluster, facts.observed))
+        .flatten()
 }
 
 /// True if all needs of the wish are met, except its maintenance window.
@@ -148,11 +169,14 @@ fn is_ready(wish: &Wish, facts: &Facts<'_>, sum: &Report) -> bool {
             .iter()
             .all(|step| matches!(step, Step::ChangeVolume { .. }))
     };
+    // Leaders that moved by themselves go back also while a roll waits: its window may open in
+    // months.
+    let comes_first = |waiting: &WaitingOn| wish.priority == Priority::Lead && waiting.is_planned();
     let is_held_up = needs.calm
         && sum
             .waiting
             .iter()
-            .any(|waiting| waiting.holds_up(&wish.nodes));
+            .any(|waiting| waiting.holds_up(&wish.nodes) && !comes_first(waiting));
     let is_too_early = needs.configured && configures();
     (!needs.applied || facts.pending.is_empty())
         && !is_held_up

@@ -12,4 +12,4 @@ pub mod windows;
 
 pub use lease::{Lease, Work};
 pub use report::{Facts, Grant, Mode, Needs, Pending, Priority, Progress, Report, Wish};
-pub use waiting::{About, WaitingOn};
+pub use waiting::{About, Instead, Stays, WaitingOn};

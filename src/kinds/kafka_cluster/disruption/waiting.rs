@@ -1,6 +1,7 @@
 //! Describes, as data, what a cluster waits for and which nodes each entry concerns. Pure.
 
 use crate::kubernetes::labels;
+use crate::words;
 use freehold_kafka::safety::Blocked;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::collections::BTreeSet;
@@ -37,6 +38,8 @@ pub enum WaitingOn {
         pod: String,
         node_id: i32,
         host: String,
+        /// True if another pod takes its place afterwards.
+        starts_again: bool,
     },
     InSync {
         node_id: i32,
@@ -67,6 +70,11 @@ pub enum WaitingOn {
     Replicas {
         topics: Vec<(String, usize)>,
         brokers: usize,
+    },
+    /// Brokers that are to leave, or to be emptied, and still hold something.
+    Leaving {
+        nodes: BTreeSet<i32>,
+        why: Stays,
     },
     /// The approval of a plan of moves, identified by its hash.
     Approval {
@@ -101,6 +109,31 @@ pub enum WaitingOn {
     },
 }
 
+/// Why a broker that is to leave, or to be emptied, still holds something although nothing moves.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stays {
+    /// spec.rebalance.mode is Never.
+    Never { instead: Instead },
+    /// It holds these partitions, which have no leader that they could be copied from.
+    Lost {
+        partitions: Vec<String>,
+        instead: Instead,
+    },
+    /// It holds this number of replicas for another reason, for example because others move now.
+    Holds { replicas: usize },
+    /// It holds no replica any more, but its disk still has logs of some.
+    Logs,
+}
+
+/// What a person can do instead of emptying a broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Instead {
+    /// A broker that is to leave stays.
+    PutBack,
+    /// A broker that is to be replaced keeps its volume.
+    KeepVolume,
+}
+
 /// Which part of the cluster a waiting reason concerns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum About {
@@ -127,7 +160,10 @@ impl WaitingOn {
             | Self::InSync { node_id } => About::Nodes([*node_id].into()),
             Self::Quorum { behind, .. } => About::Nodes(behind.clone()),
             Self::Voters { leaving } => About::Nodes(leaving.iter().copied().collect()),
-            Self::Threads { .. } | Self::Volume { .. } | Self::Replicas { .. } => About::Nothing,
+            Self::Threads { .. }
+            | Self::Volume { .. }
+            | Self::Replicas { .. }
+            | Self::Leaving { .. } => About::Nothing,
             Self::Restart { .. } | Self::Outdated { .. } => About::Roll,
             Self::Kafka { .. }
             | Self::Moves { .. }
@@ -136,6 +172,14 @@ impl WaitingOn {
             | Self::Leaders { .. }
             | Self::Removal { .. } => About::Cluster,
         }
+    }
+
+    /// True if it is about a disruption that has not begun, and not about anything that is unwell.
+    pub fn is_planned(&self) -> bool {
+        matches!(
+            self,
+            Self::Restart { .. } | Self::Outdated { .. } | Self::Window { .. }
+        )
     }
 
     /// True if it blocks a wish that repairs or removes these nodes. A reason that concerns only
@@ -151,17 +195,71 @@ impl WaitingOn {
     }
 }
 
-/// The first topics with their replication factors, and the number of the others.
-fn named(topics: &[(String, usize)]) -> String {
-    let first: Vec<_> = topics
-        .iter()
-        .take(TOPICS_NAMED_MAX)
-        .map(|(topic, replicas)| format!("{topic} ({replicas} replicas)"))
-        .collect();
-    match topics.len().saturating_sub(TOPICS_NAMED_MAX) {
+/// The topics with their replication factors.
+fn with_factors(topics: &[(String, usize)]) -> String {
+    let topic = |(topic, replicas): &(String, usize)| format!("{topic} ({replicas} replicas)");
+    named(topics.iter().map(topic))
+}
+
+/// The first names, and the number of the others.
+fn named(names: impl ExactSizeIterator<Item = String>) -> String {
+    let count = names.len();
+    let first: Vec<_> = names.take(TOPICS_NAMED_MAX).collect();
+    match count.saturating_sub(TOPICS_NAMED_MAX) {
         0 => first.join(", "),
         more => format!("{} and {more} more", first.join(", ")),
     }
+}
+
+impl fmt::Display for Instead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PutBack => f.write_str("put the brokers back into spec.nodePools"),
+            Self::KeepVolume => write!(f, "take the annotation {} away", labels::REPLACE),
+        }
+    }
+}
+
+impl fmt::Display for Stays {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Never { instead } => write!(
+                f,
+                "to give their replicas to others, which do not move because spec.rebalance.mode is Never: set it to Auto or Propose, \
+                 move the replicas with kafka-reassign-partitions.sh, or {instead}"
+            ),
+            Self::Lost {
+                partitions,
+                instead,
+            } => write!(
+                f,
+                "to give their replicas to others, which is impossible for {} without a leader: bring back the nodes of their replicas with \
+                 their volumes, delete the Topics, or {instead}",
+                named(partitions.iter().cloned())
+            ),
+            Self::Holds { replicas } => {
+                write!(f, "to give their last {replicas} replicas to others")
+            }
+            Self::Logs => f.write_str("to delete the logs of replicas that they gave away"),
+        }
+    }
+}
+
+fn write_host(
+    f: &mut fmt::Formatter<'_>,
+    pod: &str,
+    host: &str,
+    starts_again: bool,
+) -> fmt::Result {
+    write!(
+        f,
+        "node {host} to say that pod {pod} has ended; if that node is gone for good, delete it, or taint it with \
+         node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
+    )?;
+    if starts_again {
+        f.write_str(", and the pod starts again where its volume can be")?;
+    }
+    Ok(())
 }
 
 impl fmt::Display for WaitingOn {
@@ -179,29 +277,29 @@ impl fmt::Display for WaitingOn {
             Self::PodTrouble { pod, why, .. } => write!(f, "pod {pod}: {why}"),
             Self::PodStarting { pod, .. } => write!(f, "pod {pod} to start"),
             Self::PodEnding { pod, .. } => write!(f, "pod {pod} to end"),
-            Self::Host { pod, host, .. } => write!(
-                f,
-                "node {host} to say that pod {pod} has ended; if that node is gone for good, delete it, or taint it with \
-                 node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, and the pod starts again where its volume can be"
-            ),
+            Self::Host {
+                pod,
+                host,
+                starts_again,
+                ..
+            } => write_host(f, pod, host, *starts_again),
             Self::InSync { node_id } => write!(f, "node {node_id} to be in sync"),
             Self::Quorum { voters, of, .. } => {
                 write!(f, "the quorum: {voters} of {of} voters have caught up")
             }
             Self::Kafka { why } => write!(f, "an answer of the brokers: {why}"),
-            Self::Voters { leaving } => write!(
-                f,
-                "controllers {} to leave the quorum",
-                crate::words::ids(leaving)
-            ),
+            Self::Voters { leaving } => {
+                write!(f, "controllers {} to leave the quorum", words::ids(leaving))
+            }
             Self::Restart { why } => write!(f, "a moment at which a restart harms nothing: {why}"),
             Self::Moves { replicas } => write!(f, "{replicas} replicas to be moved"),
             Self::Replicas { topics, brokers } => write!(
                 f,
                 "topics {} to have no more replicas than the {brokers} brokers that stay: lower spec.replicas of their Topics, \
                  reassign those that have none with kafka-reassign-partitions.sh, or put the brokers back into spec.nodePools",
-                named(topics)
+                with_factors(topics)
             ),
+            Self::Leaving { nodes, why } => write!(f, "brokers {} {why}", words::ids(nodes)),
             Self::Approval { hash } => write!(
                 f,
                 "an approval of the moves: annotate with {}={hash}",

@@ -4,6 +4,7 @@
 //! A move that is in progress counts as done. So an operator that continues after another one died
 //! plans only the moves that are left.
 
+pub mod leaving;
 pub mod log_dirs;
 pub mod proposal;
 pub mod throttle;
@@ -78,10 +79,39 @@ pub fn report(facts: &Facts<'_>) -> Report {
     if !moves {
         report.upkeep.extend(throttle::release(topics));
     }
-    if facts.lease.is_none() {
-        wish(facts, topics, &mut report);
+    match &facts.lease {
+        None => {
+            wish(facts, topics, &mut report);
+            let held = leaving::held(facts, topics, &report);
+            report.waiting.extend(held);
+        }
+        Some(held) if restarts_replaced(held, facts.cluster) => {
+            wish(facts, topics, &mut report);
+            ask(&mut report);
+        }
+        Some(_) => {}
     }
     report
+}
+
+/// True if a restart waits for a node that somebody asks to replace, perhaps because it never gets
+/// in sync. The moves that empty it take over the lease.
+fn restarts_replaced(held: &Lease, cluster: &ValidCluster) -> bool {
+    let replaced = cluster.replace.filter(|id| held.nodes.contains(id));
+    held.is_restart() && replaced.is_some()
+}
+
+/// Asks for what the moves need of a person also while another disruption is under way.
+fn ask(report: &mut Report) {
+    for wish in std::mem::take(&mut report.wishes) {
+        match wish.grant {
+            Grant::Asks(waiting) => {
+                report.waiting.extend(waiting);
+                report.rebalance = wish.rebalance;
+            }
+            Grant::Lease(_) | Grant::Now(_) => report.wishes.push(wish),
+        }
+    }
 }
 
 /// Continues moves until none is left and none is in progress.
@@ -208,7 +238,7 @@ fn grant(
         .as_ref()
         .and_then(|all| all.get(labels::APPROVE_REBALANCE));
     match cluster.spec.rebalance.mode {
-        RebalanceMode::Never => Grant::Asks(Vec::new()),
+        RebalanceMode::Never => Grant::Asks(leaving::never(cluster, proposal.topics)),
         RebalanceMode::Propose if approved != Some(&hash) => {
             // Brokers that leave cannot leave without these moves, so the cluster waits for the
             // approval. Unequal shares alone keep no cluster from being Ready.

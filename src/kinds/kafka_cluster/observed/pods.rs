@@ -38,6 +38,21 @@ pub struct PodFacts {
     pub trouble: Option<String>,
     /// Set if it will not start to run without a change.
     pub stuck: Option<Stuck>,
+    /// Since when it has a Kubernetes node, if no container of it was ever created there: its image
+    /// or its volume does not come.
+    pub waits_since: Option<Timestamp>,
+}
+
+/// The time after which an image or a volume that has not come needs a person. Attaching a volume
+/// whose machine died takes six minutes.
+const COMES_LIMIT: SignedDuration = SignedDuration::from_mins(10);
+
+impl PodFacts {
+    /// True if its image or its volume should have come long ago.
+    pub fn waits_too_long(&self, now: Timestamp) -> bool {
+        let is_late = |since: Timestamp| now.duration_since(since) > COMES_LIMIT;
+        !self.deleting && self.waits_since.is_some_and(is_late)
+    }
 }
 
 /// Why a pod will not start to run without a change. A container that terminated and restarts is
@@ -191,9 +206,20 @@ pub fn pod_facts(live: &Live) -> Option<PodFacts> {
         volumes: volumes_of(&live.value),
         listeners: listeners_of(&live.value),
         revision: Revision::of(&live.value),
+        waits_since: condition("PodScheduled")
+            .filter(|_| was_never_created(container))
+            .filter(|condition| condition["status"] == "True")
+            .and_then(|condition| condition["lastTransitionTime"].as_str()?.parse().ok()),
         trouble,
         stuck,
     })
+}
+
+/// True while Kubernetes prepares what the container needs for its first start.
+fn was_never_created(container: &serde_json::Value) -> bool {
+    let reason = &container["state"]["waiting"]["reason"];
+    let waits = container.is_null() || reason == "ContainerCreating" || reason == "PodInitializing";
+    waits && container["restartCount"].as_i64().unwrap_or(0) == 0
 }
 
 /// Why the container of a scheduled pod does not run, in the words of Kubernetes or of the launcher.
@@ -305,6 +331,27 @@ mod tests {
         let runs = json!({"name": "kafka", "restartCount": 0, "state": {"running": {}}});
         let statuses = json!({"containerStatuses": [loops("mesh"), runs]});
         assert_eq!(facts(statuses).stuck, None, "it is the sidecar that loops");
+    }
+
+    #[test]
+    fn a_pod_whose_volume_or_image_does_not_come_waits_too_long_after_minutes() {
+        let scheduled = |restarts: i64, reason: &str| {
+            let container = json!({"name": "kafka", "ready": false, "restartCount": restarts, "state": {"waiting": {"reason": reason}}});
+            let condition = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-06-01T00:00:00Z"});
+            facts(json!({"conditions": [condition], "containerStatuses": [container]}))
+        };
+        let at = |minute: i64| {
+            let start: Timestamp = "2026-06-01T00:00:30Z".parse().unwrap();
+            start + SignedDuration::from_mins(minute)
+        };
+        let waits = scheduled(0, "ContainerCreating");
+        assert!(!waits.waits_too_long(at(9)) && waits.waits_too_long(at(10)));
+        let others = [
+            scheduled(1, "ContainerCreating"),
+            scheduled(0, "CrashLoopBackOff"),
+            facts(json!({"conditions": [{"type": "PodScheduled", "status": "False"}]})),
+        ];
+        assert!(others.iter().all(|pod| !pod.waits_too_long(at(60))));
     }
 
     #[test]

@@ -6,9 +6,11 @@
 //! takes the lease over from a disruption that waits for that node: its own restart, or moves.
 
 pub mod lost_since;
+pub mod request;
+pub mod warnings;
 
 use crate::api::kafka_cluster::{
-    DisruptionKind, KafkaCluster, KafkaClusterSpec, LostNodeStatus, Role,
+    DisruptionKind, DisruptionStatus, KafkaCluster, KafkaClusterSpec, LostNodeStatus,
 };
 use crate::kinds::kafka_cluster::disruption::{
     Facts, Lease, Mode, Needs, Priority, Progress, Report, Wish, Work,
@@ -18,44 +20,17 @@ use crate::kinds::kafka_cluster::model::cluster::ValidCluster;
 use crate::kinds::kafka_cluster::model::volume_names::claim_name;
 use crate::kinds::kafka_cluster::observed::{Claim, KafkaFacts, Observed, PodFacts, Stuck};
 use crate::kinds::kafka_cluster::readiness::InSync;
+use crate::kinds::kafka_cluster::replacing::request::asked;
 use crate::kinds::kafka_cluster::resources::pod_template;
 use crate::kinds::kafka_cluster::rolling::leaders;
 use crate::kinds::kafka_cluster::step::{RestartReason, Step};
-use crate::kubernetes::{labels, names};
+use crate::kubernetes::names;
 use crate::words;
 use freehold_kafka::in_sync;
 use freehold_kafka::safety::{self, Irreplaceable, Permit};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::SignedDuration;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// The number of partitions that a message names at most.
-const NAMES_MAX: usize = 5;
-
-/// True if the node exists and, for a controller, at least two other controllers remain. Otherwise
-/// adds a warning.
-pub fn is_replaceable(id: i32, groups: &[NodeGroup], warnings: &mut Vec<String>) -> bool {
-    let controllers: i32 = groups
-        .iter()
-        .filter(|group| group.is(Role::Controller))
-        .map(|group| group.replicas)
-        .sum();
-    let group = groups
-        .iter()
-        .find(|group| group.node_ids().any(|node| node == id));
-    let why = match group {
-        None => "there is no such node",
-        Some(group) if group.is(Role::Controller) && controllers < 3 => {
-            "its vote cannot be spared: there are fewer than three controllers"
-        }
-        Some(_) => return true,
-    };
-    warnings.push(format!(
-        "{}: node {id} cannot be replaced: {why}",
-        labels::REPLACE
-    ));
-    false
-}
 
 /// True if the broker serves, but is not in sync for all its replicas yet.
 pub fn is_being_filled(id: i32, observed: &Observed) -> bool {
@@ -72,20 +47,6 @@ pub fn is_being_filled(id: i32, observed: &Observed) -> bool {
     serves && !in_sync::brokers(cluster, topics).contains(&id)
 }
 
-/// The node that the annotation asks to replace, if that has not been done yet.
-pub fn asked(object: &KafkaCluster) -> Option<i32> {
-    let asked = object.metadata.annotations.as_ref()?.get(labels::REPLACE)?;
-    let followed = object
-        .status
-        .as_ref()
-        .and_then(|status| status.replaced.as_ref());
-    if Some(asked) == followed {
-        None
-    } else {
-        asked.trim().parse().ok()
-    }
-}
-
 fn serves(id: i32, kafka: &KafkaFacts) -> bool {
     kafka.answer().is_some_and(|answer| answer.serves(id))
 }
@@ -93,6 +54,10 @@ fn serves(id: i32, kafka: &KafkaFacts) -> bool {
 fn pod<'a>(group: &NodeGroup, id: i32, observed: &'a Observed) -> Option<&'a PodFacts> {
     let name = names::pod(&group.stateful_set, id);
     observed.pods.iter().find(|pod| pod.name == name)
+}
+
+fn is_up(group: &NodeGroup, id: i32, observed: &Observed) -> bool {
+    pod(group, id, observed).is_some_and(|pod| pod.containers_ready && !pod.deleting)
 }
 
 /// The existing claims of a node.
@@ -150,7 +115,12 @@ fn is_lost(group: &NodeGroup, id: i32, observed: &Observed) -> bool {
         Some(pod) if pod.deleting || pod.containers_ready => false,
         // While a pod is on a machine, Kubernetes keeps a volume whose claim is being deleted, and
         // its broker may come back with it.
-        Some(pod) => pod.stuck.is_some() || is_gone || (lacks_volume && pod.host.is_none()),
+        Some(pod) => {
+            pod.stuck.is_some()
+                || pod.waits_too_long(observed.now)
+                || is_gone
+                || (lacks_volume && pod.host.is_none())
+        }
         None => is_gone || lacks_volume,
     }
 }
@@ -190,7 +160,12 @@ pub fn lost(
             .is_some_and(|(limit, since)| observed.now >= since + limit)
     };
     let goes = |group: &NodeGroup, id: i32| {
-        let is_under_way = lease.is_some_and(|lease| lease.node_ids.contains(&id))
+        // Its new volume runs, and somebody asks once more: that one is bad too.
+        let is_asked_again = |lease: &DisruptionStatus| {
+            asked == Some(id) && lease.removes.is_empty() && is_up(group, id, observed)
+        };
+        let is_under_way = lease
+            .is_some_and(|lease| lease.node_ids.contains(&id) && !is_asked_again(lease))
             && !observed.emptied.contains(&id);
         let is_wanted = asked == Some(id)
             || (is_overdue(id) && is_out_of_reach(&object.spec, group, id, observed));
@@ -231,6 +206,13 @@ pub fn lost_nodes(
     cluster.groups.iter().flat_map(of_group).collect()
 }
 
+/// The lost nodes that are not replaced yet.
+fn waited_for(facts: &Facts<'_>) -> Vec<LostNodeStatus> {
+    let mut all = lost_nodes(facts.object, facts.cluster, facts.observed);
+    all.retain(|one| !facts.cluster.lost.contains(&one.node_id));
+    all
+}
+
 /// The permit to delete the volumes of a lost node, or why there is none, in words.
 fn permit(group: &NodeGroup, id: i32, observed: &Observed) -> Result<Permit, String> {
     let answer = observed.kafka.answer().ok_or("the brokers do not answer")?;
@@ -244,7 +226,7 @@ fn permit(group: &NodeGroup, id: i32, observed: &Observed) -> Result<Permit, Str
         Irreplaceable::Serves => "it serves".to_owned(),
         Irreplaceable::OnlyCopy(partitions) => format!(
             "its volume may hold the only copy of {}; bring its volume back, or delete their Topics, or delete its claim yourself",
-            names_of(&partitions)
+            warnings::names_of(&partitions)
         ),
         Irreplaceable::Quorum { caught_up, voters } => {
             format!("without it, only {caught_up} of {voters} controllers have caught up")
@@ -272,44 +254,13 @@ fn emptied_member(facts: &Facts<'_>) -> Option<i32> {
         .filter(|id| facts.observed.emptied.contains(id))
 }
 
-/// Some of the names, and the number of the others.
-fn names_of(names: &[String]) -> String {
-    let more = names.len().saturating_sub(NAMES_MAX);
-    let first = names[..names.len().min(NAMES_MAX)].join(", ");
-    if more > 0 {
-        format!("{first} and {more} more")
-    } else {
-        first
-    }
-}
-
-/// Warns about partitions without a leader because none of their in-sync replicas serves. Nothing
-/// waits for them.
-fn warn_of_lost_partitions(observed: &Observed) -> Option<String> {
-    let answer = observed.kafka.answer()?;
-    let unfenced = answer.unfenced();
-    let (mut names, mut nodes) = (Vec::new(), BTreeSet::new());
-    for (name, partition) in safety::lost(answer.topics, |id| unfenced.contains(&id)) {
-        names.push(name);
-        nodes.extend(partition.replicas.iter().copied());
-    }
-    (!names.is_empty()).then(|| {
-        format!(
-            "{} partitions have no leader, because no replica that was in sync serves (nodes {}): {}; bring these nodes back with their volumes, \
-             or delete the Topics",
-            names.len(),
-            words::ids(&nodes),
-            names_of(&names)
-        )
-    })
-}
-
 /// Reports the wish for new volumes of lost and drained nodes, and warns about nodes that must
 /// wait.
 pub fn report(facts: &Facts<'_>) -> Report {
     let mut report = Report {
-        warnings: warn_of_lost_partitions(facts.observed)
+        warnings: warnings::of_lost_partitions(facts.observed)
             .into_iter()
+            .chain(warnings::of_lost_nodes(&waited_for(facts), facts))
             .collect(),
         ..Report::default()
     };
@@ -396,12 +347,7 @@ fn wish(members: &BTreeSet<i32>, facts: &Facts<'_>) -> Option<Wish> {
 /// Continues a replacement: first the old pods and claims are deleted, then the new nodes are
 /// waited for.
 pub fn resume(held: &Lease, facts: &Facts<'_>) -> Progress {
-    let Facts {
-        object,
-        cluster,
-        observed,
-        ..
-    } = *facts;
+    let (object, cluster, observed) = (facts.object, facts.cluster, facts.observed);
     let Work::Replacement {
         handed_over,
         removes,
@@ -426,6 +372,9 @@ pub fn resume(held: &Lease, facts: &Facts<'_>) -> Progress {
     // New nodes are written to the status before anything of them is deleted.
     let (mut left, mut came_back) = (new, BTreeSet::new());
     for (group, id) in nodes(cluster, &held.nodes) {
+        if is_asked_again(held, group, id, facts) {
+            continue;
+        }
         let goes = |uid: &str| removes.iter().any(|one| one == uid);
         let claims: Vec<&Claim> = claims(group, id, observed)
             .into_iter()
@@ -465,6 +414,13 @@ pub fn resume(held: &Lease, facts: &Facts<'_>) -> Progress {
     wait_for(lease, facts, report)
 }
 
+/// True if somebody asks once more to replace a node of this lease: it has its new volume, runs, and
+/// is waited for. It leaves the lease, and is emptied like any other node that runs.
+fn is_asked_again(held: &Lease, group: &NodeGroup, id: i32, facts: &Facts<'_>) -> bool {
+    let is_done = matches!(&held.work, Work::Replacement { removes, .. } if removes.is_empty());
+    is_done && facts.cluster.replace == Some(id) && is_up(group, id, facts.observed)
+}
+
 /// True if a pod or a claim has this uid.
 fn exists(uid: &str, observed: &Observed) -> bool {
     observed.pods.iter().any(|pod| pod.uid == uid)
@@ -474,12 +430,7 @@ fn exists(uid: &str, observed: &Observed) -> bool {
 /// The value of the annotation that asks to replace a node, if the replacement does that.
 fn followed(object: &KafkaCluster, lease: &Lease) -> Option<String> {
     asked(object).filter(|id| lease.nodes.contains(id))?;
-    object
-        .metadata
-        .annotations
-        .as_ref()?
-        .get(labels::REPLACE)
-        .cloned()
+    request::value(object).map(str::to_owned)
 }
 
 /// What happens to a node of the lease.

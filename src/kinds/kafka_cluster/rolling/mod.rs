@@ -266,30 +266,28 @@ fn restart(
     } else {
         &[]
     };
+    // A starting pod is waited for, unless Kubernetes reports that it cannot start: a log recovery
+    // must not begin again. Such a repair harms nothing, so it waits for no other member.
+    let repairs: Vec<Step> = left
+        .iter()
+        .filter(|one| !one.pod.containers_ready)
+        .filter_map(|one| Some(restart_step(one, repair(one.pod, observed)?)))
+        .collect();
+    let is_whole = left.len() == members.len() && repairs.is_empty();
+    report.upkeep.extend(repairs);
     let patient = observed.now.duration_since(lease.since.0) < HAND_OVER_LIMIT;
     match allowed(&up, cluster, observed) {
         Ok(_)
             if patient
                 && !leaders::elect(leaders::hand_over(lease, topics), topics, &mut report) => {}
         Ok(permit) => {
-            // A starting pod is waited for, unless Kubernetes reports that it cannot start: a log
-            // recovery must not begin again.
-            let may = |one: &&Outdated<'_>| {
-                let permit = if one.pod.containers_ready {
-                    permit.clone()
-                } else {
-                    Some(repair(one.pod, observed)?)
-                };
-                Some(restart_step(one, permit?))
-            };
-            report.upkeep.extend(left.iter().filter_map(may));
+            let up = left.iter().filter(|one| one.pod.containers_ready);
+            let restarts = up.filter_map(|one| Some(restart_step(one, permit.clone()?)));
+            report.upkeep.extend(restarts);
         }
         // No node has restarted yet, so the lease can end after leadership is given back, and the
         // next batch is chosen again.
-        Err(_)
-            if left.len() == members.len()
-                && (lease.handed_over().is_empty() || !topics.is_empty()) =>
-        {
+        Err(_) if is_whole && (lease.handed_over().is_empty() || !topics.is_empty()) => {
             if leaders::elect(leaders::give_back(lease, topics), topics, &mut report) {
                 return Progress::ended(report);
             }

@@ -206,8 +206,7 @@ pub fn validate(object: &KafkaCluster, observed: &Observed) -> Result<ValidClust
     child_names::check_claims(&groups, &observed.foreign_claims, &mut invalid);
     child_names::check_groups(&groups, &mut invalid);
     invalids.extend(child_names::check(object, &observed.neighbours));
-    let asked = replacing::asked(object)
-        .filter(|id| replacing::is_replaceable(*id, &groups, &mut warnings));
+    let asked = replacing::request::allowed(object, &groups, &mut warnings);
     let lost = replacing::lost(object, asked, &groups, observed);
     let replace = asked.filter(|id| !lost.contains(id));
     let cordons_replaced = replace.is_some_and(|id| !replacing::is_being_filled(id, observed));

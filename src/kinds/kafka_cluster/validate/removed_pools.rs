@@ -13,7 +13,7 @@ use crate::kinds::kafka_cluster::model::heap::{HEAP_BYTES_MIN, heap};
 use crate::kinds::kafka_cluster::observed::{
     KafkaFacts, Objects, Observed, PodFacts, StatefulSetFacts,
 };
-use crate::kinds::kafka_cluster::replacing;
+use crate::kinds::kafka_cluster::replacing::request;
 use crate::kinds::kafka_cluster::storage;
 use crate::kinds::kafka_cluster::validate;
 use crate::kinds::kafka_cluster::validate::{live_nodes, running};
@@ -170,7 +170,7 @@ pub fn leaving(
     pods: &[PodFacts],
 ) -> Vec<i32> {
     let cluster = object.metadata.name.as_deref().unwrap_or_default();
-    let mut leaving: Vec<i32> = replacing::asked(object).into_iter().collect();
+    let mut leaving: Vec<i32> = request::asked(object).into_iter().collect();
     for pool in &object.spec.node_pools {
         for (zone, replicas) in validate::zones(pool, blocks) {
             let live = live_nodes(
