@@ -624,7 +624,10 @@ fn a_cluster_that_was_never_served_deletes_nothing_of_the_one_before() {
             let object = serde_json::from_value(cluster).unwrap();
             let client = api_server::client(&world.api);
             for _ in 0..3 {
-                let left = cleanup::step(&client, &object, &key(), false).await.unwrap();
+                let now = k8s_openapi::jiff::Timestamp::now();
+                let left = cleanup::step(&client, &object, &key(), false, now)
+                    .await
+                    .unwrap();
                 if left.is_none() {
                     break;
                 }

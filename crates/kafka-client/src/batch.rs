@@ -7,7 +7,7 @@
 use super::*;
 use futures::future::BoxFuture;
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -60,6 +60,11 @@ impl<I: Send + 'static, O: Send + 'static> Queue<I, O> {
     }
 }
 
+/// The names of resources that are in flight.
+fn lock(asked: &Mutex<BTreeSet<String>>) -> MutexGuard<'_, BTreeSet<String>> {
+    asked.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 async fn run<I: Send + 'static, O: Send + 'static>(
     mut receiver: mpsc::Receiver<Waiting<I, O>>,
     Part { weight, names }: Part<I>,
@@ -68,8 +73,8 @@ async fn run<I: Send + 'static, O: Send + 'static>(
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
     let asked: Arc<Mutex<BTreeSet<String>>> = Arc::default();
     let is_asked = |name: &Option<String>| {
-        let asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
-        name.as_ref().is_some_and(|name| asked.contains(name))
+        name.as_ref()
+            .is_some_and(|name| lock(&asked).contains(name))
     };
     let mut linger = LINGER;
     // A part that starts the next batch: its resource is already in this one or in flight, or this
@@ -113,18 +118,12 @@ async fn run<I: Send + 'static, O: Send + 'static>(
         } else {
             LINGER
         };
-        asked
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(named.iter().cloned());
+        lock(&asked).extend(named.iter().cloned());
         let (call, asked) = (Arc::clone(&call), Arc::clone(&asked));
         tokio::spawn(async move {
             let (items, senders): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
             let results = call(items).await;
-            asked
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .retain(|name| !named.contains(name));
+            lock(&asked).retain(|name| !named.contains(name));
             for (result, sender) in results.into_iter().zip(senders) {
                 // An error means that the caller no longer waits for its result.
                 let _ = sender.send(result);

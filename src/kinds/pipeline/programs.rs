@@ -6,15 +6,13 @@ use crate::clusters::Cluster;
 use crate::kinds::amounts;
 use crate::kinds::error::Error;
 use crate::kinds::pipeline::context::Context;
-use crate::kinds::pipeline::{scaling, validate};
+use crate::kinds::pipeline::scaling;
+use crate::kinds::pipeline::validate::{self, Checked};
 use crate::runtime::compute::alone;
 use freehold_pipeline::finding::Finding;
 use freehold_pipeline::topics::TopicNames;
 use freehold_pipeline_blocks::isolation;
 use std::process::Command;
-
-/// Warnings, or what the Pipeline is refused for.
-pub type Checked = Result<Vec<Finding>, Vec<Finding>>;
 
 /// The command that the child process runs.
 pub const CHILD: &str = "check-pipeline";

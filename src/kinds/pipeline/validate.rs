@@ -4,11 +4,13 @@ use crate::api::invalid::Invalid;
 use crate::api::kafka_cluster::Authentication;
 use crate::api::pipeline::Pipeline;
 use crate::clusters::ClusterFacts;
-use crate::kinds::pipeline::programs::Checked;
 use crate::kinds::registration::Findings;
 use crate::kubernetes::names;
 use crate::tenancy::access;
 use freehold_pipeline::finding::Finding;
+
+/// The warnings of a Pipeline's check, or what it is refused for.
+pub type Checked = Result<Vec<Finding>, Vec<Finding>>;
 
 /// What is wrong, as the field and the way out, and the warnings.
 pub fn findings(checked: Checked) -> Findings {

@@ -130,21 +130,23 @@ pub fn plan(
     if !observed.ownership.mine {
         plan.steps.push(Step::RecordOwner);
     }
+    plan.steps.extend(throttle(&changes, observed));
+    plan.steps.extend(changes.into_iter().map(Step::Change));
+    Ok(plan)
+}
+
+/// The step that limits the rate of moves, if some are to begin and it is not limited yet.
+fn throttle(changes: &[TopicChange], observed: &Observed) -> Option<Step> {
     let rate = observed.cluster.throttle.unwrap_or(RATE_START);
     // If the cluster sets the throttle automatically, a present value is already the right one.
     let throttled = |key: &&str| {
         let found = observed.brokers_config.get(*key);
         found.is_some_and(|found| observed.cluster.throttle.is_none() || *found == rate.to_string())
     };
-    if !THROTTLE_RATES.iter().all(throttled)
-        && changes
-            .iter()
-            .any(|change| matches!(change, TopicChange::Reassign(_)))
-    {
-        plan.steps.push(Step::SetThrottle(rate));
-    }
-    plan.steps.extend(changes.into_iter().map(Step::Change));
-    Ok(plan)
+    let moves = changes
+        .iter()
+        .any(|change| matches!(change, TopicChange::Reassign(_)));
+    (moves && !THROTTLE_RATES.iter().all(throttled)).then_some(Step::SetThrottle(rate))
 }
 
 /// Decides whether a topic that exists and that this object did not create is adopted; fails if
