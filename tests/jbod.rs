@@ -340,7 +340,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: fixture::cases(24), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: fixture::cases(16), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn volumes_come_and_go_whoever_is_lost_meanwhile(

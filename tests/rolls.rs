@@ -18,7 +18,7 @@ use rolling::Model;
 const LOOKS_MAX: usize = 400;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: fixture::cases(40), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: fixture::cases(28), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_roll_obeys_the_rule_restarts_each_node_once_and_ends(
