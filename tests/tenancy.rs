@@ -529,6 +529,16 @@ fn a_refused_acl_stops_neither_the_credential_nor_the_quotas() {
         world.kafka.state().refused_acls.clear();
         world.settle().await;
         assert_eq!(world.rights_of("home"), 2);
+        // Nor does it keep a right that is no longer in the spec.
+        world.kafka.state().refused_acls = vec!["User:home".into()];
+        world.change("kafka", "users", "home", |object| {
+            object["spec"]["grants"] = json!([{"consume": {"topics": ["other"]}}]);
+        });
+        world.settle().await;
+        assert_eq!(world.rights_of("home"), 0);
+        world.kafka.state().refused_acls.clear();
+        world.settle().await;
+        assert_eq!(world.rights_of("home"), 2);
     });
 }
 
@@ -594,6 +604,33 @@ fn all_who_are_gone_lose_their_access_in_one_reconcile() {
     });
 }
 
+/// Two objects may have recorded themselves as owners of one name at the same time.
+#[test]
+fn two_owners_of_one_name_who_are_gone_leave_nothing() {
+    runtime().block_on(async {
+        for admitted in [BTreeSet::from(["a", "b"]), BTreeSet::new()] {
+            let mut world = World::new(true).await;
+            world.policy.admitted = admitted;
+            world.publish();
+            world.settle().await;
+            let topic = ["orders".to_owned()];
+            let mut acls = grants::allow("User:twice", TOPIC, &topic, &[READ]);
+            for namespace in ["a", "b"] {
+                let owner = Owner {
+                    namespace: namespace.into(),
+                    name: "twice".into(),
+                    uid: "u".into(),
+                };
+                acls.push(mark(Owned::Principal, "twice", &owner));
+            }
+            world.kafka.create_acls(&acls).await;
+            clean_up::after_the_gone(&world.context, &key()).await;
+            assert_eq!(world.kafka.state().image.all_owners().count(), 0);
+            assert_eq!(world.rights_of("twice"), 0);
+        }
+    });
+}
+
 /// A KafkaCluster that was never served owns nothing that was there before it: neither volumes,
 /// nor Secrets, nor the identity of a cluster of this name whose volumes stayed.
 #[test]
@@ -642,7 +679,13 @@ fn a_cluster_that_was_never_served_deletes_nothing_of_the_one_before() {
             assert!(is_there(plural, name), "{name}");
         }
         assert!(!is_there("secrets", "demo-new"));
+        // One that was Paused from the beginning knows the identity and has run nothing.
         cluster["status"] = json!({"clusterId": "q1Sh-9_ISia_zwGINzRvyQ"});
+        assert!(end(&cluster).await);
+        for (plural, _, name) in old {
+            assert!(is_there(plural, name), "{name}");
+        }
+        cluster["status"]["kafkaVersion"] = json!("4.3.1");
         assert!(end(&cluster).await);
         for (plural, _, name) in old {
             assert!(!is_there(plural, name), "{name} is its own");

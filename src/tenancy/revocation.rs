@@ -26,17 +26,25 @@ pub async fn revoke(cluster: &Cluster, name: &str) -> AdminResult<bool> {
         .cloned()
         .unwrap_or_default();
     let acls: Vec<_> = principal.acls().cloned().collect();
+    // What is refused here does not keep the rest, but for a Deny, which outlasts the Allow that it
+    // limits.
+    let mut rights = Ok(());
     for some in acl::changes(&[], &acls).deletions() {
-        cluster.admin.delete_acls(some).await?;
+        if rights.is_ok() {
+            rights = cluster.admin.delete_acls(some).await;
+        }
     }
-    if principal.scram.is_some() {
-        cluster
-            .admin
-            .alter_scram(ScramChange::Delete {
-                user: name.to_owned(),
-            })
-            .await?;
-    }
+    let credential = match principal.scram {
+        Some(_) => {
+            let user = name.to_owned();
+            cluster
+                .admin
+                .alter_scram(ScramChange::Delete { user })
+                .await
+        }
+        None => Ok(()),
+    };
+    rights.and(credential)?;
     if !principal.quotas.is_empty() {
         let quotas = principal
             .quotas

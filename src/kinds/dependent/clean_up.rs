@@ -54,7 +54,8 @@ pub async fn after_the_gone(context: &Context, key: &ClusterKey) -> bool {
         .cloned()
         .collect();
     // Access ends first: a record without an object gives nobody a right.
-    gone.sort_by_key(|(owned, _, _)| *owned != Owned::Principal);
+    gone.sort_by_key(|(owned, name, _)| (*owned != Owned::Principal, *owned, Arc::clone(name)));
+    let gone = by_name(&gone);
     revoke_who_is_not_admitted(context, key, &cluster).await;
     let (begun, mut done) = (Instant::now(), false);
     for slice in gone.chunks(SLICE) {
@@ -62,12 +63,23 @@ pub async fn after_the_gone(context: &Context, key: &ClusterKey) -> bool {
             // Where nothing succeeds, another attempt at once would not either.
             return done;
         }
-        let slice = slice
-            .iter()
-            .map(|recorded| after_one_or_warn(context, key, &cluster, recorded));
+        let slice = slice.iter().map(|of_one_name| async {
+            let mut is_done = false;
+            for recorded in *of_one_name {
+                is_done |= after_one_or_warn(context, key, &cluster, recorded).await;
+            }
+            is_done
+        });
         done |= join_all(slice).await.contains(&true);
     }
     false
+}
+
+/// The records of each name, of such as are in order. Owners of one name are cleaned up after one
+/// after the other: the last one takes along what the name has, and knows it by being alone.
+fn by_name(all: &[Recorded]) -> Vec<&[Recorded]> {
+    all.chunk_by(|one, next| one.0 == next.0 && one.1 == next.1)
+        .collect()
 }
 
 /// Cleans up after one owner. A failure does not stop the others; returns true if there was none.
@@ -106,12 +118,15 @@ async fn revoke_who_is_not_admitted(context: &Context, key: &ClusterKey, cluster
     let is_refused = |(_, name, owner): &&Recorded| {
         !admitted[owner.namespace.as_str()] || is_name_refused(context, key, cluster, name, owner)
     };
-    let refused: Vec<_> = all.iter().filter(is_refused).collect();
-    for slice in refused.chunks(SLICE) {
-        let slice = slice.iter().map(|(_, name, owner)| async move {
-            tracing::info!(cluster = %key, principal = &**name, user = %owner, "its namespace or its name is not allowed: credential, ACLs and quotas are taken away");
-            if let Err(error) = revoke_owner(cluster, name, owner).await {
-                tracing::warn!(cluster = %key, principal = &**name, %error, "cannot take away what it has");
+    let mut refused: Vec<Recorded> = all.iter().filter(is_refused).cloned().collect();
+    refused.sort_by_key(|(_, name, _)| Arc::clone(name));
+    for slice in by_name(&refused).chunks(SLICE) {
+        let slice = slice.iter().map(|of_one_name| async move {
+            for (_, name, owner) in *of_one_name {
+                tracing::info!(cluster = %key, principal = &**name, user = %owner, "its namespace or its name is not allowed: credential, ACLs and quotas are taken away");
+                if let Err(error) = revoke_owner(cluster, name, owner).await {
+                    tracing::warn!(cluster = %key, principal = &**name, %error, "cannot take away what it has");
+                }
             }
         });
         join_all(slice).await;

@@ -85,7 +85,7 @@ pub async fn step(
 /// was, because its spec is not valid, owns only what was created after it.
 fn is_of_another(object: &KafkaCluster, found: &Live) -> bool {
     let status = object.status.as_ref();
-    let is_served = status.is_some_and(|status| status.cluster_id.is_some());
+    let is_served = status.is_some_and(|status| status.kafka_version.is_some());
     let created = object.metadata.creation_timestamp.as_ref();
     let is_older = found.created() < created.map(|time| time.0);
     !is_served && found.created().is_some() && is_older

@@ -35,6 +35,7 @@ use crate::tenancy::rights;
 use crate::tenancy::rights::Standings;
 use crate::tenancy::tenants::{Tenant, Tenants};
 use freehold_kafka::acl;
+use freehold_kafka::acl::{ALLOW, AclBinding};
 use freehold_kafka::metadata_image::{Concerned, MetadataImage};
 use freehold_kafka::metadata_record::Fingerprint;
 use freehold_kafka::ownership::{Owned, Owner};
@@ -371,10 +372,17 @@ async fn act(
     };
     let is_acl = |step: &&Step| matches!(step, Step::DeleteAcls(_) | Step::CreateAcls(_));
     let acls = async {
+        let mut result = Ok::<_, Error>(());
         for step in steps.iter().filter(is_acl) {
-            apply::apply(&scope, step).await?;
+            // A right that is no longer allowed goes also where another one cannot be given. What
+            // depends on a Deny waits for it.
+            if result.is_err() && !takes_a_right(step) {
+                continue;
+            }
+            let applied = apply::apply(&scope, step).await;
+            result = result.and(applied.map(drop));
         }
-        Ok::<_, Error>(())
+        result
     };
     let others = steps
         .iter()
@@ -392,6 +400,12 @@ async fn act(
     let seen = |image: &MetadataImage| is_seen(image, user, &own, scram);
     cluster.mirror.wait(SEEN_LIMIT, seen).await;
     Ok(object)
+}
+
+/// True if the step deletes ACLs that allow something, and no others.
+fn takes_a_right(step: &Step) -> bool {
+    let allows = |acl: &AclBinding| acl.permission == ALLOW;
+    matches!(step, Step::DeleteAcls(acls) if acls.iter().all(allows))
 }
 
 /// True if the metadata show the principal as it should be. `scram`: the credential that was set.

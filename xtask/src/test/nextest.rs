@@ -80,10 +80,11 @@ impl Run<'_> {
         // nextest writes it below the workspace, wherever cargo builds.
         let junit = layout.repo.join("target/nextest").join(self.profile);
         let mut kept = results.folder().join(format!("{}.junit.xml", self.profile));
-        if kept.exists() {
-            kept = results
-                .folder()
-                .join(format!("{}-second-try.junit.xml", self.profile));
+        let mut tries = 1;
+        while kept.exists() {
+            tries += 1;
+            let name = format!("{}-try-{tries}.junit.xml", self.profile);
+            kept = results.folder().join(name);
         }
         fs::copy(junit.join("junit.xml"), kept).context("nextest left no junit.xml")?;
         Ok(tests)

@@ -189,7 +189,7 @@ pub const CLUSTER: &[Entry] = &[
 
 /// The tests that run beside others, two at a time: they have clusters or objects with names of their
 /// own, and disturb neither the quickstart's brokers, nor nodes, nor the operator. Any other test runs
-/// alone. `.config/nextest.toml` has the same list.
+/// alone, and the one that looks for secrets last. `.config/nextest.toml` has the same list.
 #[cfg(test)]
 const BESIDE: &[&str] = &[
     "application",
@@ -284,6 +284,7 @@ mod tests {
             .collect();
         let these = format!("test(/^({})::/)", BESIDE.join("|"));
         let wanted = [
+            "filter = 'test(/^delivery::no_secret/)'".to_owned(),
             format!("filter = 'not {these}'"),
             format!("filter = '{these}'"),
         ];

@@ -5,12 +5,16 @@ use crate::requests::{check, text};
 use crate::{AdminError, AdminResult, Committed, Each};
 use kafka_protocol::messages as m;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Key types of FindCoordinator (KIP-699).
 const GROUP: i8 = 0;
 const TRANSACTIONAL_ID: i8 = 1;
 /// The transaction timeout that is stored for a fenced id. Nobody begins a transaction with it.
 const FENCED_TIMEOUT_MS: i32 = 10_000;
+/// A transaction ends within two seconds, or its coordinator is in trouble.
+const FENCE_TRIES: u32 = 10;
+const FENCE_PAUSE: Duration = Duration::from_millis(200);
 
 /// Deletes groups with their offsets (KIP-229). One that does not exist is no error.
 pub async fn delete_groups(client: &Client, groups: &[String]) -> Each<()> {
@@ -75,11 +79,30 @@ fn left(answer: &m::LeaveGroupResponse) -> AdminResult<()> {
 /// left open is aborted (KIP-98).
 pub async fn fence_producers(client: &Client, ids: &[String]) -> AdminResult<()> {
     let coordinators = coordinators_of(client, TRANSACTIONAL_ID, ids).await;
+    let mut result = Ok(());
     for id in ids {
-        let node = coordinator(&coordinators, id)?;
-        fenced(&client.send_to(node, &fence_request(id), 2).await?)?;
+        let fenced = match coordinator(&coordinators, id) {
+            Ok(node) => fence(client, node, id).await,
+            Err(error) => Err(error),
+        };
+        result = result.and(fenced);
     }
-    Ok(())
+    result
+}
+
+/// While a transaction of the id is being ended, Kafka may not give it a new epoch yet: then it is
+/// asked again, as Kafka's own client does.
+async fn fence(client: &Client, node: i32, id: &str) -> AdminResult<()> {
+    let mut tries = 1;
+    loop {
+        match fenced(&client.send_to(node, &fence_request(id), 2).await?) {
+            Err(error) if error.is("ConcurrentTransactions") && tries < FENCE_TRIES => {
+                tries += 1;
+                tokio::time::sleep(FENCE_PAUSE).await;
+            }
+            other => return other,
+        }
+    }
 }
 
 fn fence_request(id: &str) -> m::InitProducerIdRequest {
@@ -91,11 +114,7 @@ fn fence_request(id: &str) -> m::InitProducerIdRequest {
 }
 
 fn fenced(answer: &m::InitProducerIdResponse) -> AdminResult<()> {
-    match check("InitProducerId", answer.error_code, None) {
-        // The id has a new epoch, and the open transaction is being aborted.
-        Err(error) if error.is("ConcurrentTransactions") => Ok(()),
-        other => other,
-    }
+    check("InitProducerId", answer.error_code, None)
 }
 
 type Coordinators = BTreeMap<String, AdminResult<i32>>;
@@ -241,10 +260,8 @@ mod tests {
         assert!(request.transaction_timeout_ms > 0);
         let answer = |code| m::InitProducerIdResponse::default().with_error_code(code);
         assert!(fenced(&answer(0)).is_ok());
-        assert!(
-            fenced(&answer(51)).is_ok(),
-            "a transaction is being aborted"
-        );
+        let ending = fenced(&answer(51)).unwrap_err();
+        assert!(ending.is("ConcurrentTransactions"), "it is asked again");
         assert!(fenced(&answer(16)).is_err(), "not the coordinator");
     }
 
