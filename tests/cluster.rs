@@ -520,7 +520,7 @@ fn brokers_that_leave_below_the_replication_factor_stay_and_the_topics_are_named
     let plan = linter::plan(&object, &valid, &observed);
     let waiting: Vec<_> = plan.waiting_on.iter().map(ToString::to_string).collect();
     let empties = "brokers 200 to delete the logs of replicas that they gave away";
-    assert!(waiting.iter().all(|one| one == empties), "{waiting:?}");
+    assert_eq!(waiting, [empties]);
     observed.emptied = [200].into();
     let valid = validate(&object, &observed).unwrap();
     assert_eq!(valid.brokers_for_defaults(), 2);

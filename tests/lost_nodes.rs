@@ -279,6 +279,16 @@ fn a_node_whose_volume_never_comes_to_its_machine_is_replaced_when_somebody_asks
     assert_eq!(kind(&refused), None);
     let only = |warning: &String| warning.contains("the only copy of t-1");
     assert!(refused.warnings.iter().any(only), "{:?}", refused.warnings);
+    // The new volume does not come either: the lease waits for it as long as for the old one.
+    let mut lease = plan(&model, late, false).lease.unwrap();
+    lease.removes.clear();
+    let status = model.object.status.get_or_insert_default();
+    (status.disruption, status.replaced) = (Some(lease), Some("0".into()));
+    assert_eq!(
+        kind(&plan(&model, soon, false)),
+        Some(DisruptionKind::Replacement)
+    );
+    assert_eq!(kind(&plan(&model, late, false)), None);
 }
 
 /// The status says until when a lost node is waited for, or what has to be done.

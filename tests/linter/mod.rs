@@ -90,7 +90,16 @@ pub fn faults_of_kept(plan: &Plan, object: &KafkaCluster) -> Vec<String> {
         .iter()
         .filter(|step| !keeps(step))
         .map(|step| format!("it must not be changed: {step}"));
-    begins.into_iter().chain(changes).collect()
+    let more = after.as_ref().zip(before).and_then(|(after, before)| {
+        let more: Vec<i32> = after
+            .node_ids
+            .iter()
+            .filter(|id| !before.node_ids.contains(id))
+            .copied()
+            .collect();
+        (!more.is_empty()).then(|| format!("it takes in further nodes: {more:?}"))
+    });
+    begins.into_iter().chain(more).chain(changes).collect()
 }
 
 fn held(object: &KafkaCluster) -> Option<&DisruptionStatus> {

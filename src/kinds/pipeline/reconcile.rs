@@ -125,6 +125,9 @@ struct Scope<'a> {
     topics: &'a [ReadTopic],
     /// The stages whose topics have other partitions now, with those before.
     changed: &'a BTreeMap<String, i32>,
+    /// The partitions that each stage reads, as `changed` has seen them: the status must say no
+    /// others, or members that have to join anew would be missed.
+    partitions: &'a BTreeMap<String, i32>,
 }
 
 /// Before Topics and Users are listed nothing can be said; the replicas are what the spec says.
@@ -178,6 +181,7 @@ async fn observed(object: &Pipeline, context: &Context) -> Result<Reconciled<Lea
         cut: &cut,
         topics: &[],
         changed: &BTreeMap::new(),
+        partitions: &BTreeMap::new(),
     };
     let key = object.spec.cluster_ref.key(&namespace);
     match lookup::cluster(context, &key, &namespace).await? {
@@ -222,6 +226,7 @@ async fn with_cluster(scope: &Scope<'_>, cluster: &Cluster) -> Result<Reconciled
         object,
         topics: &topics,
         changed: &changed,
+        partitions: &partitions,
         ..*scope
     };
     let Scope {
@@ -233,7 +238,7 @@ async fn with_cluster(scope: &Scope<'_>, cluster: &Cluster) -> Result<Reconciled
         return Err(Error::Invalid(vec![Invalid::new("spec", why)]));
     }
     let mut warnings = programs::checked(object, context, cluster, scope.names).await?;
-    warnings.extend(sources::warnings(object, stages, &topics, &now));
+    warnings.extend(sources::warnings(object, &topics, &now));
     if !kubernetes::has_finalizer(*object) {
         context.ensure_current(*object).await?;
         kubernetes::set_finalizer(&context.client, *object, true).await?;
@@ -539,7 +544,7 @@ async fn look(
     let mut runs = Runs {
         stages: stages.iter().map(|stage| stage.name.clone()).collect(),
         started_with,
-        partitions: sources::partitions(stages, of_topic),
+        partitions: scope.partitions.clone(),
         scaled: scaling::observed(object, stages, &reports, of_topic, replicas),
         reports,
         pods,

@@ -2,7 +2,7 @@
 //! the same name, another id and other records. And how many partitions a stage reads. Pure.
 
 use crate::api::conditions::Reason;
-use crate::api::pipeline::{Pipeline, ReadTopic, StageStatus};
+use crate::api::pipeline::{Pipeline, PipelineState, ReadTopic, StageStatus};
 use crate::runtime::kind::Notice;
 use freehold_pipeline::source::{KafkaSource, OnGap};
 use freehold_pipeline::stage_document::TopicIds;
@@ -125,21 +125,21 @@ fn words(stages: &[Stage], topic: &ReadTopic) -> String {
 
 /// What the status warns of: topics that were made anew, and stages that have fewer replicas than
 /// the spec asks for.
-pub fn warnings(
-    object: &Pipeline,
-    stages: &[Stage],
-    topics: &[ReadTopic],
-    now: &Time,
-) -> Vec<String> {
+pub fn warnings(object: &Pipeline, topics: &[ReadTopic], now: &Time) -> Vec<String> {
     let is_recent = |at: &Time| now.0.duration_since(at.0) < WARN_FOR;
     let anew = topics.iter().filter_map(|topic| {
         let at = topic.made_anew_at.as_ref()?;
-        is_recent(at).then(|| format!("{}, at {}", words(stages, topic), at.0))
+        // What follows from it the stage says itself, as long as it is so.
+        let name = &topic.name;
+        is_recent(at).then(|| format!("topic {name} was deleted and made anew, at {}", at.0))
     });
     let (asked, scaled) = (object.spec.replicas, object.spec.scaling.is_some());
+    let runs = object.spec.state == PipelineState::Running;
     let status = object.status.iter().flat_map(|status| &status.stages);
     let capped = status.filter_map(|stage| {
-        let partitions = stage.partitions.filter(|most| *most < asked && !scaled)?;
+        let partitions = stage
+            .partitions
+            .filter(|most| *most < asked && !scaled && runs)?;
         Some(format!(
             "spec.replicas: stage {} has {partitions} of {asked} replicas: it reads {partitions} \
              partitions, and more replicas would have nothing to do",
@@ -272,8 +272,9 @@ mod tests {
             (&*ids["orders"].id, &*ids["orders"].former),
             ("b", &["a".to_owned()][..])
         );
-        let warned = |second| warnings(&object, &stages, known, &at(second));
-        assert_eq!(warned(100).len(), 1);
+        let warned = |second| warnings(&object, known, &at(second));
+        assert!(warned(100)[0].contains("orders was deleted and made anew, at"));
+        assert!(!warned(100)[0].contains("stops"), "it may go on by now");
         assert_eq!(warned(100_000), Vec::<String>::new(), "a day later");
     }
 
@@ -300,11 +301,14 @@ mod tests {
         let before = BTreeMap::from([("in".to_owned(), 3)]);
         assert_eq!(changed(&object, &grown), before, "they join anew");
         assert_eq!(replicas(&object, "in"), 3);
-        let warned = warnings(&object, &stages, &[], &at(0));
+        let warned = warnings(&object, &[], &at(0));
         let words = "spec.replicas: stage in has 3 of 5 replicas: it reads 3 partitions";
         assert!(warned[0].starts_with(words), "{warned:?}");
+        object.spec.state = PipelineState::Paused;
+        assert!(warnings(&object, &[], &at(0)).is_empty());
+        object.spec.state = PipelineState::Running;
         object.spec.replicas = 2;
         assert_eq!(replicas(&object, "in"), 2);
-        assert!(warnings(&object, &stages, &[], &at(0)).is_empty());
+        assert!(warnings(&object, &[], &at(0)).is_empty());
     }
 }

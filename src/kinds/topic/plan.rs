@@ -95,6 +95,7 @@ pub fn plan(
         (Some(topic), Some(id)) if id_text(topic.id) != id => {
             if !observed.ownership.mine {
                 adopt(object, topic, &differences, observed)?;
+                plan.adopts = true;
             }
             plan.drift.push(format!(
                 "the topic was deleted and made again (id {}, not {id})",

@@ -215,10 +215,11 @@ pub fn pod_facts(live: &Live) -> Option<PodFacts> {
     })
 }
 
-/// True while Kubernetes prepares what the container needs for its first start.
+/// True while Kubernetes prepares what the container needs for its first start. One that waits for
+/// init containers (`PodInitializing`), which a policy may have added, has its volumes already.
 fn was_never_created(container: &serde_json::Value) -> bool {
     let reason = &container["state"]["waiting"]["reason"];
-    let waits = container.is_null() || reason == "ContainerCreating" || reason == "PodInitializing";
+    let waits = container.is_null() || reason == "ContainerCreating";
     waits && container["restartCount"].as_i64().unwrap_or(0) == 0
 }
 
@@ -349,6 +350,7 @@ mod tests {
         let others = [
             scheduled(1, "ContainerCreating"),
             scheduled(0, "CrashLoopBackOff"),
+            scheduled(0, "PodInitializing"),
             facts(json!({"conditions": [{"type": "PodScheduled", "status": "False"}]})),
         ];
         assert!(others.iter().all(|pod| !pod.waits_too_long(at(60))));

@@ -494,9 +494,10 @@ fn wait_for(lease: Lease, facts: &Facts<'_>, mut report: Report) -> Progress {
     let pods: Vec<&PodFacts> = nodes(cluster, &lease.nodes)
         .filter_map(|(group, id)| pod(group, id, observed))
         .collect();
-    // The pod starts as soon as there is a machine for it. Until then the lease ends, and only what
-    // needs this node in sync waits.
-    if pods.iter().any(|pod| pod.stuck.is_some() && !pod.deleting) {
+    // The pod starts as soon as there is a machine, a volume and an image for it. Until then the lease
+    // ends, and only what needs this node in sync waits.
+    let cannot_start = |pod: &&&PodFacts| pod.stuck.is_some() || pod.waits_too_long(observed.now);
+    if pods.iter().filter(cannot_start).any(|pod| !pod.deleting) {
         return Progress::ended(report);
     }
     let KafkaFacts::Answered { topics, .. } = &observed.kafka else {
