@@ -289,6 +289,7 @@ const SOAK: [(u32, &[&str]); 4] = [
             "outages::",
             "crash::",
             "chaos::",
+            "pipeline_proof::",
         ],
     ),
 ];
@@ -305,7 +306,7 @@ pub struct SoakOptions {
 /// certificates; replaced CAs, an upgrade, volumes that grow, are added and removed, controllers,
 /// drains, a zone that is cut off for a minute, an API server that is down for ten, a node that
 /// dies, a pool that shrinks with its load, an uninstallation, an operator that dies after every
-/// write, and chaos. What a test does only in a soak is documented at that test. Before all that,
+/// write, chaos, and a Pipeline while all of that happens to it. What a test does only in a soak is documented at that test. Before all that,
 /// the models run with many more cases than in `cargo xtask test`.
 pub fn soak(layout: &Layout, options: &SoakOptions) -> Result<()> {
     let mut steps = Steps::new();

@@ -55,6 +55,11 @@ pub const CLUSTER: &[Entry] = &[
         "each example of the guide; the first Pipeline is in `pipelines`",
     ),
     (
+        "examples::orders",
+        Landing,
+        "the guide's first example: orders by region, without card numbers",
+    ),
+    (
         "failures::",
         Landing,
         "no acknowledged record is lost when nodes die",
@@ -101,6 +106,11 @@ pub const CLUSTER: &[Entry] = &[
         "pipeline_fields::",
         All,
         "every field of a Pipeline; `tests/golden-pipelines` has the objects",
+    ),
+    (
+        "pipeline_proof::",
+        All,
+        "minutes; exactly once while pods, brokers and replicas come and go",
     ),
     (
         "pipeline_scaling::",

@@ -48,7 +48,7 @@ fn sources(name: &str) -> [String; 2] {
 }
 
 /// The number of records in each of these topics.
-fn held(kubectl: &Kubectl, names: &[String]) -> anyhow::Result<Vec<usize>> {
+pub fn held(kubectl: &Kubectl, names: &[String]) -> anyhow::Result<Vec<usize>> {
     let admin = super_admin(kubectl, "kafka", "demo");
     let topics = block_on(admin.describe_topics())?;
     let leaders = |name: &String| {

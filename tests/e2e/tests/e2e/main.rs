@@ -30,6 +30,7 @@ mod outages;
 mod outside;
 mod pipeline_deaths;
 mod pipeline_fields;
+mod pipeline_proof;
 mod pipeline_scaling;
 mod pipelines;
 mod policies;

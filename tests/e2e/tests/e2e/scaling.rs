@@ -161,8 +161,18 @@ fn replace(kubectl: &Kubectl, id: &str) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
+/// Waits until so many brokers hold like shares of the replicas.
+pub fn hold_like_shares(kubectl: &Kubectl, brokers: usize) {
+    let what = format!("{brokers} brokers that hold like shares");
+    shell::wait_for(&what, LIMIT, || {
+        let (held, _) = shares(kubectl)?;
+        Ok((held.len() != brokers || !within_one(&held)).then(|| format!("{held:?}")))
+    })
+    .unwrap();
+}
+
 /// Waits until the second pool, which has no size any more, is empty and gone, with its volumes.
-fn gone(kubectl: &Kubectl, before: &BTreeMap<String, String>) {
+pub fn gone(kubectl: &Kubectl, before: &BTreeMap<String, String>) {
     shell::wait_for("three brokers that hold everything", LIMIT, || {
         let (held, _) = shares(kubectl)?;
         Ok(
@@ -206,11 +216,7 @@ fn a_broker_that_serves_is_replaced_under_load() {
     let load = Load::start(&kubectl, "replace", load::rate());
     let _pools = restore_pools(&kubectl);
     set_extra(&kubectl, "kafka", "demo", Some(1));
-    shell::wait_for("four brokers that hold like shares", LIMIT, || {
-        let (held, _) = shares(&kubectl)?;
-        Ok((held.len() != 4 || !within_one(&held)).then(|| format!("{held:?}")))
-    })
-    .unwrap();
+    hold_like_shares(&kubectl, 4);
     settled(&kubectl);
     let replaced = replace(&kubectl, "300");
     set_extra(&kubectl, "kafka", "demo", Some(0));
