@@ -51,7 +51,8 @@ enum Command {
     Test(pipeline::TestOptions),
     /// Print the graph of Pipelines.
     Graph(pipeline::GraphOptions),
-    /// List, compare and take back the revisions of a Pipeline, with your own kubeconfig.
+    /// List, compare and take back the revisions of a Pipeline, or print what its blocks do, with
+    /// your own kubeconfig.
     #[command(subcommand)]
     Pipeline(pipeline::RevisionsCommand),
     /// Send the dead letters of a block of a Pipeline through it again, with your own kubeconfig.

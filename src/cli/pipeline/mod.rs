@@ -1,6 +1,6 @@
 //! Commands about Pipelines. `freehold lint`, `freehold test` and `freehold graph` need no cluster:
 //! they give the answers that the webhook and the runner give. `freehold pipeline` asks the API
-//! server for revisions, and `freehold replay` for a replay of dead letters.
+//! server for revisions and rates, and `freehold replay` for a replay of dead letters.
 
 mod check;
 mod files;

@@ -1,5 +1,5 @@
-//! `freehold pipeline history`, `diff` and `rollback`: the revisions of a Pipeline. They ask the API
-//! server with the rights of the person's kubeconfig.
+//! `freehold pipeline history`, `diff` and `rollback`: the revisions of a Pipeline; `graph`: what it
+//! does. They ask the API server with the rights of the person's kubeconfig.
 #![allow(
     clippy::print_stderr,
     reason = "the advice is not a part of the output"
@@ -7,6 +7,7 @@
 
 use crate::api::pipeline::Pipeline;
 use crate::cli::operator::MainError;
+use crate::cli::pipeline::graph::{self, Format};
 use crate::cli::pipeline::object::{self, parts, shown};
 use crate::cli::pipeline::print::print;
 use crate::cli::render;
@@ -40,6 +41,14 @@ pub enum Command {
         from: i64,
         /// Number of another one; default: the present spec.
         to: Option<i64>,
+    },
+    /// Print the graph with the state and the rates of each block, and how far a stage is behind.
+    Graph {
+        /// The Pipeline: NAMESPACE/NAME.
+        pipeline: String,
+        /// The form.
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
     },
     /// Change blocks, functions, errors and delivery back to those of a revision; everything else
     /// stays. The operator records it as a new revision.
@@ -78,6 +87,7 @@ pub fn main(command: &Command) -> Result<(), MainError> {
         .build()?;
     let (Command::History { pipeline }
     | Command::Diff { pipeline, .. }
+    | Command::Graph { pipeline, .. }
     | Command::Rollback(Rollback { pipeline, .. })) = command;
     parts(pipeline)?;
     let text = runtime.block_on(async {
@@ -85,6 +95,10 @@ pub fn main(command: &Command) -> Result<(), MainError> {
         match command {
             Command::History { pipeline } => history(&client, pipeline).await,
             Command::Diff { pipeline, from, to } => diff(&client, pipeline, *from, *to).await,
+            Command::Graph { pipeline, format } => {
+                let object = object::found(&client, pipeline).await?;
+                Ok(graph::of_running(&object, *format)?)
+            }
             Command::Rollback(options) => rollback(&client, options).await,
         }
     })?;

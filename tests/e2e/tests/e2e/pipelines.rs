@@ -248,6 +248,10 @@ fn a_change_is_a_revision(kubectl: &Kubectl) {
         .wait_ready("pipeline", NAMESPACE, "numbers", LONG)
         .unwrap();
     assert_eq!(status(kubectl)["revision"], 3);
+    let graph = ["pipeline", "graph", &pipeline];
+    let graph = shell::output(&mut shell::command(&binary, graph)).unwrap();
+    let block = "  tenfold (transform) <- numbers: ";
+    assert!(graph.contains(block), "{graph}");
     let history = ["pipeline", "history", &pipeline];
     let history = shell::output(&mut shell::command(&binary, history)).unwrap();
     assert!(history.contains("freehold-rollback"), "{history}");
