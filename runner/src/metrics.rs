@@ -154,6 +154,20 @@ fn of_blocks(out: &mut String, blocks: &[(String, BlockFigures)]) {
             );
         }
     }
+    let name = "block_cpu_seconds_total";
+    head(
+        out,
+        name,
+        "counter",
+        "CPU time of a block's own work on committed records, from a sample of them",
+    );
+    for (block, figures) in blocks {
+        let seconds = figures.cpu_nanos as f64 / 1e9;
+        let _ = writeln!(
+            out,
+            "freehold_runner_{name}{{block=\"{block}\"}} {seconds:.6}"
+        );
+    }
     let reasons: [(&str, Count); 5] = [
         ("filtered", |figures| figures.filtered),
         ("no-case", |figures| figures.no_case),

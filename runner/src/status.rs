@@ -62,9 +62,10 @@ impl Replica {
 }
 
 /// Counts of a block in the order of [`counts`].
-type Counts = [u64; 8];
+type Counts = [u64; 9];
 
-/// What is counted of a block: in, out, errors, then what [`DROPPED`] names.
+/// What is counted of a block: in, out, errors, then what [`DROPPED`] names, then nanoseconds of CPU
+/// time.
 fn counts(figures: &BlockFigures) -> Counts {
     [
         figures.records_in,
@@ -75,6 +76,7 @@ fn counts(figures: &BlockFigures) -> Counts {
         figures.not_read,
         figures.aborted,
         figures.skipped,
+        figures.cpu_nanos,
     ]
 }
 
@@ -130,7 +132,7 @@ impl BlockCounts {
     fn reports(&self, age: Duration) -> Vec<BlockReport> {
         let (base, seconds) = self.window.begin(age);
         let report = |(place, (name, figures)): (usize, &(String, BlockFigures))| {
-            let before = base.map_or([0; 8], |base| base[place]);
+            let before = base.map_or([0; 9], |base| base[place]);
             let mut rates = counts(figures)
                 .into_iter()
                 .zip(before)
@@ -146,6 +148,7 @@ impl BlockCounts {
                     .map(|reason| ((*reason).to_owned(), next()))
                     .filter(|(_, rate)| *rate > 0.0)
                     .collect(),
+                cpu_per_second: next() / 1e9,
                 errors: figures.errors,
                 problem: None,
                 last_error: figures.last_error.as_ref().map(|error| LastError {
@@ -382,6 +385,7 @@ mod tests {
             records_out,
             filtered,
             errors,
+            cpu_nanos: records_in * 2_000,
             last_error: (errors > 0).then(|| BlockError {
                 address: "orders/0/4".parse().ok(),
                 message: "x".repeat(2_000),
@@ -425,6 +429,8 @@ mod tests {
         let big = &report.blocks[1];
         assert_eq!((big.in_per_second, big.out_per_second), (200.0, 120.0));
         assert_eq!((big.errors_per_second, big.errors), (2.0, 10));
+        // 2 microseconds for each of 200 records.
+        assert_eq!(big.cpu_per_second, 0.0004);
         let dropped = BTreeMap::from([("filtered".to_owned(), 78.0)]);
         assert_eq!(big.dropped_per_second, dropped);
         let error = big.last_error.as_ref().unwrap();

@@ -236,6 +236,10 @@ pub struct StageStatus {
     /// of the replica that is behind most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag_seconds: Option<i64>,
+    /// The block that takes the most CPU time, while the stage is behind and its replicas are busy:
+    /// it holds the others up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slowest: Option<String>,
     /// The partitions that it reads; of several topics, of the one that has the most. It never has
     /// more replicas.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -288,6 +292,10 @@ pub struct BlockStatus {
     /// `not-read` by any block, `aborted` by its program, `skipped` by `errors.policy`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub dropped_per_second: BTreeMap<String, i64>,
+    /// CPU seconds that its own work takes for a million records, without that of the blocks behind
+    /// it; of a sample, and written when it changes by a third. Unknown while few records come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_seconds_per_million: Option<f64>,
     /// Since when records come to it and end there, although no filter drops them and nothing else
     /// comes out of its stage.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -65,7 +65,7 @@ impl Budget {
 }
 
 /// CPU time of this thread.
-fn cpu_time() -> Duration {
+pub(crate) fn cpu_time() -> Duration {
     let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::ThreadCPUTime);
     let (secs, nanos) = (u64::try_from(tv_sec), u32::try_from(tv_nsec));
     Duration::new(secs.unwrap_or_default(), nanos.unwrap_or_default())

@@ -5,10 +5,11 @@ pub mod replay;
 
 use crate::alert::{Alert, Receivers};
 use crate::blocks::{Runnable, compile_all};
+use crate::budget::cpu_time;
 use crate::clock;
 use crate::dead_letter::PROCESS_DIED;
 use crate::event::{Event, Input};
-use crate::figures::{Dropped, Figures, LastAlert, LastError};
+use crate::figures::{Dropped, Figures, LastAlert, LastError, SAMPLE};
 use crate::output::{Destination, Output, Outputs, Stop};
 use crate::program::{Compiled, Ended, Failure};
 use crate::sink;
@@ -21,6 +22,7 @@ use replay::Pass;
 use serde_json::json;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 use vrl::compiler::runtime::Runtime;
 use vrl::value::Value;
 
@@ -49,6 +51,10 @@ pub struct Flow {
     failed: Option<usize>,
     /// The blocks that the record has come through, from its source to the one that works on it.
     way: Vec<usize>,
+    /// Records that came.
+    seen: u64,
+    /// The CPU time of the record that is worked on is taken.
+    is_sampled: bool,
     /// The record that is worked on is a dead letter.
     letter: Option<Pass>,
 }
@@ -194,6 +200,8 @@ impl Flow {
             refused: Vec::new(),
             failed: None,
             way: Vec::new(),
+            seen: 0,
+            is_sampled: false,
             letter: None,
         })
     }
@@ -256,10 +264,14 @@ impl Flow {
         self.arrive(place);
         self.nodes[place].figures.records_in += 1;
         outputs.entered(&self.nodes[place].name);
+        self.seen += 1;
+        self.is_sampled = self.seen.is_multiple_of(SAMPLE);
+        let began = self.is_sampled.then(cpu_time);
         let event = match self.nodes[place].reads {
             true => Event::decode(input, self.nodes[place].output),
             false => Ok(Event::undecoded(input)),
         };
+        self.took_since(place, began);
         match event {
             Ok(mut event) => self.pass(place, None, &mut event, outputs),
             Err(why) => self.fail(place, &input, &Failure::plain(why), outputs),
@@ -376,7 +388,9 @@ impl Flow {
         self.nodes[place].figures.records_in += 1;
         outputs.entered(&self.nodes[place].name);
         // A panic in a function of VRL is an error of the record, not the end of the process.
+        let began = self.is_sampled.then(cpu_time);
         let fate = catch_unwind(AssertUnwindSafe(|| self.work(place, event, outputs)));
+        self.took_since(place, began);
         match fate.unwrap_or_else(|_| Fate::Failed(Failure::plain("a function of VRL panicked"))) {
             Fate::Passed(case) => self.pass(place, case, event, outputs),
             Fate::Dropped(why) => {
@@ -402,6 +416,14 @@ impl Flow {
                 let input = event.input;
                 self.fail(place, &input, &why, outputs)
             }
+        }
+    }
+
+    /// What a block did since then is its own work.
+    fn took_since(&mut self, place: usize, began: Option<Duration>) {
+        if let Some(began) = began {
+            let took = cpu_time().saturating_sub(began);
+            self.nodes[place].figures.took(took);
         }
     }
 

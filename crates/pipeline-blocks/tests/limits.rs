@@ -6,9 +6,11 @@ use freehold_pipeline::source::Format;
 use freehold_pipeline::topics::TopicNames;
 use freehold_pipeline_blocks::decode::{DEPTH_MAX, decode};
 use freehold_pipeline_blocks::event::Input;
+use freehold_pipeline_blocks::figures::SAMPLE;
 use freehold_pipeline_blocks::flow::{Flow, Identity};
 use freehold_pipeline_blocks::isolation;
 use freehold_pipeline_blocks::output::{Output, Outputs};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Topic and value of what is written, or of a dead letter its error.
@@ -83,4 +85,43 @@ fn a_result_is_nested_as_deeply_as_an_input_may_be() {
     let made = run(". = [.]", &deepest);
     let error = format!("the value is nested deeper than {DEPTH_MAX}");
     assert_eq!(made, ("dead".to_owned(), error));
+}
+
+/// The CPU time of a block is that of its own work: neither that of the blocks behind it, nor of
+/// those before.
+#[test]
+fn cpu_time_is_told_of_the_block_that_takes_it() {
+    let text = "blocks:\n- {name: in, source: {kafka: {topic: in}}}\n\
+        - {name: light, from: [in], transform: {vrl: '.a = 1'}}\n\
+        - {name: heavy, from: [light], transform: {vrl: 'count = 0\n\n  for_each(array!(.all)) -> |_i, x| { count = count + int!(x) }\n\n  .sum = count'}}\n\
+        - {name: last, from: [heavy], transform: {vrl: '.b = 2'}}\n\
+        - {name: out, from: [last], sink: {kafka: {topic: out}}}\n";
+    let definition: Definition = serde_saphyr::from_str(text).unwrap();
+    let value = format!("{{\"all\": [{}1]}}", "1,".repeat(2_000));
+    let work = || {
+        let names = TopicNames::default();
+        let mut flow = Flow::compile(&definition, &names, Identity::default()).unwrap();
+        for offset in 0..SAMPLE as i64 * 4 {
+            let input = Input {
+                topic: "in",
+                partition: 0,
+                offset,
+                timestamp: None,
+                key: None,
+                value: Some(value.as_bytes()),
+                headers: &[],
+            };
+            flow.process(input, &mut Written::default()).unwrap();
+        }
+        let all = flow.figures();
+        let all = all.map(|(name, figures)| (name.to_owned(), figures.cpu_nanos));
+        all.collect::<BTreeMap<String, u64>>()
+    };
+    let took = isolation::on_large_stack(work).unwrap();
+    for (name, nanos) in &took {
+        assert!(*nanos > 0, "{name}: {took:?}");
+    }
+    for light in ["light", "last"] {
+        assert!(took["heavy"] > 3 * took[light], "{took:?}");
+    }
 }

@@ -74,6 +74,9 @@ pub struct BlockReport {
     /// `skipped`); only reasons that occurred.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub dropped_per_second: BTreeMap<String, f64>,
+    /// CPU seconds of its own work in a second, without that of the blocks behind it; an estimate
+    /// from a sample of its records.
+    pub cpu_per_second: f64,
     /// Records that it failed on since the process started.
     pub errors: u64,
     /// What it cannot do at the moment: its topic or a right is missing. It is gone when it works.
@@ -138,6 +141,7 @@ impl BlockReport {
             out_per_second,
             errors_per_second,
             dropped_per_second,
+            cpu_per_second,
             errors,
             problem,
             last_error,
@@ -146,6 +150,7 @@ impl BlockReport {
         self.in_per_second += in_per_second;
         self.out_per_second += out_per_second;
         self.errors_per_second += errors_per_second;
+        self.cpu_per_second += cpu_per_second;
         for (reason, rate) in dropped_per_second {
             *self.dropped_per_second.entry(reason.clone()).or_default() += rate;
         }
@@ -196,6 +201,7 @@ mod tests {
             out_per_second: 1.5,
             errors_per_second: 0.5,
             dropped_per_second: BTreeMap::from([("aborted".to_owned(), 0.5)]),
+            cpu_per_second: 0.25,
             errors: 7,
             problem: None,
             last_error: error(1_000, 3),
@@ -258,6 +264,7 @@ mod tests {
                 ("aborted".to_owned(), 1.5),
                 ("skipped".to_owned(), 2.0),
             ]),
+            cpu_per_second: 0.5,
             errors: 14,
             last_alert: alert(1_500),
             ..other

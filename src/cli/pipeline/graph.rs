@@ -110,6 +110,10 @@ fn doing(block: &BlockStatus) -> String {
         ),
     };
     let dropped = block.dropped_per_second.iter();
+    if let Some(seconds) = block.cpu_seconds_per_million {
+        // Writing to a String does not fail.
+        let _ = write!(words, ", {seconds} CPU s for a million");
+    }
     let fails = Some(block.errors_per_second).filter(|rate| *rate > 0);
     let ends = dropped.map(|(why, rate)| (why.as_str(), *rate));
     for (why, rate) in fails.map(|rate| ("failed", rate)).into_iter().chain(ends) {
@@ -124,12 +128,15 @@ fn stage(stage: &StageStatus) -> String {
     let wanted = stage.wanted.unwrap_or(stage.ready);
     let lag = stage.lag.map(|lag| format!(", {lag} records behind"));
     let seconds = stage.lag_seconds.map(|lag| format!(" ({lag} s)"));
+    let slowest = stage.slowest.as_deref().map(shown);
+    let slowest = slowest.map(|block| format!(", held up by {block}"));
     format!(
-        "  {}: {} of {wanted} replicas ready{}{}\n",
+        "  {}: {} of {wanted} replicas ready{}{}{}\n",
         shown(&stage.name),
         stage.ready,
         lag.unwrap_or_else(|| ", lag unknown".to_owned()),
-        seconds.unwrap_or_default()
+        seconds.unwrap_or_default(),
+        slowest.unwrap_or_default()
     )
 }
 
@@ -249,9 +256,10 @@ mod tests {
                 "blocks": [
                     {"name": "in", "state": "Running", "inPerSecond": 0, "outPerSecond": 900, "errorsPerSecond": 0},
                     {"name": "paid", "state": "Failing", "inPerSecond": 900, "outPerSecond": 600,
-                     "errorsPerSecond": 20, "droppedPerSecond": {"filtered": 280}},
+                     "errorsPerSecond": 20, "droppedPerSecond": {"filtered": 280}, "cpuSecondsPerMillion": 2.4},
                 ],
-                "stages": [{"name": "in", "group": "g", "ready": 1, "wanted": 2, "lag": 4000, "lagSeconds": 5}],
+                "stages": [{"name": "in", "group": "g", "ready": 1, "wanted": 2, "lag": 4000, "lagSeconds": 5,
+                    "slowest": "paid"}],
             },
         }))
         .unwrap()
@@ -263,10 +271,11 @@ mod tests {
             of_running(&running(), Format::Text).unwrap(),
             "Pipeline orders\n\
              \x20 in (source.kafka orders): 0/s in, 900/s out\n\
-             \x20 paid (filter) <- in: Failing, 900/s in, 600/s out, 20/s failed, 280/s filtered\n\
+             \x20 paid (filter) <- in: Failing, 900/s in, 600/s out, 2.4 CPU s for a million, \
+             20/s failed, 280/s filtered\n\
              \x20 out (sink.kafka paid) <- paid\n\
              stages:\n\
-             \x20 in: 1 of 2 replicas ready, 4000 records behind (5 s)\n"
+             \x20 in: 1 of 2 replicas ready, 4000 records behind (5 s), held up by paid\n"
         );
         let words = "Failing, 900/s in, 600/s out";
         for (format, before) in [(Format::Mermaid, "filter<br/>"), (Format::Dot, "filter\\n")] {

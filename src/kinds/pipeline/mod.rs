@@ -5,6 +5,7 @@ pub mod alerts;
 pub mod apply;
 pub mod certificate;
 pub mod context;
+mod cpu;
 pub mod deletion;
 pub mod desired;
 pub mod lacking;

@@ -12,7 +12,7 @@ use crate::kinds::pipeline::desired::{HTTP_PORT, group, replicas};
 use crate::kinds::pipeline::pods::{self, PodFacts};
 use crate::kinds::pipeline::scaling::{Observed, decide};
 use crate::kinds::pipeline::sources::with_partitions;
-use crate::kinds::pipeline::{alerts, no_output, replay, tenants};
+use crate::kinds::pipeline::{alerts, cpu, no_output, replay, tenants};
 use crate::words::{PART_CHARS_MAX, cut};
 use freehold_kafka_client::figures::coarse;
 use freehold_pipeline::report::{BlockReport, DROPPED, StageReport, merged, of_graph};
@@ -329,6 +329,7 @@ fn stages(object: &Pipeline, runs: &Runs, old: &[StageStatus], now: &Time) -> Ve
             ready: i32::try_from(ready.count()).unwrap_or(i32::MAX),
             lag: runs.lag(object, Some(name)),
             lag_seconds: runs.lag_seconds(object, name),
+            slowest: cpu::slowest(&runs.reports, name),
             partitions: runs
                 .partitions
                 .get(name)
@@ -431,6 +432,7 @@ fn blocks(object: &Pipeline, runs: &Runs, old: &[BlockStatus], now: &Time) -> Ve
             out_per_second: own.map_or(0, |report| rate(report.out_per_second)),
             errors_per_second: rate(errors),
             dropped_per_second: dropped(&parts),
+            cpu_seconds_per_million: cpu::seconds_per_million(own, &parts, known),
             no_output_since: no_output::since(&silent, name, old, now),
             last_error: last_error(&parts).or_else(|| known?.last_error.clone()),
             last_alert: alerts::last(known, own.and_then(|own| own.last_alert.as_ref()), now),
