@@ -65,6 +65,40 @@ spec:
         at: 1767225600000, record: {topic: payments-eur, partition: 0, offset: 0}}}]
 "#;
 
+/// A Pipeline whose test does not come to two of five lines with a statement.
+const LINES: &str = "
+apiVersion: freehold.dev/v1alpha1
+kind: Pipeline
+metadata: {name: parcels, namespace: shop}
+spec:
+  clusterRef: {name: demo}
+  blocks:
+  - {name: in, source: {kafka: {topic: parcels}}}
+  - name: weigh
+    from: [in]
+    transform:
+      vrl: |
+        .seen = true
+        if .grams == null {
+          abort
+        } else if .grams == 0 {
+          .empty = true
+        } else {
+          .kilos = int(.grams) ?? 0
+        }
+  - {name: out, from: [weigh], sink: {kafka: {topic: weighed}}}
+---
+apiVersion: freehold.dev/v1alpha1
+kind: PipelineTest
+metadata: {name: parcels}
+spec:
+  pipeline: parcels
+  cases:
+  - name: weighed
+    inputs: [{source: in, value: {grams: 3000}}]
+    expect: {out: [{value: {seen: true, grams: 3000, kilos: 3000}}]}
+";
+
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_freehold"));
     command.current_dir(env!("CARGO_MANIFEST_DIR")).args(args);
@@ -105,7 +139,21 @@ fn the_examples_pass_lint_and_their_tests_reach_every_block() {
         let (passed, text) = freehold(&["test", quickstart, example, tests]);
         assert!(passed && text.contains(count), "{text}");
         assert!(!text.contains("no record reached"), "{text}");
+        assert!(!text.contains("not run of"), "{text}");
     }
+}
+
+#[test]
+fn lines_of_programs_that_no_test_runs_are_listed() {
+    let (file, junit) = (File::new("lines.yaml", LINES), File::new("lines.xml", ""));
+    let (file, junit) = (file.0.to_str().unwrap(), junit.0.to_str().unwrap());
+    let (passed, text) = freehold(&["test", file, "--junit", junit]);
+    assert!(passed && text.contains("1 passed"), "{text}");
+    let missed = "parcels: not run of block weigh: lines 3, 5";
+    assert!(text.contains(missed), "{text}");
+    let xml = fs::read_to_string(junit).unwrap();
+    let property = "name=\"parcels: lines of programs run\" value=\"3 of 5\"";
+    assert!(xml.contains(property), "{xml}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! time, that write to the log, or that can recurse without end.
 
 use crate::clock;
+use crate::coverage::{self, Mark};
 use std::sync::LazyLock;
 use vrl::compiler::function::{ArgumentList, Example, FunctionCompileContext, Parameter, closure};
 use vrl::compiler::state::TypeState;
@@ -31,7 +32,14 @@ const OUTSIDE: &str = "a program reads records alone, no network and no environm
 const RANDOM: &str = "a record that is worked on again after a failure would get another result; \
                       derive it from the record: sha2(encode_json([%topic, %partition, %offset]))";
 
-static FUNCTIONS: LazyLock<Vec<Box<dyn Function>>> = LazyLock::new(|| {
+static FUNCTIONS: LazyLock<Vec<Box<dyn Function>>> = LazyLock::new(served);
+static WITH_MARKS: LazyLock<Vec<Box<dyn Function>>> = LazyLock::new(|| {
+    let mut functions = served();
+    functions.push(Box::new(Mark));
+    functions
+});
+
+fn served() -> Vec<Box<dyn Function>> {
     let is_served = |name: &str| EXCLUDED.iter().all(|(excluded, _)| *excluded != name);
     let of_vrl = vrl::stdlib::all().into_iter();
     let mut functions: Vec<Box<dyn Function>> = of_vrl
@@ -43,11 +51,14 @@ static FUNCTIONS: LazyLock<Vec<Box<dyn Function>>> = LazyLock::new(|| {
         .collect();
     functions.push(Box::new(Now));
     functions
-});
+}
 
-/// All functions.
+/// All functions; while a test counts lines, that of [`coverage`] too.
 pub fn all() -> &'static [Box<dyn Function>] {
-    &FUNCTIONS
+    match coverage::counts() {
+        true => &WITH_MARKS,
+        false => &FUNCTIONS,
+    }
 }
 
 /// Why a function that VRL has is not served; `None` if it is, or if VRL has none of this name.

@@ -12,6 +12,7 @@ pub mod budget;
 pub mod clock;
 pub mod compile;
 pub mod condition;
+pub mod coverage;
 pub mod dead_letter;
 pub mod decode;
 pub mod encode;

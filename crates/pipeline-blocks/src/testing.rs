@@ -2,6 +2,7 @@
 //! out of its blocks is compared. They run through the same code as in the runner.
 
 use crate::clock;
+use crate::coverage::{Lines, Marked};
 use crate::dead_letter;
 use crate::event::{Event, Header, Input};
 use crate::flow::{Flow, Identity};
@@ -92,8 +93,19 @@ pub struct TestFailure {
 /// What became of a case: empty if it passed, else a line for each difference.
 pub type Differences = Vec<String>;
 
-/// Blocks, and cases of splits, that no test reached.
-pub type Unreached = Vec<String>;
+/// What the cases of a test reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Blocks, and cases of splits, that no record reached.
+    pub unreached: Vec<String>,
+    /// Blocks, and cases of splits.
+    pub places: usize,
+    /// The lines of programs. Empty: there are none.
+    pub lines: Lines,
+}
+
+/// What became of each case, and what all of them reached.
+pub type Results = (Vec<(String, Differences)>, Coverage);
 
 const DEFAULT_NOW: &str = "2026-01-01T00:00:00Z";
 
@@ -111,7 +123,7 @@ pub fn run(
     namespace: &str,
     definition: &Definition,
     names: &TopicNames,
-) -> Result<(Vec<(String, Differences)>, Unreached), String> {
+) -> Result<Results, String> {
     let graph = Graph::of(definition).map_err(|findings| lines(&findings))?;
     let outlets = Outlets::of(&graph, names);
     let (mut results, mut reached) = (Vec::new(), BTreeSet::new());
@@ -142,9 +154,32 @@ pub fn run(
         .places
         .iter()
         .filter(|(name, _)| !reached.contains(*name));
-    let mut unreached: Unreached = all.map(|(name, _)| name.clone()).collect();
+    let mut unreached: Vec<String> = all.map(|(name, _)| name.clone()).collect();
     unreached.sort();
-    Ok((results, unreached))
+    let coverage = Coverage {
+        unreached,
+        places: outlets.places.len(),
+        lines: lines_run(spec, definition, names, &outlets),
+    };
+    Ok((results, coverage))
+}
+
+/// The lines of programs that the cases run.
+fn lines_run(
+    spec: &TestSpec,
+    definition: &Definition,
+    names: &TopicNames,
+    outlets: &Outlets,
+) -> Lines {
+    let marked = Marked::of(definition);
+    marked.count(|| {
+        for case in &spec.cases {
+            // Marks change no type: what compiled without them compiles with them.
+            if let Ok(mut flow) = Flow::compile(&marked.definition, names, Identity::default()) {
+                outlets.run(case, &mut flow);
+            }
+        }
+    })
 }
 
 /// Where the records of each block can be seen.

@@ -69,10 +69,18 @@ fn records_flow_as_the_blocks_say() {
         let spec: TestSpec = serde_saphyr::from_str(spec).unwrap();
         let names = TopicNames::default();
         validate(&definition).unwrap();
+        let has_program = definition.blocks.iter().any(|one| one.transform.is_some());
         let run =
             isolation::on_large_stack(move || testing::run(&spec, "test", &definition, &names));
-        let (results, _) = run.unwrap().unwrap();
+        let (results, coverage) = run.unwrap().unwrap();
         assert!(!results.is_empty());
+        // With marks each program compiles as it does without.
+        assert_eq!(
+            has_program,
+            !coverage.lines.run.is_empty(),
+            "{}",
+            case.display()
+        );
         for (name, differences) in results {
             if !differences.is_empty() {
                 failed.push(format!(

@@ -8,7 +8,8 @@ use crate::cli::pipeline::report::{Case, junit};
 use crate::cli::pipeline::topics::Topics;
 use freehold_pipeline::nearest::instead;
 use freehold_pipeline_blocks::isolation;
-use freehold_pipeline_blocks::testing::{self, TestSpec};
+use freehold_pipeline_blocks::testing::{self, Coverage, TestSpec};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -38,11 +39,15 @@ pub fn main(options: &Options) -> Result<(), MainError> {
         }
         wrong.refused += usize::from(checked.is_refused);
     }
-    let mut cases = Vec::new();
+    let (mut cases, mut reached) = (Vec::new(), Vec::new());
     for (file, spec) in &files.tests {
         let is_meant = |found: &&&Found| found.name == spec.pipeline;
         match good.iter().find(is_meant) {
-            Some(found) => cases.extend(run(found, spec, &files.topics)?),
+            Some(found) => {
+                let (ran, coverage) = run(found, spec, &files.topics)?;
+                cases.extend(ran);
+                reached.push((spec.pipeline.clone(), coverage));
+            }
             // It is refused, and that is said above.
             None if files.pipelines.iter().any(|found| is_meant(&&found)) => {}
             None => {
@@ -56,7 +61,7 @@ pub fn main(options: &Options) -> Result<(), MainError> {
         }
     }
     if let Some(path) = &options.junit {
-        std::fs::write(path, junit(&cases))
+        std::fs::write(path, junit(&cases, &reached))
             .map_err(|error| format!("{}: {error}", path.display()))?;
     }
     let failed = cases.iter().filter(|case| !case.differences.is_empty());
@@ -72,15 +77,19 @@ pub fn main(options: &Options) -> Result<(), MainError> {
 }
 
 /// Runs the cases of a test, and prints what became of each.
-fn run(found: &Found, spec: &TestSpec, topics: &Topics) -> Result<Vec<Case>, MainError> {
+fn run(
+    found: &Found,
+    spec: &TestSpec,
+    topics: &Topics,
+) -> Result<(Vec<Case>, Coverage), MainError> {
     let Ok(object) = &found.object else {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), Coverage::default()));
     };
     let namespace = found.namespace.as_deref();
     let (definition, names) = (object.spec.definition(), topics.names(namespace));
     let (of_test, of_namespace) = (spec.clone(), namespace.unwrap_or("default").to_owned());
     let run = move || testing::run(&of_test, &of_namespace, &definition, &names);
-    let (results, unreached) = isolation::on_large_stack(run)??;
+    let (results, coverage) = isolation::on_large_stack(run)??;
     let mut cases = Vec::new();
     for (name, differences) in results {
         let word = match differences.is_empty() {
@@ -100,12 +109,27 @@ fn run(found: &Found, spec: &TestSpec, topics: &Topics) -> Result<Vec<Case>, Mai
             differences,
         });
     }
-    if !unreached.is_empty() {
-        let list = unreached.join(", ");
-        print(&format!(
-            "       {}: no record reached: {list}\n",
-            spec.pipeline
-        ))?;
+    for line in missed(&coverage) {
+        print(&format!("       {}: {line}\n", spec.pipeline))?;
     }
-    Ok(cases)
+    Ok((cases, coverage))
+}
+
+/// What no record reached, in words: a line for the blocks, and one for each program.
+fn missed(coverage: &Coverage) -> Vec<String> {
+    let mut words = Vec::new();
+    if !coverage.unreached.is_empty() {
+        let list = coverage.unreached.join(", ");
+        words.push(format!("no record reached: {list}"));
+    }
+    let mut programs: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for line in coverage.lines.missed() {
+        let lines = programs.entry(&line.of).or_default();
+        lines.push(line.number.to_string());
+    }
+    words.extend(programs.iter().map(|(of, lines)| {
+        let (lines, s) = (lines.join(", "), if lines.len() == 1 { "" } else { "s" });
+        format!("not run of {of}: line{s} {lines}")
+    }));
+    words
 }

@@ -110,6 +110,9 @@ fn end_state(kubectl: &Kubectl) -> BTreeMap<String, Value> {
             for drawn in ["uid", "revision"] {
                 stage.as_object_mut().unwrap().remove(drawn);
             }
+            // Kafka draws the ids of topics, and the internal one is made anew.
+            let topics = stage["topics"].as_object_mut().into_iter().flatten();
+            topics.for_each(|(_, ids)| ids["id"] = Value::Null);
             stage
         });
         let owners = item["metadata"]["ownerReferences"].as_array();
