@@ -5,7 +5,7 @@
 use crate::ledger::held;
 use crate::load::{self, Load};
 use crate::rolls::{pods, settled};
-use crate::scaling::{gone, hold_like_shares, restore_pools, set_extra};
+use crate::scaling::{gone, hold_like_shares, restore_pools, set_extra_in};
 use crate::world::{LONG, client, delete_topic, kill_pod, kubectl, topic, user};
 use freehold_e2e::flow::{self, Client};
 use freehold_e2e::kubectl::Kubectl;
@@ -71,16 +71,17 @@ fn round(kubectl: &Kubectl) {
     let _pools = restore_pools(kubectl);
     let load = Load::of(kubectl, client(kubectl, "prover", "proof"), NAME, RATE);
     let start = Instant::now();
+    let extra = |replicas| set_extra_in(kubectl, ("kafka", "demo"), &["zone-a"], Some(replicas));
     let killed = while_pods_are_killed(kubectl, || {
         scale(kubectl, 4);
-        set_extra(kubectl, "kafka", "demo", Some(1));
+        extra(1);
         hold_like_shares(kubectl, 4);
         settled(kubectl);
         roll(kubectl);
         scale(kubectl, 2);
         let mut stay = pods(kubectl);
         stay.retain(|name, _| !name.contains("-extra-"));
-        set_extra(kubectl, "kafka", "demo", Some(0));
+        extra(0);
         gone(kubectl, &stay);
     });
     let took = start.elapsed().as_secs();

@@ -25,8 +25,19 @@ pub fn restore_pools(kubectl: &Kubectl) -> Restore {
     )
 }
 
-/// Gives a cluster a second pool of brokers with this size, or removes that pool.
+/// Gives a cluster a second pool of brokers with this size in all zones, or removes that pool.
 pub fn set_extra(kubectl: &Kubectl, namespace: &str, cluster: &str, replicas: Option<u32>) {
+    let zones = ["zone-a", "zone-b", "zone-c"];
+    set_extra_in(kubectl, (namespace, cluster), &zones, replicas);
+}
+
+/// The same in these zones.
+pub fn set_extra_in(
+    kubectl: &Kubectl,
+    (namespace, cluster): (&str, &str),
+    zones: &[&str],
+    replicas: Option<u32>,
+) {
     let found = asked("the cluster", || {
         let found = kubectl.get("kafkacluster", namespace, cluster)?;
         found.context("it is not there")
@@ -37,7 +48,7 @@ pub fn set_extra(kubectl: &Kubectl, namespace: &str, cluster: &str, replicas: Op
         .cloned()
         .collect();
     pools.extend(replicas.map(|replicas| {
-        json!({"name": "extra", "roles": ["broker"], "replicas": replicas, "zones": ["zone-a", "zone-b", "zone-c"],
+        json!({"name": "extra", "roles": ["broker"], "replicas": replicas, "zones": zones,
             "storage": {"size": "1Gi", "whenScaled": "Delete"}, "jvm": {"heap": "256Mi"}})
     }));
     kubectl
@@ -215,11 +226,12 @@ fn a_broker_that_serves_is_replaced_under_load() {
     let mark = oracle::mark(&kubectl, "kafka", "demo");
     let load = Load::start(&kubectl, "replace", load::rate());
     let _pools = restore_pools(&kubectl);
-    set_extra(&kubectl, "kafka", "demo", Some(1));
+    let extra = |replicas| set_extra_in(&kubectl, ("kafka", "demo"), &["zone-a"], Some(replicas));
+    extra(1);
     hold_like_shares(&kubectl, 4);
     settled(&kubectl);
     let replaced = replace(&kubectl, "300");
-    set_extra(&kubectl, "kafka", "demo", Some(0));
+    extra(0);
     gone(&kubectl, &before);
     let seen = oracle::replay(&kubectl, "kafka", "demo", mark);
     oracle::assert_sound(&seen);
