@@ -270,10 +270,10 @@ mod tests {
         assert_eq!(
             of_running(&running(), Format::Text).unwrap(),
             "Pipeline orders\n\
-             \x20 in (source.kafka orders): 0/s in, 900/s out\n\
+             \x20 in (source orders): 0/s in, 900/s out\n\
              \x20 paid (filter) <- in: Failing, 900/s in, 600/s out, 2.4 CPU s for a million, \
              20/s failed, 280/s filtered\n\
-             \x20 out (sink.kafka paid) <- paid\n\
+             \x20 out (sink paid) <- paid\n\
              stages:\n\
              \x20 in: 1 of 2 replicas ready, 4000 records behind (5 s), held up by paid\n"
         );
@@ -290,7 +290,7 @@ mod tests {
         new.status = None;
         let drawn = of_running(&new, Format::Text).unwrap();
         assert!(
-            drawn.ends_with("out (sink.kafka paid) <- paid\nstages:\n"),
+            drawn.ends_with("out (sink paid) <- paid\nstages:\n"),
             "{drawn}"
         );
     }
