@@ -16,6 +16,15 @@ pub fn cut(text: impl Into<String>, chars_max: usize) -> String {
     }
 }
 
+/// The same by the number of bytes, the mark included.
+pub fn cut_to_bytes(text: &str, bytes_max: usize) -> String {
+    if text.len() <= bytes_max {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(bytes_max.saturating_sub("…".len()));
+    format!("{}…", &text[..end])
+}
+
 /// The first items of a list, and how many more there are.
 pub fn listed(all: impl ExactSizeIterator<Item = String>) -> String {
     let more = all.len().saturating_sub(LISTED_MAX);
@@ -48,6 +57,16 @@ mod tests {
                 .count(),
             MESSAGE_CHARS_MAX + 1
         );
+    }
+
+    #[test]
+    fn bytes_are_counted_as_they_are_written() {
+        assert_eq!(cut_to_bytes("größer", 8), "größer");
+        assert_eq!(cut_to_bytes("größer", 7), "grö…");
+        // One letter of several bytes takes no room from the others.
+        let long = format!("ö{}", "x".repeat(2_000));
+        let cut = cut_to_bytes(&long, 1_000);
+        assert_eq!((cut.len(), cut.chars().count()), (1_000, 997));
     }
 
     #[test]

@@ -11,12 +11,6 @@ const EVENT_BYTES_MAX: usize = 1000;
 
 /// Publishes a notice. An event that cannot be written is only logged: nothing depends on it.
 pub async fn publish(client: &Client, object: &ObjectReference, notice: &Notice, warns: bool) {
-    // A character has up to four bytes.
-    let chars_max = if notice.message.is_ascii() {
-        EVENT_BYTES_MAX
-    } else {
-        EVENT_BYTES_MAX / 4
-    };
     let event = Event {
         type_: if warns {
             EventType::Warning
@@ -24,7 +18,7 @@ pub async fn publish(client: &Client, object: &ObjectReference, notice: &Notice,
             EventType::Normal
         },
         reason: notice.reason.name().to_owned(),
-        note: Some(words::cut(notice.message.as_str(), chars_max)),
+        note: Some(words::cut_to_bytes(&notice.message, EVENT_BYTES_MAX)),
         action: "Reconcile".to_owned(),
         secondary: None,
     };
