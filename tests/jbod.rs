@@ -10,7 +10,7 @@ use fixture::{Kafka, Pod, World, claim_of, cluster, live, named_claim, observe};
 use freehold::api::kafka_cluster::{DataVolume, KafkaCluster, KafkaClusterStatus, WhenScaled};
 use freehold::kinds::kafka_cluster::model::volume_names::{claim_name, log_folder};
 use freehold::kinds::kafka_cluster::observed::{
-    KafkaFacts, Objects, Observed, PodFacts, Revision, volumes_of,
+    Claim, KafkaFacts, Objects, Observed, PodFacts, Revision, volumes_of,
 };
 use freehold::kinds::kafka_cluster::plan::{Step, plan};
 use freehold::kinds::kafka_cluster::preview::preview;
@@ -422,6 +422,43 @@ fn a_preview_tells_restarts_for_a_volume_in_the_order_in_which_they_come() {
     );
 }
 
+/// A claim of a broker, whose size Freehold requested.
+fn sized_claim(volume: &str, id: i32, requested: &str, capacity: &str) -> Claim {
+    claim_of(json!({
+        "metadata": {"name": claim_name(volume, &format!("{SET}-{id}")), "uid": format!("{volume}{id}"), "labels": {labels::POOL: "b"},
+            "annotations": {labels::REQUESTED_SIZE: requested}},
+        "spec": {"resources": {"requests": {"storage": requested}}},
+        "status": {"phase": "Bound", "capacity": {"storage": capacity}}
+    }))
+}
+
+/// A volume that was taken out of the spec is kept until it is empty. Its automatic growth, which
+/// left the spec with it, may be under way.
+#[test]
+fn the_growth_of_a_volume_that_left_the_spec_goes_on() {
+    let mut model = Model::new(1, "4.3.1");
+    model.set_volumes(&["more"]);
+    assert!(model.run(&BTreeMap::new(), &[false]));
+    let changes = |model: &Model| {
+        let mut observed = model.observed();
+        observed.volumes = vec![sized_claim("more", 0, "1280Mi", "1Gi")];
+        let valid = validate(&model.object, &observed).unwrap();
+        let steps = plan(&model.object, &valid, &observed).steps;
+        steps
+            .iter()
+            .map(ToString::to_string)
+            .filter(|step| step.contains("change volume"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        changes(&model),
+        ["change volume data-more-c-b-a-0: 1025Mi large"],
+        "the spec has the volume, and does not grow it any more"
+    );
+    model.set_volumes(&[]);
+    assert_eq!(changes(&model), [""; 0]);
+}
+
 #[test]
 fn a_size_that_no_volume_has_reached_can_be_taken_back_and_no_other() {
     let nodes = [0, 1, CONTROLLER];
@@ -437,13 +474,7 @@ fn a_size_that_no_volume_has_reached_can_be_taken_back_and_no_other() {
     };
     sized(&mut object, "64Ti");
     let (mut observed, _) = observe(&object, &World::running(nodes.map(Pod::up), kafka));
-    let claim = |id: i32, requested: &str, capacity: &str| {
-        claim_of(json!({
-            "metadata": {"name": claim_name("", &format!("{SET}-{id}")), "uid": id.to_string(), "labels": {labels::POOL: "b"}},
-            "spec": {"resources": {"requests": {"storage": requested}}},
-            "status": {"phase": "Bound", "capacity": {"storage": capacity}}
-        }))
-    };
+    let claim = |id: i32, requested: &str, capacity: &str| sized_claim("", id, requested, capacity);
     let found = |object: &KafkaCluster, observed: &Observed| match validate(object, observed) {
         Err(invalids) => invalids.iter().map(ToString::to_string).collect(),
         Ok(valid) => {

@@ -19,6 +19,8 @@ pub const CONTROLLER: &str = "freehold.dev/controller";
 pub const FIRST_NODE_ID: &str = "freehold.dev/first-node-id";
 /// Id of the Kafka cluster; on volumes.
 pub const CLUSTER_ID: &str = "freehold.dev/cluster-id";
+/// On a volume claim: the size that Freehold requested last. Only that is taken back.
+pub const REQUESTED_SIZE: &str = "freehold.dev/requested-size";
 /// Hash of the desired state that was last applied. It changes when a field is removed from the
 /// desired state, which a comparison of fields would not show.
 pub const APPLIED_HASH: &str = "freehold.dev/applied-hash";

@@ -206,14 +206,17 @@ async fn change_volume(
     bytes: Option<u64>,
     class: Option<&str>,
 ) -> Result<Option<WaitingOn>, Error> {
+    let mut metadata = json!({"uid": claim.uid(), "resourceVersion": claim.resource_version()});
     let mut spec = json!({});
     if let Some(bytes) = bytes {
-        spec["resources"]["requests"]["storage"] = json!(quantity::text(bytes));
+        let size = quantity::text(bytes);
+        metadata["annotations"] = json!({labels::REQUESTED_SIZE: size});
+        spec["resources"]["requests"]["storage"] = json!(size);
     }
     if let Some(class) = class {
         spec["volumeAttributesClassName"] = json!(class);
     }
-    let patch = json!({"metadata": {"uid": claim.uid(), "resourceVersion": claim.resource_version()}, "spec": spec});
+    let patch = json!({"metadata": metadata, "spec": spec});
     let api: Api<PersistentVolumeClaim> =
         Api::namespaced(scope.context.client.clone(), &scope.cluster.key.namespace);
     match api

@@ -19,6 +19,7 @@ use crate::kubernetes::Object;
 use crate::kubernetes::{labels, names, quantity};
 use freehold_kafka::config::CORDONED;
 use freehold_kafka::safety;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -109,7 +110,13 @@ pub fn report(facts: &Facts<'_>) -> Report {
             let used = disk
                 .filter(|disk| group.is(Role::Broker) && is_recent(disk.total, claim))
                 .map(|disk| disk.used_percent());
-            report_claim(claim, volume, used, &mut report);
+            report_claim(
+                claim,
+                volume,
+                used,
+                is_of_spec(group, volume, cluster),
+                &mut report,
+            );
             if used.is_some_and(|used| used >= FULL_PERCENT) {
                 report.warnings.extend(full(claim, volume));
             }
@@ -363,14 +370,35 @@ fn is_recent(total: i64, claim: &Claim) -> bool {
         .is_some_and(|capacity| seen >= capacity.saturating_mul(SEEN_PERCENT))
 }
 
-/// The size in bytes that a volume should have. A size that the volume has not reached, and that
-/// neither the spec nor its automatic growth asks for any longer, is taken back; Kubernetes takes
-/// back no more than leaves a size above the capacity.
-fn wanted(claim: &Claim, storage: &DataVolume, used_percent: Option<i64>) -> Option<u64> {
+/// True if the spec describes the volume. A volume that left the spec, alone or with its pool, is
+/// kept until it is empty, and nothing says how far it was to grow.
+fn is_of_spec(group: &NodeGroup, volume: &DataVolume, cluster: &ValidCluster) -> bool {
+    let mut pools = cluster.spec.node_pools.iter();
+    pools.any(|pool| pool.name == group.pool.name && pool.storage.has(&volume.name))
+}
+
+/// True if Freehold requested the present size, for the spec or for automatic growth. Somebody may
+/// have requested more by hand, and wants to keep that.
+fn is_requested_by_freehold(claim: &Claim) -> bool {
+    let ours = claim.live.annotation(labels::REQUESTED_SIZE);
+    let ours = ours.and_then(|size| quantity::bytes(&Quantity(size.to_owned())));
+    ours.is_some() && ours == claim.requested.bytes()
+}
+
+/// The size in bytes that a volume should have. If `takes_back`, a size that the volume has not
+/// reached, and that neither the spec nor its automatic growth asks for any longer, is taken back;
+/// Kubernetes takes back no more than leaves a size above the capacity.
+fn wanted(
+    claim: &Claim,
+    storage: &DataVolume,
+    used_percent: Option<i64>,
+    takes_back: bool,
+) -> Option<u64> {
     let (requested, size) = (claim.requested.bytes()?, quantity::bytes(&storage.size)?);
     let grow = storage.auto_grow.as_ref();
     let most = grow.and_then(|grow| quantity::bytes(&grow.max_size));
     if let Some(capacity) = claim.capacity.filter(|capacity| *capacity < requested)
+        && takes_back
         && most.unwrap_or(0).max(size) < requested
     {
         return Some(size.max(capacity.saturating_add(MIB)).min(requested));
@@ -420,11 +448,13 @@ fn report_claim(
     claim: &Claim,
     storage: &DataVolume,
     used_percent: Option<i64>,
+    is_of_spec: bool,
     report: &mut Report,
 ) {
+    let takes_back = is_of_spec && is_requested_by_freehold(claim);
     let (Some(requested), Some(wanted)) = (
         claim.requested.bytes(),
-        wanted(claim, storage, used_percent),
+        wanted(claim, storage, used_percent, takes_back),
     ) else {
         return;
     };
@@ -530,16 +560,26 @@ mod tests {
     use super::*;
     use crate::kubernetes::{Live, resource};
     use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
     use serde_json::{Value, json};
 
+    /// A claim whose size Freehold requested.
     fn claim(requested: &str, capacity: &str, status: Value) -> Claim {
+        claim_of(
+            requested,
+            capacity,
+            status,
+            &json!({labels::REQUESTED_SIZE: requested}),
+        )
+    }
+
+    fn claim_of(requested: &str, capacity: &str, status: Value, annotations: &Value) -> Claim {
         let mut status = status;
         status["capacity"] = json!({"storage": capacity});
         let spec = json!({"resources": {"requests": {"storage": requested}}});
+        let metadata = json!({"name": "data-x", "annotations": annotations});
         Claim::of(Live {
             resource: resource::<PersistentVolumeClaim>(),
-            value: json!({"metadata": {"name": "data-x"}, "spec": spec, "status": status}),
+            value: json!({"metadata": metadata, "spec": spec, "status": status}),
         })
     }
 
@@ -565,7 +605,7 @@ mod tests {
         used: Option<i64>,
     ) -> (Option<u64>, Vec<String>) {
         let mut report = Report::default();
-        report_claim(claim, storage, used, &mut report);
+        report_claim(claim, storage, used, true, &mut report);
         let bytes = report.upkeep.iter().find_map(|step| {
             if let Step::ChangeVolume { bytes, .. } = step {
                 *bytes
@@ -628,6 +668,32 @@ mod tests {
         assert_eq!(
             asks(&beyond, &storage("50Gi", Some((80, "1Ti")))),
             Some(64 * 1024 + 1)
+        );
+    }
+
+    #[test]
+    fn a_size_that_somebody_asked_for_by_hand_is_not_taken_back() {
+        let asks = |requested: &str, annotations: Value| {
+            let claim = claim_of(requested, "64Gi", json!({}), &annotations);
+            planned(&claim, &storage("64Gi", None), None).0
+        };
+        assert_eq!(asks("80Gi", json!({})), None);
+        let before = json!({labels::REQUESTED_SIZE: "64Gi"});
+        assert_eq!(
+            asks("80Gi", before.clone()),
+            None,
+            "Freehold asked for less"
+        );
+        assert_eq!(
+            asks("81920Mi", json!({labels::REQUESTED_SIZE: "80Gi"})),
+            Some(64 * 1024 + 1),
+            "the same size in other words"
+        );
+        let larger = claim_of("80Gi", "64Gi", json!({}), &before);
+        assert_eq!(
+            planned(&larger, &storage("96Gi", None), None).0,
+            Some(96 * 1024),
+            "the spec's size comes all the same"
         );
     }
 
