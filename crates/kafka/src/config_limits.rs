@@ -250,13 +250,23 @@ const PAIRS: [Pair; 4] = [
     },
 ];
 
-/// Configs of a node that are wrong together: keys of `own`, each with the reason. `configs`: all
-/// that the spec sets for the node, `own` among them.
+/// Two configs of a pool's nodes that are wrong together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Together {
+    /// One of the two, which the spec sets.
+    pub key: &'static str,
+    /// True if the pool itself sets it.
+    pub is_own: bool,
+    pub why: String,
+}
+
+/// Configs of a pool's nodes that are wrong together. `own`: what the pool sets; `under`: what the
+/// cluster sets for every pool.
 pub fn refuse_together(
-    configs: &BTreeMap<&str, &str>,
+    under: &BTreeMap<String, String>,
     own: &BTreeMap<String, String>,
-) -> Vec<(&'static str, String)> {
-    let number = |(key, default): (&str, i64)| match configs.get(key) {
+) -> Vec<Together> {
+    let number = |(key, default): (&str, i64)| match own.get(key).or_else(|| under.get(key)) {
         None => Some(default),
         Some(value) => value.trim().parse::<i64>().ok(),
     };
@@ -267,9 +277,14 @@ pub fn refuse_together(
         if is_off || low.saturating_mul(pair.times) <= high {
             return None;
         }
-        let key = [pair.high.0, pair.low.0]
-            .into_iter()
-            .find(|key| own.contains_key(*key))?;
+        let keys = [pair.high.0, pair.low.0];
+        let set_by = |configs: &BTreeMap<String, String>| {
+            keys.into_iter().find(|key| configs.contains_key(*key))
+        };
+        let (key, is_own) = match set_by(own) {
+            Some(key) => (key, true),
+            None => (set_by(under)?, false),
+        };
         let times = match pair.times {
             1 => String::new(),
             times => format!("{times} times "),
@@ -278,7 +293,7 @@ pub fn refuse_together(
             "{times}{} ({low}) is above {} ({high}): {}; lower the one or raise the other",
             pair.low.0, pair.high.0, pair.otherwise
         );
-        Some((key, why))
+        Some(Together { key, is_own, why })
     };
     PAIRS.iter().filter_map(refuse_pair).collect()
 }
@@ -394,13 +409,20 @@ mod tests {
 
     #[test]
     fn configs_that_are_wrong_together_are_refused_at_the_key_that_is_set() {
+        let map = |all: &[(&str, &str)]| -> BTreeMap<String, String> {
+            let owned = |(key, value): &(&str, &str)| ((*key).into(), (*value).into());
+            all.iter().map(owned).collect()
+        };
+        let all = |under: &[(&str, &str)], own: &[(&str, &str)]| {
+            let refused = refuse_together(&map(under), &map(own));
+            refused
+                .into_iter()
+                .map(|one| (one.key, one.is_own))
+                .collect::<Vec<_>>()
+        };
         let together = |under: &[(&str, &str)], own: &[(&str, &str)]| {
-            let all = under.iter().chain(own).copied().collect();
-            let own = own
-                .iter()
-                .map(|(key, value)| ((*key).into(), (*value).into()));
-            let refused = refuse_together(&all, &own.collect());
-            refused.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+            let own = all(under, own).into_iter().filter(|(_, is_own)| *is_own);
+            own.map(|(key, _)| key).collect::<Vec<_>>()
         };
         let (heartbeat, session) = ("broker.heartbeat.interval.ms", "broker.session.timeout.ms");
         let (queued, request) = ("queued.max.request.bytes", "socket.request.max.bytes");
@@ -414,9 +436,9 @@ mod tests {
         assert_eq!(together(&[(session, "7000")], &slow), [heartbeat]);
         assert_eq!(together(&[(session, "8000")], &slow), [""; 0]);
         assert_eq!(
-            together(&[(heartbeat, "60000")], &[]),
-            [""; 0],
-            "a pool is not refused for what the cluster sets"
+            all(&[(heartbeat, "60000")], &[]),
+            [(heartbeat, false)],
+            "the cluster sets it"
         );
         assert_eq!(
             together(&[], &[(queued, "1048576"), (request, "1048576")]),

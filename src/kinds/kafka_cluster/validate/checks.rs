@@ -11,7 +11,7 @@ use crate::kinds::kafka_cluster::storage;
 use crate::kinds::kafka_cluster::validate::sum;
 use crate::kubernetes::quantity;
 use freehold_kafka::config::{self, Checked, Definitions, Plugins};
-use freehold_kafka::config_limits;
+use freehold_kafka::config_limits::{self, Together};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::collections::BTreeMap;
 
@@ -62,12 +62,39 @@ pub fn check_version(
     }
 }
 
+/// Refuses configs that are wrong together. A pool may set one of them and the cluster the other, so
+/// what each pool's nodes get is checked, and the field is named in which one of the two is written.
+fn check_together(spec: &KafkaClusterSpec, invalid: &mut impl FnMut(&str, String)) {
+    let mut of_cluster: BTreeMap<(&str, String), Vec<&str>> = BTreeMap::new();
+    for pool in &spec.node_pools {
+        for one in config_limits::refuse_together(&spec.config, &pool.config) {
+            let Together { key, is_own, why } = one;
+            if is_own {
+                invalid(&format!("spec.nodePools[{}].config[{key}]", pool.name), why);
+            } else {
+                let pools = of_cluster.entry((key, why)).or_default();
+                pools.push(&pool.name);
+            }
+        }
+    }
+    for ((key, why), pools) in of_cluster {
+        // The other pools set the other of the two.
+        let of_some = if pools.len() < spec.node_pools.len() {
+            format!(", for the nodes of pool {}", pools.join(", "))
+        } else {
+            String::new()
+        };
+        invalid(&format!("spec.config[{key}]"), format!("{why}{of_some}"));
+    }
+}
+
 pub fn check_configs(
     spec: &KafkaClusterSpec,
     definitions: &Definitions,
     invalid: &mut impl FnMut(&str, String),
     warnings: &mut Vec<String>,
 ) {
+    check_together(spec, invalid);
     let none = BTreeMap::new();
     let check: fn(&Definitions, &Plugins, &str, &str) -> Checked = config::check_broker_config;
     let pools = spec.node_pools.iter().map(|pool| {
@@ -83,11 +110,6 @@ pub fn check_configs(
         std::iter::once(("spec.config".to_owned(), &spec.config, &none, check)).chain(pools)
     {
         let plugins = Plugins::of(definitions, under.iter().chain(values));
-        let all = under.iter().chain(values);
-        let all = all.map(|(key, value)| (key.as_str(), value.as_str()));
-        for (key, why) in config_limits::refuse_together(&all.collect(), values) {
-            invalid(&format!("{field}[{key}]"), why);
-        }
         for (key, value) in values {
             match check(definitions, &plugins, key, value) {
                 Checked::Good => {}

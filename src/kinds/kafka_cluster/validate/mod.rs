@@ -368,6 +368,53 @@ mod tests {
     }
 
     #[test]
+    fn configs_that_belong_together_are_checked_as_each_pools_nodes_get_them() {
+        let (queued, request) = ("queued.max.request.bytes", "socket.request.max.bytes");
+        let mib = |key: &str, number: u32| json!({key: (number * 1024 * 1024).to_string()});
+        let pool = |name: &str, role: &str, config: &Value| {
+            json!({"name": name, "roles": [role], "replicas": 3, "zones": ["a", "b", "c"],
+                "storage": {"size": "1Gi"}, "config": config})
+        };
+        let found = |config: &Value, brokers: &Value, controllers: &Value| {
+            let pools = [
+                pool("b", "broker", brokers),
+                pool("c", "controller", controllers),
+            ];
+            let spec = json!({"version": "4.3.1", "config": config, "nodePools": pools});
+            let spec = serde_json::from_value(spec).unwrap();
+            let invalids = check(&spec, Some(&"image".to_owned())).0;
+            invalids.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let (none, one) = (json!({}), mib(request, 1));
+        // Below the default of the other, which every pool overrides.
+        assert_eq!(found(&mib(queued, 2), &one, &one), [""; 0]);
+        let of_cluster = found(&mib(queued, 2), &none, &none);
+        assert!(
+            of_cluster.len() == 1
+                && of_cluster[0].starts_with("spec.config[queued.max.request.bytes]")
+                && of_cluster[0].ends_with("lower the one or raise the other"),
+            "{of_cluster:?}"
+        );
+        let of_one = found(&mib(queued, 2), &one, &none);
+        assert!(
+            of_one.len() == 1
+                && of_one[0].starts_with("spec.config[queued.max.request.bytes]")
+                && of_one[0].ends_with("raise the other, for the nodes of pool c"),
+            "{of_one:?}"
+        );
+        // Each of the two is good without the other.
+        let merged = found(&one, &mib(queued, 2), &mib(request, 3));
+        assert_eq!(merged, [""; 0]);
+        let cluster = json!({queued: "2097152", request: "1048576"});
+        let merged = found(&cluster, &none, &mib(request, 3));
+        assert!(
+            merged.len() == 1
+                && merged[0].starts_with("spec.nodePools[c].config[socket.request.max.bytes]"),
+            "{merged:?}"
+        );
+    }
+
+    #[test]
     fn configs_are_taken_as_people_write_them() {
         let config = json!({"num.io.threads": 16, "auto.create.topics.enable": true, "log.cleaner.io.buffer.load.factor": 0.9,
             "remote.log.storage.manager.impl.prefix": "tiered.", "tiered.bucket": "records"});
