@@ -105,12 +105,7 @@ pub fn changes(
         };
     };
     let partitions = count(topic.partitions.len());
-    let refused = (partitions > wanted.partitions).then(|| TopicRefusal {
-        field: "spec.partitions",
-        why: format!(
-            "the topic has {partitions} partitions, and a topic cannot lose any; set {partitions} or more"
-        ),
-    });
+    let refused = refuse_fewer(wanted, partitions);
     let mut steps = Vec::new();
     if partitions < wanted.partitions {
         steps.push(TopicChange::AddPartitions {
@@ -139,6 +134,16 @@ pub fn changes(
         steps.push(TopicChange::Reassign(moves));
     }
     TopicChanges { steps, refused }
+}
+
+/// Why a topic with this number of partitions cannot be as its spec says; `None` if it can.
+pub fn refuse_fewer(wanted: &WantedTopic, partitions: i32) -> Option<TopicRefusal> {
+    (partitions > wanted.partitions).then(|| TopicRefusal {
+        field: "spec.partitions",
+        why: format!(
+            "the topic has {partitions} partitions, and a topic cannot lose any; set {partitions} or more"
+        ),
+    })
 }
 
 /// Whether the metadata show all of the changes in `done`: none of them is still in `left`. If a
@@ -245,13 +250,7 @@ pub fn differences(wanted: &WantedTopic, found: &TopicImage) -> Vec<String> {
             wanted.partitions
         ));
     }
-    let replicas = found
-        .partitions
-        .first()
-        .map_or(0, |partition| partition.target().len());
-    if factor(wanted).is_some_and(|factor| factor != replicas) {
-        words.push(format!("replicas is {replicas}, not {}", wanted.replicas));
-    }
+    words.extend(replicas_differ(wanted, found));
     for (key, value) in config_changes(&wanted.config, &found.config) {
         if THROTTLED.contains(&key.as_str()) {
             continue;
@@ -263,6 +262,17 @@ pub fn differences(wanted: &WantedTopic, found: &TopicImage) -> Vec<String> {
         ));
     }
     words
+}
+
+/// The difference in the replication factor alone, as text.
+pub fn replicas_differ(wanted: &WantedTopic, found: &TopicImage) -> Option<String> {
+    let replicas = found
+        .partitions
+        .first()
+        .map_or(0, |partition| partition.target().len());
+    factor(wanted)
+        .is_some_and(|factor| factor != replicas)
+        .then(|| format!("replicas is {replicas}, not {}", wanted.replicas))
 }
 
 /// The differences that the changes put right. Partitions that somebody added stay.

@@ -1,19 +1,21 @@
 //! Plans the steps from the observed topic to the wanted one, and the deletion of a topic. Pure.
 
-use crate::api::conditions::Reason;
+use crate::api::conditions::{Reason, State};
 use crate::api::invalid::Invalid;
 use crate::api::topic::{Adoption, Topic, TopicDeletionPolicy};
 use crate::kinds::dependent::outcome;
 use crate::kinds::drift;
+use crate::kinds::error::Error;
 use crate::kinds::topic::deletion::{is_confirmed, leaderless};
 use crate::kinds::topic::observe::Observed;
 use crate::kubernetes;
 use crate::kubernetes::labels;
+use crate::runtime::kind::Failure;
 use crate::tenancy::access;
 use crate::tenancy::tenants::Tenant;
 use freehold_kafka::metadata_image::{TopicImage, id_text};
 use freehold_kafka::topic_plan::{
-    self, RATE_START, THROTTLE_RATES, TopicChange, TopicChanges, WantedTopic,
+    self, RATE_START, THROTTLE_RATES, TopicChange, TopicChanges, TopicRefusal, WantedTopic,
 };
 use k8s_openapi::jiff::Timestamp;
 use std::fmt;
@@ -63,6 +65,57 @@ fn managed(object: &Topic) -> Option<&str> {
     object.status.as_ref()?.topic_id.as_deref()
 }
 
+fn invalid(refusal: TopicRefusal) -> Invalid {
+    Invalid::new(refusal.field, refusal.why)
+}
+
+/// Those of the differences that somebody else has made: the topic was as its spec says before. That
+/// is so of a topic whose status names nothing but partitions that somebody added; and of the
+/// replicas of one whose config Kafka refuses.
+fn drifted(
+    object: &Topic,
+    wanted: &WantedTopic,
+    topic: &TopicImage,
+    corrected: Vec<String>,
+) -> Vec<String> {
+    let (Some(status), generation) = (&object.status, object.metadata.generation) else {
+        return Vec::new();
+    };
+    let told = State::told(&status.conditions, generation);
+    let refused = status
+        .partitions
+        .and_then(|partitions| topic_plan::refuse_fewer(wanted, partitions))
+        .map(|refusal| Error::Invalid(vec![invalid(refusal)]).state());
+    if drift::was_settled(&status.conditions, generation) || (told.is_some() && told == refused) {
+        return corrected;
+    }
+    let is_refused = matches!(
+        told,
+        Some(State::Stalled {
+            reason: Reason::KafkaRefused,
+            ..
+        })
+    );
+    let had_its_replicas = status.replicas == Some(i32::from(wanted.replicas));
+    topic_plan::replicas_differ(wanted, topic)
+        .filter(|_| is_refused && had_its_replicas)
+        .into_iter()
+        .collect()
+}
+
+/// The drift without what is there still, because Kafka refused the change.
+pub fn put_right(
+    mut drift: Vec<String>,
+    wanted: &WantedTopic,
+    topic: Option<&TopicImage>,
+) -> Vec<String> {
+    let left = topic
+        .map(|topic| topic_plan::corrected(wanted, topic))
+        .unwrap_or_default();
+    drift.retain(|one| !left.contains(one));
+    drift
+}
+
 /// Plans the next steps of a Topic.
 ///
 /// # Errors
@@ -81,10 +134,6 @@ pub fn plan(
     let corrected = found
         .map(|topic| topic_plan::corrected(wanted, topic))
         .unwrap_or_default();
-    let settled = object
-        .status
-        .as_ref()
-        .is_some_and(|status| drift::was_settled(&status.conditions, object.metadata.generation));
     match (found, managed(object)) {
         // If the owner is recorded, the topic is ours: an operator may have died right after it
         // created the topic.
@@ -103,7 +152,7 @@ pub fn plan(
             ));
             plan.drift.extend(corrected);
         }
-        (Some(_), Some(_)) if settled => plan.drift = corrected,
+        (Some(topic), Some(_)) => plan.drift = drifted(object, wanted, topic, corrected),
         (None, Some(id)) => {
             plan.drift
                 .push(format!("the topic was deleted (id {id}) with what it held"));
@@ -118,10 +167,7 @@ pub fn plan(
         steps: changes,
         refused,
     } = topic_plan::changes(wanted, found, &observed.brokers);
-    plan.refused = refused
-        .map(|refusal| Invalid::new(refusal.field, refusal.why))
-        .into_iter()
-        .collect();
+    plan.refused = refused.map(invalid).into_iter().collect();
     if plan.adopts && !plan.refused.is_empty() {
         return Err(plan.refused);
     }
@@ -260,7 +306,7 @@ pub fn end(object: &Topic, observed: &Observed, now: Timestamp) -> End {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::conditions::{State, conditions};
+    use crate::api::conditions::conditions;
     use crate::api::kafka_cluster::{KafkaCluster, RightsPolicy};
     use crate::api::topic::TopicStatus;
     use crate::clusters::ClusterFacts;
@@ -478,6 +524,73 @@ mod tests {
         };
         let refused = planned(&topic("Always", false, None), &there).unwrap_err();
         assert_eq!(refused[0].field, "spec.partitions");
+    }
+
+    /// The Topic after a reconcile that ended so.
+    fn told(mut object: Topic, state: &State, topic: &TopicImage) -> Topic {
+        let status = object.status.as_mut().unwrap();
+        status.conditions = conditions(state, Some(1), &[], &Time(Timestamp::UNIX_EPOCH));
+        status.partitions = i32::try_from(topic.partitions.len()).ok();
+        status.replicas = topic
+            .partitions
+            .first()
+            .and_then(|partition| i32::try_from(partition.target().len()).ok());
+        object
+    }
+
+    #[test]
+    fn drift_is_told_also_of_a_topic_that_has_too_many_partitions() {
+        let mut many = found(1, "1000");
+        many.partitions = vec![PartitionImage::new(&[1, 2, 3]); 3];
+        let managed = topic("IfIdentical", true, Some(1));
+        let refused = planned(&managed, &owned(Some(many.clone())))
+            .unwrap()
+            .refused;
+        let managed = told(managed, &Error::Invalid(refused).state(), &many);
+        let mut changed = many.clone();
+        changed.config.set("retention.ms", Some("5".into()));
+        let of = |object: &Topic, topic: &TopicImage| {
+            planned(object, &owned(Some(topic.clone()))).unwrap().drift
+        };
+        let expected = ["config retention.ms is 5, not 1000"];
+        assert_eq!(of(&managed, &changed), expected);
+        let mut more = changed.clone();
+        more.partitions.push(PartitionImage::new(&[1, 2, 3]));
+        assert_eq!(of(&managed, &more), expected, "one more was added too");
+        // What a new spec changes is no drift, nor what an invalid spec kept from being done.
+        let mut edited = managed.clone();
+        edited.metadata.generation = Some(2);
+        assert_eq!(of(&edited, &changed), [""; 0]);
+        let invalid = Error::Invalid(vec![Invalid::new("spec.partitions", "no")]);
+        let other = told(managed, &invalid.state(), &many);
+        assert_eq!(of(&other, &changed), [""; 0]);
+    }
+
+    #[test]
+    fn replicas_are_told_as_drift_also_while_kafka_refuses_a_config() {
+        let mut object = topic("IfIdentical", true, Some(1));
+        object.spec.replicas = Some(3);
+        let refused = State::stalled(Reason::KafkaRefused, "AlterConfigs: InvalidConfig");
+        let of = |object: &Topic, topic: &TopicImage| {
+            planned(object, &owned(Some(topic.clone()))).unwrap().drift
+        };
+        let found = found(1, "5");
+        let before = told(object.clone(), &refused, &found);
+        assert_eq!(of(&before, &found), [""; 0], "the config was refused");
+        let mut fewer = found.clone();
+        fewer.partitions = vec![PartitionImage::new(&[1, 2]); 2];
+        assert_eq!(of(&before, &fewer), ["replicas is 2, not 3"]);
+        let never = told(object.clone(), &refused, &fewer);
+        assert_eq!(of(&never, &fewer), [""; 0], "it never had so many");
+        // Both were changed, and Kafka has refused to put the config right.
+        let ready = told(object.clone(), &State::Ready, &found);
+        let both = of(&ready, &fewer);
+        assert_eq!(both.len(), 2, "{both:?}");
+        let wanted = desired::desired(&validate::validate(&object, &owned(None)).unwrap());
+        assert_eq!(
+            put_right(both, &wanted, Some(&found)),
+            ["replicas is 2, not 3"]
+        );
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::tenancy::ownership::owner_of;
 use crate::tenancy::revocation;
 use crate::tenancy::revocation::SEEN_LIMIT;
 use crate::tenancy::tenants::{Tenant, Tenants};
-use freehold_kafka::metadata_image::{Concerned, MetadataImage};
+use freehold_kafka::metadata_image::{Concerned, MetadataImage, TopicImage};
 use freehold_kafka::ownership::Owned;
 use freehold_kafka::topic_plan::{self, TopicChange, WantedTopic};
 use freehold_kafka_client::figures::Figure;
@@ -192,8 +192,36 @@ async fn round(
         .steps
         .iter()
         .any(|step| matches!(step, Step::Change(TopicChange::Create(_))));
-    let changed = act(context, &cluster, object, &wanted, &observed, &plan.steps).await?;
-    Ok(Round::Continue(changed))
+    let (changed, refused) =
+        act(context, &cluster, object, &wanted, &observed, &plan.steps).await?;
+    let Some(error) = refused else {
+        return Ok(Round::Continue(changed));
+    };
+    let topic = cluster.mirror.read().topic(&wanted.name).cloned();
+    let found = std::mem::take(found);
+    Ok(Round::Break(refused_beside(found, &error, &wanted, topic)))
+}
+
+/// The result after Kafka has refused a step on which no other depends. What the others have put
+/// right is told all the same, and the status has the topic as they have left it.
+fn refused_beside(
+    found: Found,
+    error: &Error,
+    wanted: &WantedTopic,
+    topic: Option<TopicImage>,
+) -> Reconciled<Learned> {
+    let found = Found {
+        drift: plan::put_right(found.drift, wanted, topic.as_ref()),
+        ..found
+    };
+    let done = unfinished(found, error.state(), REQUEUE_LATER, false);
+    Reconciled {
+        learned: Learned {
+            topic,
+            ..done.learned
+        },
+        ..done
+    }
 }
 
 /// The result while the topic is not as it should be. `forgets`: the topic in the status is not the
@@ -266,10 +294,11 @@ fn is_apart(step: &Step) -> bool {
     )
 }
 
-/// Executes the steps and waits until the metadata log shows them. Returns the object after that.
+/// Executes the steps and waits until the metadata log shows them. Returns the object after that,
+/// and the refusal of a step on which no other depends: the others are executed.
 ///
 /// # Errors
-/// The first error. After a refusal of a step on which no other depends, the others are executed.
+/// The first other error.
 async fn act(
     context: &Context,
     cluster: &Cluster,
@@ -277,8 +306,9 @@ async fn act(
     wanted: &WantedTopic,
     observed: &Observed,
     steps: &[Step],
-) -> Result<Arc<Topic>, Error> {
+) -> Result<(Arc<Topic>, Option<Error>), Error> {
     let (mut object, mut refused) = (Arc::clone(object), None);
+    let mut changed: Vec<TopicChange> = Vec::new();
     for step in steps {
         let name = &wanted.name;
         tracing::debug!(topic = name, %step, "step");
@@ -289,20 +319,17 @@ async fn act(
                 apply::throttle(&cluster.admin, name, step).await?;
                 refused = refused.or(Some(error));
             }
-            applied => object = applied?.map_or(object, Arc::new),
+            applied => {
+                object = applied?.map_or(object, Arc::new);
+                if let Step::Change(change) = step {
+                    changed.push(change.clone());
+                }
+            }
         }
     }
-    if let Some(error) = refused {
-        return Err(error);
-    }
     if steps.iter().all(|step| *step == Step::AddFinalizer) {
-        return Ok(object);
+        return Ok((object, refused));
     }
-    let changed = steps.iter().filter_map(|step| match step {
-        Step::Change(change) => Some(change.clone()),
-        _ => None,
-    });
-    let changed: Vec<TopicChange> = changed.collect();
     let own = owner_of(&*object);
     let done = |image: &MetadataImage| {
         let owners = image.owners(Owned::Topic, &wanted.name);
@@ -313,7 +340,7 @@ async fn act(
         topic_plan::are_seen(&changed, &left.steps)
     };
     cluster.mirror.wait(SEEN_LIMIT, done).await;
-    Ok(object)
+    Ok((object, refused))
 }
 
 /// The result while topic deletion is off in Kafka: a person must decide. A change of the cluster
