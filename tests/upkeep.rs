@@ -23,7 +23,7 @@ use freehold_kafka::metadata_record::PartitionFields;
 use freehold_kafka_client::ConfigResource;
 use proptest::prelude::*;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const NODES: [i32; 3] = [0, 100, 200];
 
@@ -631,37 +631,25 @@ fn a_cluster_that_waits_for_a_window_says_so() {
     );
 }
 
-/// The kind of a step. A new one does not compile before it has a name here: it needs a row in
-/// [`STOPS`] too, and a step in [`every_step`].
-fn kind(step: &Step) -> &'static str {
-    match step {
-        Step::AddFinalizer => "AddFinalizer",
-        Step::CreateIdentity { .. } => "CreateIdentity",
-        Step::UpdateIdentity(_) => "UpdateIdentity",
-        Step::CreateAuthority { .. } => "CreateAuthority",
-        Step::RestoreSecret(_) => "RestoreSecret",
-        Step::WritePasswordKey { .. } => "WritePasswordKey",
-        Step::IssueOperatorCertificate { .. } => "IssueOperatorCertificate",
-        Step::RotateAuthority { .. } => "RotateAuthority",
-        Step::IssueNodeCertificates { .. } => "IssueNodeCertificates",
-        Step::Apply(_) => "Apply",
-        Step::PutRight { .. } => "PutRight",
-        Step::RemoveFields { .. } => "RemoveFields",
-        Step::Prune(_) => "Prune",
-        Step::Release(_) => "Release",
-        Step::ChangeVolume { .. } => "ChangeVolume",
-        Step::SetInSync { .. } => "SetInSync",
-        Step::AlterConfigs(_) => "AlterConfigs",
-        Step::RestartPod { .. } => "RestartPod",
-        Step::DeleteVolume { .. } => "DeleteVolume",
-        Step::ElectLeaders(_) => "ElectLeaders",
-        Step::Reassign(_) => "Reassign",
-        Step::MoveFolders { .. } => "MoveFolders",
-        Step::UpgradeFeatures(_) => "UpgradeFeatures",
-        Step::Unregister(_) => "Unregister",
-        Step::AddVoter { .. } => "AddVoter",
-        Step::RemoveVoter { .. } => "RemoveVoter",
-    }
+/// Names the kind of a step, and lists all kinds. A new one does not compile before it is named
+/// here, and fails the test below before it has a row in [`STOPS`] and a step in [`every_step`].
+macro_rules! kinds {
+    ($($name:ident)*) => {
+        const KINDS: &[&str] = &[$(stringify!($name)),*];
+
+        fn kind(step: &Step) -> &'static str {
+            match step {
+                $(Step::$name { .. } => stringify!($name),)*
+            }
+        }
+    };
+}
+
+kinds! {
+    AddFinalizer CreateIdentity UpdateIdentity CreateAuthority RestoreSecret WritePasswordKey
+    IssueOperatorCertificate RotateAuthority IssueNodeCertificates Apply PutRight RemoveFields Prune
+    Release ChangeVolume SetInSync AlterConfigs RestartPod DeleteVolume ElectLeaders Reassign
+    MoveFolders UpgradeFeatures Unregister AddVoter RemoveVoter
 }
 
 /// The kind of a step and, where it makes a difference, what it is about.
@@ -934,6 +922,9 @@ fn whatever_step_is_refused_everything_that_does_not_depend_on_it_happens() {
     let names: Vec<String> = every_step().iter().map(name).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     assert_eq!(rows, sorted(&names), "the table has each step");
+    let sampled: BTreeSet<&str> = every_step().iter().map(kind).collect();
+    let kinds: BTreeSet<&str> = KINDS.iter().copied().collect();
+    assert_eq!(sampled, kinds, "each kind of step has a row and a step");
     let row = |step: &Step| STOPS.iter().find(|(refused, _)| *refused == name(step));
     for refused in every_step() {
         let expected = sorted(row(&refused).unwrap().1);
