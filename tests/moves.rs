@@ -8,11 +8,12 @@ use crate::linter;
 
 use fixture::{Kafka, Pod, World, change_objects, cluster, node_claim, observe};
 use freehold::api::kafka_cluster::{
-    DisruptionKind, DisruptionStatus, KafkaCluster, KafkaClusterStatus, RebalanceMode,
+    DisruptionKind, DisruptionStatus, HandedOver, KafkaCluster, KafkaClusterStatus,
+    MaintenanceWindow, RebalanceMode,
 };
 use freehold::kinds::kafka_cluster::model::cluster::ValidCluster;
 use freehold::kinds::kafka_cluster::observed::{Claim, KafkaFacts, Observed, Stuck};
-use freehold::kinds::kafka_cluster::plan::{Plan, Step};
+use freehold::kinds::kafka_cluster::plan::{Plan, Step, WaitingOn};
 use freehold::kinds::kafka_cluster::preview;
 use freehold::kinds::kafka_cluster::validate::validate;
 use freehold_kafka::metadata_image::PartitionImage;
@@ -55,6 +56,9 @@ struct Model {
     volumes: BTreeMap<i32, u32>,
     /// Brokers that serve and are not in sync.
     behind: BTreeSet<i32>,
+    /// True if pods go when their StatefulSet shrinks, and the zones in which they have gone.
+    shrinks: bool,
+    shrunk: BTreeSet<i32>,
 }
 
 /// The state of a partition while these brokers are down.
@@ -79,7 +83,7 @@ fn without(dead: &BTreeSet<i32>, partition: &PartitionImage) -> PartitionImage {
     })
 }
 
-fn partition(replicas: Vec<i32>, target: Option<&[i32]>) -> PartitionImage {
+pub fn partition(replicas: Vec<i32>, target: Option<&[i32]>) -> PartitionImage {
     let Some(target) = target else {
         return PartitionImage::new(&replicas);
     };
@@ -130,6 +134,8 @@ impl Model {
             restarted: BTreeSet::new(),
             volumes: BTreeMap::new(),
             behind: BTreeSet::new(),
+            shrinks: false,
+            shrunk: BTreeSet::new(),
         }
     }
 
@@ -139,8 +145,17 @@ impl Model {
 
     fn brokers(&self) -> Vec<i32> {
         (0..3)
-            .flat_map(|zone| (0..self.per_zone).map(move |index| zone * 100 + index))
+            .flat_map(|zone| (0..self.running(zone)).map(move |index| zone * 100 + index))
             .collect()
+    }
+
+    /// The number of pods of a zone.
+    fn running(&self, zone: i32) -> i32 {
+        if self.shrunk.contains(&zone) {
+            1
+        } else {
+            self.per_zone
+        }
     }
 
     fn pod(&self, node: i32) -> Pod {
@@ -201,13 +216,9 @@ impl Model {
         nodes.extend(controllers);
         let world = World {
             // The StatefulSets still run this number of pods.
-            running: [
-                ("c-b-a", self.per_zone),
-                ("c-b-b", self.per_zone),
-                ("c-b-c", self.per_zone),
-            ]
-            .map(|(name, count)| (name.to_owned(), count))
-            .into(),
+            running: [("c-b-a", 0), ("c-b-b", 1), ("c-b-c", 2)]
+                .map(|(name, zone)| (name.to_owned(), self.running(zone)))
+                .into(),
             emptied: self.emptied.clone(),
             ..World::running(nodes.into_iter().map(|id| self.pod(id)), kafka)
         };
@@ -288,7 +299,8 @@ impl Model {
                     for one in elections {
                         let index = self.index(&one.topic, one.partition);
                         let found = &mut self.partitions[index];
-                        *found = PartitionImage::new(&found.replicas);
+                        let order = one.order.unwrap_or_else(|| found.replicas.to_vec());
+                        *found = PartitionImage::new(&order);
                     }
                 }
                 Step::AlterConfigs(_) => {}
@@ -305,6 +317,11 @@ impl Model {
                     let replicas =
                         i32::try_from(object.value["spec"]["replicas"].as_i64().unwrap()).unwrap();
                     assert!(!object.name().contains("c-c-"), "controllers stay");
+                    let zone = (0..3).zip(["a", "b", "c"]);
+                    let zone = zone.filter(|(_, zone)| object.name() == format!("c-b-{zone}"));
+                    if self.shrinks && replicas < self.per_zone {
+                        self.shrunk.extend(zone.map(|(zone, _)| zone));
+                    }
                     if replicas < self.per_zone {
                         for zone in 0..3 {
                             for gone in replicas..self.per_zone {
@@ -554,6 +571,24 @@ proptest! {
         prop_assert_eq!(shrunk, 3, "the empty brokers' pods may go now");
     }
 
+    /// Brokers leave, and in any look one that stays is lost: their replicas of its zone can go
+    /// nowhere before it has a new volume.
+    #[test]
+    fn a_broker_that_is_lost_while_others_leave_is_replaced_and_the_others_leave(
+        placements in prop::collection::vec((0..9_i32, 0..9_i32, 0..9_i32), 12..40),
+        chances in prop::collection::vec((0..9_usize, prop::bool::weighted(0.3)), 1..40),
+        (at, zone) in (0..20_usize, 0..3_i32),
+    ) {
+        let mut model = Model { shrinks: true, ..Model::new(2, &placements) };
+        model.object = object(3);
+        let victim = zone * 100;
+        prop_assert!(model.run_and_lose(&chances, Some((at, victim))), "it comes to an end: {:?}", model.plan().waiting_on);
+        prop_assert_eq!(&model.volumes, &BTreeMap::from([(victim, 1)]), "it is replaced once, and nobody else");
+        let replaced = model.object.status.as_ref().and_then(|status| status.replaced.clone());
+        prop_assert_eq!(replaced, Some(victim.to_string()));
+        prop_assert_eq!(&model.shrunk, &BTreeSet::from([0, 1, 2]), "the others are gone");
+    }
+
     /// The replacement takes over from moves that would wait for the lost broker, and they go on
     /// after it.
     #[test]
@@ -754,6 +789,28 @@ fn a_lost_broker_is_given_a_new_volume_and_filled_though_nobody_could_take_its_r
     );
 }
 
+/// The status while a disruption of these nodes is under way. `handed_over`: what others lead for
+/// them.
+fn under_way(
+    kind: DisruptionKind,
+    node_ids: &[i32],
+    handed_over: Vec<HandedOver>,
+) -> KafkaClusterStatus {
+    let disruption = DisruptionStatus {
+        kind,
+        node_ids: node_ids.to_vec(),
+        why: "a test".into(),
+        since: Time("2026-01-01T00:00:00Z".parse().unwrap()),
+        total: None,
+        handed_over,
+        removes: Vec::new(),
+    };
+    KafkaClusterStatus {
+        disruption: Some(disruption),
+        ..KafkaClusterStatus::default()
+    }
+}
+
 /// A broker that serves and never gets in sync after its restart, for example because its disk is
 /// bad. The restart waits for it, and its replacement, which somebody asks for, must not wait for
 /// the restart.
@@ -761,21 +818,7 @@ fn a_lost_broker_is_given_a_new_volume_and_filled_though_nobody_could_take_its_r
 fn a_broker_that_restarted_and_never_gets_in_sync_is_emptied_when_somebody_asks() {
     let mut model = Model::new(2, &[(0, 0, 0), (0, 1, 1), (1, 0, 1)]);
     model.behind = [0].into();
-    let held = |kind, node_ids: &[i32]| {
-        let disruption = DisruptionStatus {
-            kind,
-            node_ids: node_ids.to_vec(),
-            why: "a test".into(),
-            since: Time("2026-01-01T00:00:00Z".parse().unwrap()),
-            total: None,
-            handed_over: Vec::new(),
-            removes: Vec::new(),
-        };
-        Some(KafkaClusterStatus {
-            disruption: Some(disruption),
-            ..KafkaClusterStatus::default()
-        })
-    };
+    let held = |kind, node_ids: &[i32]| Some(under_way(kind, node_ids, Vec::new()));
     let lease = |model: &Model| {
         let lease = model.plan().lease.unwrap();
         (lease.kind, lease.why.split(':').next().unwrap().to_owned())
@@ -823,6 +866,67 @@ fn a_broker_that_restarted_and_never_gets_in_sync_is_emptied_when_somebody_asks(
     assert_eq!(plan.lease.unwrap().kind, DisruptionKind::Restart);
     let told = |warning: &String| warning.contains("add a broker to its pool");
     assert!(plan.warnings.iter().any(told), "{:?}", plan.warnings);
+}
+
+/// The same while the maintenance window is closed: the moves may not take over, and the status says
+/// for what they wait.
+#[test]
+fn a_broker_that_never_gets_in_sync_waits_for_the_window_in_which_it_is_emptied() {
+    let mut model = Model::new(2, &[(0, 0, 0), (0, 1, 1), (1, 0, 1)]);
+    model.behind = [0].into();
+    model.object.status = Some(under_way(DisruptionKind::Restart, &[0], Vec::new()));
+    model.object.spec.rollout.maintenance_windows = vec![MaintenanceWindow {
+        cron: "0 2 29 2 *".into(),
+        duration_minutes: 1,
+        time_zone: "UTC".into(),
+    }];
+    let waits = |model: &Model| {
+        let plan = model.plan();
+        assert_eq!(plan.lease.unwrap().kind, DisruptionKind::Restart);
+        let is_window = |waiting: &&WaitingOn| matches!(waiting, WaitingOn::Window { .. });
+        plan.waiting_on.iter().filter(is_window).count()
+    };
+    assert_eq!(waits(&model), 0, "nobody asks for what needs it");
+    model.object.metadata.annotations =
+        Some([("freehold.dev/replace".to_owned(), "0".to_owned())].into());
+    assert_eq!(waits(&model), 1);
+}
+
+/// Moves take over the restart of two brokers, of which one never gets in sync. The other one gets
+/// back what it led, also of topics that the moves leave as they are.
+#[test]
+fn moves_that_take_over_a_restart_give_leaders_back_of_topics_that_they_leave_alone() {
+    for excluded in [true, false] {
+        let mut model = Model::new(2, &[(0, 0, 0), (0, 0, 0)]);
+        // Node 1 led the first partition before it restarted, and node 100 leads it since.
+        model.partitions[0] = PartitionImage::new(&[100, 1, 200]);
+        model.behind = [0].into();
+        let handed_over = |node_id: i32| HandedOver {
+            node_id,
+            partitions: vec!["t:0".into()],
+        };
+        model.object.status = Some(under_way(
+            DisruptionKind::Restart,
+            &[0, 1],
+            vec![handed_over(0), handed_over(1)],
+        ));
+        if excluded {
+            model.object.spec.rebalance.exclude_topics = vec!["t".into()];
+        }
+        model.object.metadata.annotations =
+            Some([("freehold.dev/replace".to_owned(), "0".to_owned())].into());
+        let lease = model.plan().lease.unwrap();
+        assert_eq!(lease.kind, DisruptionKind::Reassignment);
+        assert_eq!(lease.handed_over, [handed_over(1)], "nothing of node 0");
+        assert!(model.run(&[(0, false)]), "it comes to an end");
+        let first = &model.partitions[0];
+        assert!(
+            !excluded || (first.leader == 1 && *first.replicas == [1, 100, 200]),
+            "{first:?}"
+        );
+        let holds = |partition: &PartitionImage| partition.replicas.contains(&0);
+        assert!(!model.partitions.iter().any(holds), "node 0 was emptied");
+    }
 }
 
 /// A partition without a leader cannot be copied: it stays where it is, and everything else moves.

@@ -376,8 +376,9 @@ impl Case<'_> {
             for partition in &topic.partitions {
                 let holds = partition.replicas.iter().any(|id| batch.contains(id));
                 let is_lost = partition.leader < 0;
-                let left = partition.in_sync().iter().filter(|id| !away.contains(id));
-                let left = left.count();
+                // A replica that is being removed may be gone before the nodes are back.
+                let stays = |id: &&i32| !away.contains(id) && !partition.removing.contains(id);
+                let left = partition.in_sync().iter().filter(stays).count();
                 let spared = !consents || partition.target().len() > topic.min_in_sync;
                 if holds && !is_lost && spared && left < topic.min_in_sync {
                     let replicas = &partition.replicas;

@@ -88,28 +88,36 @@ fn take_over(held: &Lease, asked: &mut Report, made: &Report, facts: &Facts<'_>)
     let takes = |wish: &Wish| match &wish.grant {
         Grant::Lease(new) if new.is_replacement() => waits_for(held, wish),
         Grant::Lease(new) if matches!(new.work, Work::Reassignment { .. }) => {
-            empties_own(held, wish)
-                && is_ready(wish, facts, asked)
-                && is_ready(wish, facts, made)
-                && closed_for(wish, facts).is_none()
+            empties_own(held, wish) && is_ready(wish, facts, asked) && is_ready(wish, facts, made)
         }
         _ => false,
     };
     let index = asked.wishes.iter().position(takes)?;
+    if let Some(closed) = closed_for(&asked.wishes[index], facts) {
+        // The disruption under way may never end: nothing else would say for what the moves wait.
+        asked.waiting.push(closed);
+        return None;
+    }
     let wish = asked.wishes.swap_remove(index);
     asked.rebalance = wish.rebalance.or(asked.rebalance.take());
     let Grant::Lease(mut lease) = wish.grant else {
         return None;
     };
-    if let Work::Replacement { handed_over, .. } = &mut lease.work {
-        // The leaderships that other brokers took over return to these nodes when they are in sync
-        // again.
-        *handed_over = held.handed_over().to_vec();
+    // The leaderships that other brokers took over return to these nodes when they are in sync
+    // again, or when the moves end. Nobody gives leaderships back to a node that moves empty.
+    let mut owed = held.handed_over().to_vec();
+    match &mut lease.work {
+        Work::Replacement { handed_over, .. } => *handed_over = owed,
+        Work::Reassignment { handed_over, .. } => {
+            owed.retain(|one| !wish.nodes.contains(&one.node_id));
+            *handed_over = owed;
+        }
+        Work::Restart { .. } | Work::Quorum | Work::Volumes { .. } => {}
     }
     Some(lease)
 }
 
-/// True if moves empty a node of this restart. Nobody gives leaderships back to it.
+/// True if moves empty a node of this restart.
 fn empties_own(held: &Lease, moves: &Wish) -> bool {
     held.is_restart() && !held.nodes.is_disjoint(&moves.nodes)
 }

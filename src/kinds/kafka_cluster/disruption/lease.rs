@@ -35,8 +35,13 @@ pub enum Work {
     },
     /// A controller joins the quorum or leaves it.
     Quorum,
-    /// Replicas move between brokers. `total`: their number at the beginning.
-    Reassignment { total: Option<u32> },
+    /// Replicas move between brokers.
+    Reassignment {
+        /// Their number at the beginning.
+        total: Option<u32>,
+        /// The leaderships that other brokers have for nodes of a restart that the moves took over.
+        handed_over: Vec<HandedOver>,
+    },
     /// Replicas move between the volumes of their broker.
     Volumes { total: Option<u32> },
 }
@@ -65,7 +70,7 @@ impl Lease {
                 removes,
             },
             DisruptionKind::Quorum => Work::Quorum,
-            DisruptionKind::Reassignment => Work::Reassignment { total },
+            DisruptionKind::Reassignment => Work::Reassignment { total, handed_over },
             DisruptionKind::Volumes => Work::Volumes { total },
         };
         Self {
@@ -87,8 +92,8 @@ impl Lease {
                 removes,
             } => (DisruptionKind::Replacement, None, handed_over, removes),
             Work::Quorum => (DisruptionKind::Quorum, None, Vec::new(), Vec::new()),
-            Work::Reassignment { total } => {
-                (DisruptionKind::Reassignment, total, Vec::new(), Vec::new())
+            Work::Reassignment { total, handed_over } => {
+                (DisruptionKind::Reassignment, total, handed_over, Vec::new())
             }
             Work::Volumes { total } => (DisruptionKind::Volumes, total, Vec::new(), Vec::new()),
         };
@@ -107,8 +112,10 @@ impl Lease {
     /// The leaderships that other brokers have in place of the lease's nodes.
     pub fn handed_over(&self) -> &[HandedOver] {
         match &self.work {
-            Work::Restart { handed_over } | Work::Replacement { handed_over, .. } => handed_over,
-            Work::Quorum | Work::Reassignment { .. } | Work::Volumes { .. } => &[],
+            Work::Restart { handed_over }
+            | Work::Replacement { handed_over, .. }
+            | Work::Reassignment { handed_over, .. } => handed_over,
+            Work::Quorum | Work::Volumes { .. } => &[],
         }
     }
 
@@ -138,11 +145,14 @@ mod tests {
                 handed_over: handed_over.clone(),
             },
             Work::Replacement {
-                handed_over,
+                handed_over: handed_over.clone(),
                 removes,
             },
             Work::Quorum,
-            Work::Reassignment { total: Some(7) },
+            Work::Reassignment {
+                total: Some(7),
+                handed_over,
+            },
             Work::Volumes { total: None },
         ] {
             let since = Time(Timestamp::UNIX_EPOCH);

@@ -31,7 +31,10 @@ pub fn never(cluster: &ValidCluster, topics: &[TopicView]) -> Vec<WaitingOn> {
     all.into_iter().flatten().collect()
 }
 
-/// The brokers that still hold something though no moves are wished for that. `moves`: the report of
+/// The brokers that still hold something though no moves are wished for that. Of a broker that is to
+/// be replaced only lost partitions count. If nobody can take its replicas, the cluster stays Ready
+/// with a warning that names the way out: the broker serves, the cluster is as its spec says, and
+/// nobody has to be called at night for a request that can be carried out later. `moves`: the report of
 /// the moves, which names what it waits for itself.
 pub fn held(facts: &Facts<'_>, topics: &[TopicView], moves: &Report) -> Vec<WaitingOn> {
     let Facts {

@@ -17,7 +17,9 @@ use crate::kinds::kafka_cluster::disruption::{
 };
 use crate::kinds::kafka_cluster::model::cluster::{NodeGroup, ValidCluster};
 pub use crate::kinds::kafka_cluster::moving::proposal::preview;
-use crate::kinds::kafka_cluster::moving::proposal::{Exchanged, Proposal, brokers, propose};
+use crate::kinds::kafka_cluster::moving::proposal::{
+    Exchanged, Proposal, brokers, is_excluded, propose,
+};
 use crate::kinds::kafka_cluster::observed::{KafkaFacts, Observed};
 use crate::kinds::kafka_cluster::rolling::leaders;
 use crate::kinds::kafka_cluster::step::Step;
@@ -25,7 +27,7 @@ use crate::kubernetes::labels;
 use freehold_kafka::rebalance::Duty;
 use freehold_kafka::safety::{self, TopicView};
 use freehold_kafka::topic_plan::THROTTLE_RATES;
-use freehold_kafka_client::{ConfigResource, Reassignment};
+use freehold_kafka_client::{ConfigResource, Election, Reassignment};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::SignedDuration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -267,6 +269,7 @@ fn grant(
             since: Time(observed.now),
             work: Work::Reassignment {
                 total: Some(u32::try_from(proposal.plan.moves).unwrap_or(u32::MAX)),
+                handed_over: Vec::new(),
             },
         }),
     }
@@ -339,8 +342,22 @@ fn go_on(
         report.waiting.push(WaitingOn::Moves { replicas: left });
         return Progress::goes_on(report, lease.clone());
     }
-    // The first replicas become the leaders.
-    if leaders::elect(leaders::preferred(topics, |_| true), topics, &mut report) {
+    // The first replicas become the leaders. The placement has chosen them, except in the topics
+    // that it leaves as they are.
+    let mut elections = leaders::give_back(lease, topics);
+    elections.retain(|one| is_excluded(&one.topic, cluster));
+    elections.extend(leaders::preferred(topics, |_| true));
+    led(lease, elections, topics, report)
+}
+
+/// Ends the moves after these elections.
+fn led(
+    lease: &Lease,
+    elections: Vec<Election>,
+    topics: &[TopicView],
+    mut report: Report,
+) -> Progress {
+    if leaders::elect(elections, topics, &mut report) {
         report.soon = true;
         return Progress::ended(report);
     }
@@ -384,7 +401,7 @@ pub fn progress(
     observed: &Observed,
 ) -> RebalanceStatus {
     let total = match lease.work {
-        Work::Reassignment { total } | Work::Volumes { total } => total,
+        Work::Reassignment { total, .. } | Work::Volumes { total } => total,
         Work::Restart { .. } | Work::Replacement { .. } | Work::Quorum => None,
     };
     let total = total
@@ -430,7 +447,7 @@ fn finish(lease: &Lease, observed: &Observed, topics: &[TopicView]) -> Progress 
         ..Report::default()
     };
     if replicas == 0 {
-        return Progress::ended(report);
+        return led(lease, leaders::give_back(lease, topics), topics, report);
     }
     report.rebalance = Some(progress(lease, replicas, None, observed));
     report.waiting.push(WaitingOn::Moves { replicas });
@@ -456,7 +473,7 @@ fn take_back(lease: &Lease, topics: &[TopicView], observed: &Observed) -> Progre
         .collect();
     let mut report = Report::default();
     if back.is_empty() {
-        return Progress::ended(report);
+        return led(lease, leaders::give_back(lease, topics), topics, report);
     }
     report.rebalance = Some(progress(lease, back.len(), None, observed));
     report.waiting.push(WaitingOn::Moves {

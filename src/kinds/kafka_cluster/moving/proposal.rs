@@ -92,6 +92,15 @@ pub fn brokers(cluster: &ValidCluster, observed: &Observed) -> Vec<Broker> {
     brokers
 }
 
+/// True if only replicas on brokers that leave are moved of this topic.
+pub fn is_excluded(topic: &str, cluster: &ValidCluster) -> bool {
+    let mut patterns = cluster.spec.rebalance.exclude_topics.iter();
+    patterns.any(|pattern| match pattern.strip_suffix('*') {
+        Some(prefix) => topic.starts_with(prefix),
+        None => topic == pattern,
+    })
+}
+
 /// Computes the placement to reach, from the one that exists once all moves in progress have ended.
 /// `None` if no broker can hold replicas.
 pub fn propose<'a>(
@@ -104,17 +113,9 @@ pub fn propose<'a>(
         .enumerate()
         .filter_map(|(index, broker)| Some((broker.id, index.try_into().ok()?)))
         .collect();
-    let excluded = |name: &str| {
-        cluster.spec.rebalance.exclude_topics.iter().any(|pattern| {
-            match pattern.strip_suffix('*') {
-                Some(prefix) => name.starts_with(prefix),
-                None => name == pattern,
-            }
-        })
-    };
     let (mut before, mut names) = (Placement::new(), Vec::new());
     for (topic_index, topic) in topics.iter().enumerate() {
-        let fixed = excluded(&topic.name);
+        let fixed = is_excluded(&topic.name, cluster);
         for (index, partition) in topic.partitions.iter().enumerate() {
             let target = partition.target();
             let replicas: Option<Vec<u16>> =
