@@ -327,6 +327,81 @@ fn a_lost_node_is_told_with_the_time_at_which_it_is_replaced_or_how() {
     assert_eq!(told(&model), [""; 0], "it is under way");
 }
 
+/// Nothing is promised that Freehold does not do.
+#[test]
+fn a_lost_node_that_cannot_be_replaced_now_or_ever_is_told_so_with_the_way_out() {
+    let told = |model: &Model, answers: bool| {
+        let (mut observed, _) = model.observed();
+        if !answers {
+            observed.kafka = KafkaFacts::Unavailable("no".into());
+        }
+        let valid = validate(&model.object, &observed).unwrap();
+        let warnings = linter::plan(&model.object, &valid, &observed).warnings;
+        let mut found = warnings.into_iter();
+        found
+            .find(|warning| warning.contains("is lost since"))
+            .unwrap()
+    };
+    let mut model = Model::new(1, &[(0, 0, 0)]);
+    model.new = model.phases.keys().copied().collect();
+    model.lose(0);
+    let unless = "; nothing is replaced before the brokers answer, because they alone know whether its volume has the only copy of a partition: \
+                  bring back the other nodes first";
+    for minutes in [None, Some(90)] {
+        model.object.spec.rollout.replace_lost_nodes_after_minutes = minutes;
+        assert!(!told(&model, true).contains("before the brokers answer"));
+        let silent = told(&model, false);
+        assert!(
+            silent.ends_with(unless) && !silent.contains("at once"),
+            "{silent}"
+        );
+    }
+    // With two controllers nothing replaces one of them, asked or not.
+    let pool = &mut model.object.spec.node_pools[0];
+    (pool.replicas, pool.zones) = (2, vec!["a".into(), "b".into()]);
+    model.phases.remove(&200);
+    model.volumes.remove(&200);
+    model.votes.remove(&200);
+    model.partitions = vec![(vec![0, 100], 100)];
+    let never = "node 0 is lost since 2026-06-01T00:00:00Z, and cannot be replaced: its vote cannot be spared: there are fewer than three \
+                 controllers; bring back its machine, or its volume on another one";
+    for answers in [true, false] {
+        assert_eq!(told(&model, answers), never);
+    }
+}
+
+/// Pod and claim of a lost node are gone already when its replacement begins, so that there is
+/// nothing to delete. The request is followed with the lease: no reconcile may succeed before the new
+/// pod runs, and a request that still stands would be taken for another one.
+#[test]
+fn a_request_for_a_node_of_which_nothing_is_left_is_followed_once() {
+    let mut model = Model::new(1, &[(0, 0, 0)]);
+    model.new = model.phases.keys().copied().collect();
+    model.lose(0);
+    model.phases.insert(0, Phase::Gone);
+    model.pruned.insert(0);
+    model.object.metadata.annotations =
+        Some([("freehold.dev/replace".to_owned(), "0".to_owned())].into());
+    let plan = model.plan();
+    let lease = plan.lease.clone().unwrap();
+    assert_eq!(
+        (lease.kind, lease.removes.as_slice()),
+        (DisruptionKind::Replacement, &[][..])
+    );
+    assert_eq!(plan.replaced.as_deref(), Some("0"));
+    model.apply(plan, false);
+    model.pruned.clear();
+    model.lost.clear();
+    model.volumes.insert(0, 2);
+    model.phases.insert(0, Phase::CatchingUp);
+    let plan = model.plan();
+    assert_eq!(
+        plan.lease.map(|lease| (lease.kind, lease.node_ids)),
+        Some((DisruptionKind::Replacement, vec![0])),
+        "it is waited for, and not emptied"
+    );
+}
+
 /// A user deletes a claim under a running pod. Kubernetes keeps the volume, and the broker may come
 /// back with it.
 #[test]

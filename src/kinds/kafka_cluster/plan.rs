@@ -125,8 +125,10 @@ pub fn plan(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed) 
 /// The plan that results from the reports of all concerns. `made` is the report from before any
 /// concern is asked.
 pub fn decide(facts: &Facts<'_>, made: Report, concerns: &[fn(&Facts<'_>) -> Report]) -> Plan {
-    let arbiter::Decision { report, lease } =
+    let arbiter::Decision { mut report, lease } =
         arbiter::arbitrate(facts, made, concerns, |held| resume(held, facts));
+    let at_once = replacing::followed_at_once(facts, lease.as_ref());
+    report.replaced = report.replaced.or(at_once);
     Plan::of(report, lease, facts.observed)
 }
 

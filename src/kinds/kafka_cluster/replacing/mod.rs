@@ -427,6 +427,15 @@ fn exists(uid: &str, observed: &Observed) -> bool {
         || observed.volumes.iter().any(|claim| claim.uid() == uid)
 }
 
+/// The request that a replacement follows as soon as it begins, because nothing is left to delete.
+/// It is in the status together with the lease: no later reconcile may see the node before it runs
+/// again, and a request that still stands would then ask to replace it once more.
+pub fn followed_at_once(facts: &Facts<'_>, lease: Option<&Lease>) -> Option<String> {
+    let lease = lease.filter(|_| !facts.lease.as_ref().is_some_and(Lease::is_replacement))?;
+    let is_gone = matches!(&lease.work, Work::Replacement { removes, .. } if removes.is_empty());
+    is_gone.then(|| followed(facts.object, lease)).flatten()
+}
+
 /// The value of the annotation that asks to replace a node, if the replacement does that.
 fn followed(object: &KafkaCluster, lease: &Lease) -> Option<String> {
     asked(object).filter(|id| lease.nodes.contains(id))?;

@@ -50,7 +50,7 @@ pub fn allowed(
 
 /// Why the node cannot be replaced. It can if it stays and, for a controller, at least two others
 /// remain.
-fn irreplaceable(id: i32, groups: &[NodeGroup]) -> Option<&'static str> {
+pub fn irreplaceable(id: i32, groups: &[NodeGroup]) -> Option<&'static str> {
     let controllers: i32 = groups
         .iter()
         .filter(|group| group.is(Role::Controller))

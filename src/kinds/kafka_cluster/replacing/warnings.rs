@@ -3,6 +3,7 @@
 use crate::api::kafka_cluster::LostNodeStatus;
 use crate::kinds::kafka_cluster::disruption::Facts;
 use crate::kinds::kafka_cluster::observed::Observed;
+use crate::kinds::kafka_cluster::replacing::request;
 use crate::kubernetes::labels;
 use crate::words;
 use freehold_kafka::safety;
@@ -45,33 +46,53 @@ pub fn of_lost_partitions(observed: &Observed) -> Option<String> {
     })
 }
 
-/// Says of each lost node until when it is waited for, and what replaces it at once.
+/// Said after what replaces a node while the brokers do not answer.
+const UNLESS: &str = "; nothing is replaced before the brokers answer, because they alone know whether its volume has the only copy of a partition: \
+                      bring back the other nodes first";
+
+/// Says of each lost node until when it is waited for, and what replaces it at once; or why nothing
+/// does.
 pub fn of_lost_nodes(lost: &[LostNodeStatus], facts: &Facts<'_>) -> Vec<String> {
-    let now = facts.observed.now;
-    let minutes = facts.cluster.spec.rollout.replace_lost_nodes_after_minutes;
-    // Without fractions, which the status does not keep.
-    let text = |time: Timestamp| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let told = |lost: &LostNodeStatus| {
         let (id, since) = (lost.node_id, lost.since.0);
-        let annotate = format!("annotate the cluster with {}={id}", labels::REPLACE);
-        let how = match minutes {
-            None => {
-                format!("is not replaced before somebody asks: {annotate}, or set {REPLACE_LOST}")
-            }
-            Some(minutes) => {
-                let at = since + SignedDuration::from_mins(minutes.into());
-                // This operator may have seen it for a shorter time than the status says.
-                let when = if at > now {
-                    format!("at {} at the earliest", text(at))
-                } else {
-                    format!("when the operator has seen that for {minutes} minutes")
-                };
-                format!(
-                    "is replaced by itself {when} ({REPLACE_LOST}), or at once when you {annotate}"
-                )
-            }
+        let how = match request::irreplaceable(id, &facts.cluster.groups) {
+            Some(why) => format!(
+                "cannot be replaced: {why}; bring back its machine, or its volume on another one"
+            ),
+            None => how_replaced(id, since, facts),
         };
         format!("node {id} is lost since {}, and {how}", text(since))
     };
     lost.iter().map(told).collect()
+}
+
+/// Without fractions, which the status does not keep.
+fn text(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// When and how a lost node is replaced.
+fn how_replaced(id: i32, since: Timestamp, facts: &Facts<'_>) -> String {
+    let observed = facts.observed;
+    let (at_once, unless) = match observed.kafka.answer() {
+        Some(_) => ("at once ", ""),
+        None => ("", UNLESS),
+    };
+    let annotate = format!("annotate the cluster with {}={id}", labels::REPLACE);
+    let rollout = &facts.cluster.spec.rollout;
+    let Some(minutes) = rollout.replace_lost_nodes_after_minutes else {
+        return format!(
+            "is not replaced before somebody asks: {annotate}, or set {REPLACE_LOST}{unless}"
+        );
+    };
+    let at = since + SignedDuration::from_mins(minutes.into());
+    // This operator may have seen it for a shorter time than the status says.
+    let when = if at > observed.now {
+        format!("at {} at the earliest", text(at))
+    } else {
+        format!("when the operator has seen that for {minutes} minutes")
+    };
+    format!(
+        "is replaced by itself {when} ({REPLACE_LOST}), or {at_once}when you {annotate}{unless}"
+    )
 }
