@@ -21,6 +21,7 @@ mod moves;
 mod pipelines;
 mod properties;
 mod registry;
+mod removed_pools;
 mod reviewed;
 mod rights;
 mod rolling;
