@@ -1,7 +1,7 @@
 //! The consumer. What happens to its partitions is collected here and handled by the loop after the
 //! poll, because a callback could not wait for a transaction to end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +30,18 @@ pub enum Rebalance {
     Lost,
 }
 
+/// A partition: its topic and its number.
+pub type Partition = (String, i32);
+
+/// The partitions that are assigned and not fetched, as the statistics say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NotFetched {
+    /// librdkafka has given up: their next offset is not there. It has all that nobody reads, too.
+    pub halted: BTreeSet<Partition>,
+    /// It asks the leader whether their next offset is there.
+    pub asked: BTreeSet<Partition>,
+}
+
 /// Collects what librdkafka tells about the consumer.
 pub struct ConsumerEvents {
     figures: Arc<Figures>,
@@ -38,6 +50,9 @@ pub struct ConsumerEvents {
     last_error: Mutex<String>,
     /// Offsets were not committed since it was asked last.
     commit_failed: AtomicBool,
+    /// Whether statistics are looked through for partitions that are not fetched.
+    watched: AtomicBool,
+    not_fetched: Mutex<NotFetched>,
 }
 
 impl ConsumerEvents {
@@ -50,7 +65,24 @@ impl ConsumerEvents {
             closing: AtomicBool::new(false),
             last_error: Mutex::default(),
             commit_failed: AtomicBool::new(false),
+            watched: AtomicBool::new(false),
+            not_fetched: Mutex::default(),
         }
+    }
+
+    /// Forgets which partitions are not fetched, and looks for them in the next statistics.
+    pub fn watch_fetching(&self) {
+        self.watched.store(true, Ordering::Relaxed);
+        if let Ok(mut known) = self.not_fetched.lock() {
+            *known = NotFetched::default();
+        }
+    }
+
+    /// The partitions that are not fetched, once statistics came.
+    #[must_use]
+    pub fn not_fetched(&self) -> NotFetched {
+        let known = self.not_fetched.lock();
+        known.map(|known| known.clone()).unwrap_or_default()
     }
 
     /// Whether a commit has failed since this was asked last.
@@ -84,6 +116,11 @@ impl ConsumerEvents {
 
 impl ClientContext for ConsumerEvents {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // Without a callback of librdkafka's own, which the events are not, it tells nowhere else that
+        // a commit has failed for which nobody waits.
+        if facility == "COMMITFAIL" {
+            self.commit_failed.store(true, Ordering::Relaxed);
+        }
         log("consumer", level, facility, message);
     }
 
@@ -100,7 +137,14 @@ impl ClientContext for ConsumerEvents {
 
     fn stats_raw(&self, statistics: &[u8]) {
         match serde_json::from_slice::<Statistics>(statistics) {
-            Ok(statistics) => statistics.note(&self.figures),
+            Ok(statistics) => {
+                statistics.note(&self.figures);
+                if self.watched.load(Ordering::Relaxed)
+                    && let Ok(mut known) = self.not_fetched.lock()
+                {
+                    *known = statistics.not_fetched();
+                }
+            }
             Err(error) => tracing::warn!(%error, "cannot read the statistics of Kafka's client"),
         }
     }
@@ -190,6 +234,8 @@ struct PartitionStatistics {
     /// Records that wait to be polled.
     #[serde(default)]
     fetchq_cnt: i64,
+    #[serde(default)]
+    fetch_state: String,
 }
 
 fn unknown() -> i64 {
@@ -197,6 +243,21 @@ fn unknown() -> i64 {
 }
 
 impl Statistics {
+    fn not_fetched(&self) -> NotFetched {
+        let mut found = NotFetched::default();
+        for (topic, partitions) in &self.topics {
+            for known in partitions.partitions.values() {
+                let place = || (topic.clone(), known.partition);
+                match &*known.fetch_state {
+                    "none" => drop(found.halted.insert(place())),
+                    "validate-epoch-wait" => drop(found.asked.insert(place())),
+                    _ => {}
+                }
+            }
+        }
+        found
+    }
+
     fn note(&self, figures: &Figures) {
         // Connections are made when they are needed: one is enough.
         figures.set_connected(self.brokers.values().any(|broker| broker.state == "UP"));
@@ -238,5 +299,33 @@ mod tests {
         assert!(!figures.is_disconnected());
         events.stats_raw(br#"{"brokers": {"a": {"state": "CONNECT"}}}"#);
         assert!(figures.is_disconnected());
+    }
+
+    #[test]
+    fn partitions_that_are_not_fetched_are_in_the_statistics_that_are_asked_for() {
+        let events = ConsumerEvents::new(Arc::new(Figures::default()));
+        let statistics = br#"{"topics": {"t": {"partitions": {
+            "0": {"partition": 0, "fetch_state": "active"},
+            "1": {"partition": 1, "fetch_state": "none"},
+            "2": {"partition": 2, "fetch_state": "validate-epoch-wait"}}}}}"#;
+        events.stats_raw(statistics);
+        assert_eq!(events.not_fetched(), NotFetched::default());
+        events.watch_fetching();
+        events.stats_raw(statistics);
+        let found = events.not_fetched();
+        assert_eq!(found.halted, BTreeSet::from([("t".to_owned(), 1)]));
+        assert_eq!(found.asked, BTreeSet::from([("t".to_owned(), 2)]));
+        events.watch_fetching();
+        assert_eq!(events.not_fetched(), NotFetched::default(), "it may be old");
+    }
+
+    #[test]
+    fn a_commit_that_failed_is_in_the_log_alone() {
+        let events = ConsumerEvents::new(Arc::new(Figures::default()));
+        let line = "[thrd:main]: Offset commit (manual) failed for 1/1 partition(s) in join-state \
+                    steady: Broker: Not coordinator: t[0]@7";
+        events.log(RDKafkaLogLevel::Warning, "COMMITFAIL", line);
+        assert!(events.take_failed_commit());
+        assert!(!events.take_failed_commit());
     }
 }

@@ -5,7 +5,9 @@
 //! when the group first read the partition. From it follows
 //! - that an offset is of a topic that was deleted since: one of the same name has other records;
 //! - that a partition was added after the group had begun: it is read from its first record, also
-//!   with `start: Latest`.
+//!   with `start: Latest`;
+//! - that the partition's log was truncated below the offset, and nobody has decided yet where to go
+//!   on. Without it a new process would read on from there, as if nothing had been lost.
 //!
 //! An offset without a note was committed by a version that wrote none, or by a person: it counts as
 //! one of the present topic. So does one with an id that the stage document does not know: a process
@@ -13,17 +15,18 @@
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
+use std::time::{Duration, Instant};
 
 use freehold_pipeline::address::Address;
 use freehold_pipeline::report::Stopped;
 use freehold_pipeline::source::{OnGap, Start};
 use freehold_pipeline::stage_document::TopicIds;
-use rdkafka::consumer::Consumer as _;
+use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::config::{SourceConfig, StageConfig};
-use crate::consumer::StageConsumer;
+use crate::consumer::{ConsumerEvents, StageConsumer};
 use crate::figures::Figures;
 use crate::reading::ASK;
 
@@ -42,6 +45,12 @@ static UNSAID: SourceConfig = SourceConfig {
 const MARK: &str = "topic";
 /// In the place of an id that is not known.
 const UNKNOWN: &str = "-";
+/// The last word of a note whose offset is behind a truncation. Versions before it do not look there.
+const TRUNCATED: &str = "truncated";
+
+/// How long the statistics may take to say which partition has no such offset. They come every two
+/// seconds.
+const NAMED_WITHIN: Duration = Duration::from_secs(7);
 
 /// What stands beside the committed offset of a partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,6 +59,8 @@ pub(crate) struct Note {
     id: Option<String>,
     /// Partitions of the topic when the group first read this one; 0: not known.
     partitions: i32,
+    /// The log was truncated below the offset.
+    truncated: bool,
 }
 
 impl Note {
@@ -63,12 +74,17 @@ impl Note {
         Self {
             id: id.map(str::to_owned),
             partitions: partitions.unwrap_or_default(),
+            truncated: words.next() == Some(TRUNCATED),
         }
     }
 
     pub(crate) fn text(&self) -> String {
         let id = self.id.as_deref().unwrap_or(UNKNOWN);
-        format!("{MARK} {id} {}", self.partitions)
+        let text = format!("{MARK} {id} {}", self.partitions);
+        match self.truncated {
+            true => format!("{text} {TRUNCATED}"),
+            false => text,
+        }
     }
 
     /// Whether the offset is of a topic that was deleted since.
@@ -87,6 +103,8 @@ pub(crate) enum Gap {
     Forgotten,
     /// The partition has no such offset.
     OutOfRange { next: i64, first: i64, end: i64 },
+    /// The partition lacks records before this offset that it had: others may be in their place.
+    Truncated { next: i64 },
 }
 
 impl Gap {
@@ -100,6 +118,11 @@ impl Gap {
             Self::OutOfRange { next, first, end } => format!(
                 "the next offset of {topic} [{partition}] is {next}, but the partition has {first} \
                  to {end}"
+            ),
+            Self::Truncated { next } => format!(
+                "the log of {topic} [{partition}] was truncated below the next offset {next}: a \
+                 replica that lacked records became leader, or the topic was made anew; records in \
+                 their place were not read"
             ),
         }
     }
@@ -125,21 +148,23 @@ struct TopicFacts {
 
 /// From where a partition with a committed offset is read.
 fn of_committed(source: &SourceConfig, offset: i64, note: Note) -> Place {
-    match note.is_former(source) {
-        true => Place::Gap(
-            Gap::MadeAnew,
-            Note {
-                id: id(source),
-                ..note
-            },
-        ),
-        false => Place::Committed(
-            offset,
-            Note {
-                id: note.id.or_else(|| id(source)),
-                ..note
-            },
-        ),
+    if note.is_former(source) {
+        let note = Note {
+            id: id(source),
+            truncated: false,
+            ..note
+        };
+        return Place::Gap(Gap::MadeAnew, note);
+    }
+    let gap = note.truncated.then_some(Gap::Truncated { next: offset });
+    let note = Note {
+        id: note.id.or_else(|| id(source)),
+        truncated: false,
+        ..note
+    };
+    match gap {
+        Some(gap) => Place::Gap(gap, note),
+        None => Place::Committed(offset, note),
     }
 }
 
@@ -149,6 +174,7 @@ fn of_new(source: &SourceConfig, partition: i32, facts: &TopicFacts, was_read: b
     let note = Note {
         id: id(source),
         partitions: facts.partitions,
+        truncated: false,
     };
     let mut present = facts.notes.iter().filter(|note| !note.is_former(source));
     // Else another member has just begun with the topic, and this one begins too.
@@ -176,19 +202,79 @@ pub(crate) struct Placed {
     pub kept: String,
 }
 
+/// What librdkafka has said of next offsets that their partitions do not have. A log that was
+/// truncated (KIP-320) may be long enough again when it is asked for its ends.
+#[derive(Clone, Debug)]
+struct Reset {
+    since: Instant,
+    words: Vec<String>,
+    /// Of which partitions it is, as far as the statistics have said.
+    named: BTreeSet<(String, i32)>,
+}
+
+impl Reset {
+    /// Whether the partition has lost records before `next`, whatever its ends are now.
+    fn is_truncated(&self, topic: &str, partition: i32, next: i64) -> bool {
+        // Where it was truncated librdkafka says, and not of which partition: the lowest one counts.
+        let ends: Option<Vec<i64>> = self.words.iter().map(|words| truncated_at(words)).collect();
+        let end = ends.and_then(|ends| ends.into_iter().min());
+        self.named.contains(&(topic.to_owned(), partition)) && end.is_none_or(|end| end < next)
+    }
+
+    /// Whether what was found of a partition is what librdkafka has spoken of.
+    fn explains(&self, (topic, partition): (&str, i32), place: &Place) -> bool {
+        matches!(place, Place::Gap(..)) || self.named.contains(&(topic.to_owned(), partition))
+    }
+}
+
+/// Up to where the log is as it was, from librdkafka's words.
+fn truncated_at(words: &str) -> Option<i64> {
+    let (_, behind) = words.split_once("broker end offset is ")?;
+    behind.split(' ').next()?.parse().ok()
+}
+
 /// Places partitions, for both loops that read.
 #[derive(Debug, Default)]
 pub(crate) struct Placing {
-    /// An offset was out of range: offsets are compared with what the partitions have.
-    checks_range: bool,
+    /// Offsets were out of range: they are compared with what the partitions have.
+    reset: Option<Reset>,
     /// Topics of which this process has committed offsets.
     read: BTreeSet<String>,
 }
 
 impl Placing {
-    /// An offset is out of range: the next call of [`Self::place`] finds out which.
-    pub(crate) fn check_range(&mut self) {
-        self.checks_range = true;
+    /// An offset is out of range, in librdkafka's words. Which one the next statistics say.
+    pub(crate) fn out_of_range(&mut self, events: &ConsumerEvents, words: String) {
+        let reset = self.reset.get_or_insert_with(|| Reset {
+            since: Instant::now(),
+            words: Vec::new(),
+            named: BTreeSet::new(),
+        });
+        reset.words.push(words);
+        events.watch_fetching();
+    }
+
+    /// Whether it is known whose offset was out of range, or it took too long: then [`Self::place`]
+    /// is to be called, with reading stopped. `owned`: what is read.
+    pub(crate) fn is_due<'p>(
+        &mut self,
+        events: &ConsumerEvents,
+        owned: impl Iterator<Item = (&'p str, i32)>,
+    ) -> bool {
+        let Some(reset) = &mut self.reset else {
+            return false;
+        };
+        let found = events.not_fetched();
+        let mut is_asked = false;
+        for (topic, partition) in owned {
+            let place = (topic.to_owned(), partition);
+            // Whether it was truncated, too, is said only while it is read.
+            is_asked |= found.asked.contains(&place);
+            if found.halted.contains(&place) {
+                reset.named.insert(place);
+            }
+        }
+        (!reset.named.is_empty() && !is_asked) || reset.since.elapsed() > NAMED_WITHIN
     }
 
     /// An offset of the topic is committed.
@@ -196,6 +282,12 @@ impl Placing {
         if !self.read.contains(topic) {
             self.read.insert(topic.to_owned());
         }
+    }
+
+    /// Whether it is known that the group has offsets of these topics. For the first commit of each one
+    /// has to wait: of a commit without waiting only a failure is told.
+    pub(crate) fn knows<'t>(&self, mut topics: impl Iterator<Item = &'t str>) -> bool {
+        topics.all(|topic| self.read.contains(topic))
     }
 
     /// From where each of these partitions is read, in their order; or why the stage stops.
@@ -209,6 +301,59 @@ impl Placing {
         figures: &Figures,
         partitions: &[(&str, i32)],
     ) -> KafkaResult<Result<Vec<Placed>, Stopped>> {
+        let places = self.places(consumer, config, partitions)?;
+        if let Some(reset) = &self.reset {
+            tracing::warn!(words = ?reset.words, named = ?reset.named, "offsets are out of range");
+            if config.bounded.is_none() {
+                keep_truncated(consumer, partitions, &places)?;
+            }
+            let mut of = partitions.iter().zip(&places);
+            if !of.any(|(of, (place, _))| reset.explains(*of, place)) {
+                return Ok(Err(unexplained(config, reset)));
+            }
+        }
+        let mut all = Vec::new();
+        for ((topic, partition), (place, kept)) in partitions.iter().zip(places) {
+            let is_gap = matches!(place, Place::Gap(..));
+            let (start, note) = match place {
+                Place::Committed(offset, note) => {
+                    all.push(Placed {
+                        offset,
+                        note,
+                        is_new: false,
+                        kept,
+                    });
+                    continue;
+                }
+                Place::New(start, note) => (start, note),
+                Place::Gap(gap, note) => match told(config, figures, topic, *partition, &gap) {
+                    Ok(start) => (start, note),
+                    Err(stopped) => return Ok(Err(stopped)),
+                },
+            };
+            let (first, end) = consumer.fetch_watermarks(topic, *partition, ASK)?;
+            all.push(Placed {
+                offset: match start {
+                    Start::Earliest => first,
+                    Start::Latest => end,
+                },
+                note,
+                // A second start would choose a later end, and a gap would be there again.
+                is_new: is_gap || start == Start::Latest,
+                kept: String::new(),
+            });
+        }
+        self.reset = None;
+        Ok(Ok(all))
+    }
+
+    /// From where each partition is read, and what stands beside its committed offset.
+    fn places(
+        &mut self,
+        consumer: &StageConsumer,
+        config: &StageConfig,
+        partitions: &[(&str, i32)],
+    ) -> KafkaResult<Vec<(Place, String)>> {
         let mut list = TopicPartitionList::new();
         for (topic, partition) in partitions {
             list.add_partition(topic, *partition);
@@ -216,7 +361,7 @@ impl Placing {
         if list.count() > 0 {
             list = consumer.committed_offsets(list, ASK)?;
         }
-        let (mut all, mut known) = (Vec::new(), BTreeMap::new());
+        let (mut places, mut known) = (Vec::new(), BTreeMap::new());
         for (topic, partition) in partitions {
             let mut committed = None;
             if let Some(element) = list.find_partition(topic, *partition) {
@@ -233,40 +378,9 @@ impl Placing {
                 (topic, *partition),
                 offset.zip(kept.as_deref()),
             )?;
-            let is_gap = matches!(place, Place::Gap(..));
-            let (start, note) = match place {
-                Place::Committed(offset, note) => {
-                    all.push(Placed {
-                        offset,
-                        note,
-                        is_new: false,
-                        kept: kept.unwrap_or_default(),
-                    });
-                    continue;
-                }
-                Place::New(start, note) => (start, note),
-                Place::Gap(gap, note) => {
-                    let source = config.sources.get(*topic).unwrap_or(&UNSAID);
-                    match told(source, figures, topic, *partition, &gap) {
-                        Ok(start) => (start, note),
-                        Err(stopped) => return Ok(Err(stopped)),
-                    }
-                }
-            };
-            let (first, end) = consumer.fetch_watermarks(topic, *partition, ASK)?;
-            all.push(Placed {
-                offset: match start {
-                    Start::Earliest => first,
-                    Start::Latest => end,
-                },
-                note,
-                // A second start would choose a later end, and a gap would be there again.
-                is_new: is_gap || start == Start::Latest,
-                kept: String::new(),
-            });
+            places.push((place, kept.unwrap_or_default()));
         }
-        self.checks_range = false;
-        Ok(Ok(all))
+        Ok(places)
     }
 
     /// From where a partition is read, with its committed offset and what stands beside it. `known`:
@@ -294,29 +408,75 @@ impl Placing {
         let Place::Committed(next, note) = place else {
             return Ok(place);
         };
-        if self.checks_range {
+        if let Some(reset) = &self.reset {
             let (first, end) = consumer.fetch_watermarks(topic, partition, ASK)?;
             if next < first || next > end {
                 return Ok(Place::Gap(Gap::OutOfRange { next, first, end }, note));
+            }
+            if reset.is_truncated(topic, partition, next) {
+                return Ok(Place::Gap(Gap::Truncated { next }, note));
             }
         }
         Ok(Place::Committed(next, note))
     }
 }
 
+/// Writes beside the offsets of partitions that their logs were truncated, before anything follows
+/// from it: only the process that was reading then is told.
+fn keep_truncated(
+    consumer: &StageConsumer,
+    partitions: &[(&str, i32)],
+    places: &[(Place, String)],
+) -> KafkaResult<()> {
+    let mut list = TopicPartitionList::new();
+    for ((topic, partition), (place, _)) in partitions.iter().zip(places) {
+        if let Place::Gap(Gap::Truncated { next }, note) = place {
+            let note = Note {
+                truncated: true,
+                ..note.clone()
+            };
+            let mut element = list.add_partition(topic, *partition);
+            element.set_offset(Offset::Offset(*next))?;
+            element.set_metadata(note.text());
+        }
+    }
+    match list.count() {
+        0 => Ok(()),
+        _ => consumer.commit(&list, CommitMode::Sync),
+    }
+}
+
+/// Why a stage stops that cannot know which of its partitions has lost records.
+fn unexplained(config: &StageConfig, reset: &Reset) -> Stopped {
+    let mut blocks = config.sources.values().map(|source| source.block.clone());
+    let block = blocks.next().filter(|_| blocks.next().is_none());
+    Stopped {
+        block,
+        error: format!(
+            "a next offset was not in its partition, and by now each of them is: a log was truncated, \
+             and records that were not read may be before the committed offsets ({}); reset the \
+             offsets of the group while spec.state is Paused, or restart the pods to go on from the \
+             committed ones",
+            reset.words.join("; ")
+        ),
+        address: None,
+    }
+}
+
 /// What the policy says of a gap, which is told: where the partition is read from, or that the stage
 /// stops.
 fn told(
-    source: &SourceConfig,
+    config: &StageConfig,
     figures: &Figures,
     topic: &str,
     partition: i32,
     gap: &Gap,
 ) -> Result<Start, Stopped> {
+    let source = config.sources.get(topic).unwrap_or(&UNSAID);
     let why = gap.words(topic, partition);
     let block = Some(source.block.clone()).filter(|block| !block.is_empty());
     let address = match gap {
-        Gap::OutOfRange { next, .. } => Some(Address {
+        Gap::OutOfRange { next, .. } | Gap::Truncated { next } => Some(Address {
             topic: topic.to_owned(),
             partition,
             offset: *next,
@@ -325,10 +485,15 @@ fn told(
     };
     let (start, then) = match source.on_gap {
         OnGap::Stop => {
-            let error = format!(
-                "{why}; set source.kafka.onGap to Earliest (all records that it has) or Latest (those \
-                 from then on) to go on"
-            );
+            let way_out = match config.bounded {
+                // A replay has no source with a policy.
+                Some(_) => "cancel this replay; begin another one if dead letters are left",
+                None => {
+                    "set source.kafka.onGap to Earliest (all records that it has) or Latest (those \
+                     from then on) to go on"
+                }
+            };
+            let error = format!("{why}; {way_out}");
             return Err(Stopped {
                 block,
                 error,
@@ -387,7 +552,16 @@ mod tests {
         Note {
             id: Some(id.to_owned()).filter(|id| !id.is_empty()),
             partitions,
+            truncated: false,
         }
+    }
+
+    fn config(source: &SourceConfig) -> StageConfig {
+        let text = r#"{"kafka": {"bootstrap": "b:9092"}, "group": "g", "instance": "i",
+            "topics": ["t"]}"#;
+        let mut config: StageConfig = serde_json::from_str(text).unwrap();
+        config.sources.insert("t".to_owned(), source.clone());
+        config
     }
 
     fn facts(partitions: i32, notes: &[Note]) -> TopicFacts {
@@ -399,7 +573,12 @@ mod tests {
 
     #[test]
     fn a_note_is_read_as_it_was_written_and_what_is_not_ours_says_nothing() {
-        for written in [note("Ab-_9", 12), note("", 0)] {
+        let truncated = Note {
+            truncated: true,
+            ..note("a", 4)
+        };
+        assert_eq!(truncated.text(), "topic a 4 truncated");
+        for written in [note("Ab-_9", 12), note("", 0), truncated] {
             assert_eq!(Note::read(&written.text()), written);
         }
         for other in ["", "by hand", "topic", "topic  x", "42 notes"] {
@@ -416,6 +595,92 @@ mod tests {
         // A version before notes, and a process with a newer document, whose id stays.
         assert_eq!(at(""), Place::Committed(7, note("c", 4)));
         assert_eq!(at("d"), Place::Committed(7, note("d", 4)));
+    }
+
+    #[test]
+    fn a_truncated_log_is_a_gap_until_it_is_decided_where_to_go_on() {
+        let source = source("a", &[], Start::Earliest);
+        let marked = Note {
+            truncated: true,
+            ..note("a", 4)
+        };
+        let gap = Place::Gap(Gap::Truncated { next: 7 }, note("a", 4));
+        assert_eq!(of_committed(&source, 7, marked), gap);
+        let at = |end| {
+            format!(
+                "Partition log truncation detected at offset 9 (leader epoch 3): broker end offset \
+                 is {end} (offset leader epoch 2). Reset to INVALID.: Local: Partition log truncation"
+            )
+        };
+        let unknown = "fetch failed due to requested offset not available on the broker: Broker: \
+                       Offset out of range (broker 1)";
+        let of = |words: &[&str]| Reset {
+            since: Instant::now(),
+            words: words.iter().map(|words| (*words).to_owned()).collect(),
+            named: BTreeSet::from([("t".to_owned(), 1)]),
+        };
+        let reset = of(&[&at(5)]);
+        assert!(reset.is_truncated("t", 1, 6));
+        assert!(
+            !reset.is_truncated("t", 1, 5),
+            "what was cut was not committed"
+        );
+        assert!(!reset.is_truncated("t", 0, 6), "another one");
+        assert!(of(&[&at(-1)]).is_truncated("t", 1, 0));
+        assert!(
+            of(&[&at(8), &at(5)]).is_truncated("t", 1, 6),
+            "of which one?"
+        );
+        assert!(of(&[&at(8), unknown]).is_truncated("t", 1, 6));
+    }
+
+    #[test]
+    fn partitions_are_placed_again_once_the_statistics_name_the_one_without_its_offset() {
+        let events = ConsumerEvents::new(std::sync::Arc::default());
+        let mut placing = Placing::default();
+        let owned = || [("t", 0), ("t", 1)].into_iter();
+        let state = |state: &str| {
+            let statistics = format!(
+                r#"{{"topics": {{"t": {{"partitions": {{
+                    "0": {{"partition": 0, "fetch_state": "{state}"}},
+                    "1": {{"partition": 1, "fetch_state": "none"}},
+                    "2": {{"partition": 2, "fetch_state": "none"}}}}}}}}}}"#
+            );
+            rdkafka::ClientContext::stats_raw(&events, statistics.as_bytes());
+        };
+        state("active");
+        assert!(!placing.is_due(&events, owned()), "nothing is out of range");
+        placing.out_of_range(&events, "words".to_owned());
+        assert!(!placing.is_due(&events, owned()), "no statistics since");
+        state("validate-epoch-wait");
+        assert!(!placing.is_due(&events, owned()), "another one may be, too");
+        state("active");
+        assert!(placing.is_due(&events, owned()));
+        let reset = placing.reset.unwrap();
+        let of_another = ("t".to_owned(), 2);
+        assert_eq!(reset.named, BTreeSet::from([("t".to_owned(), 1)]));
+        assert!(!reset.named.contains(&of_another));
+        let place = Place::Committed(3, note("a", 4));
+        assert!(reset.explains(("t", 1), &place) && !reset.explains(("t", 0), &place));
+        let unnamed = Reset {
+            named: BTreeSet::new(),
+            ..reset
+        };
+        assert!(!unnamed.explains(("t", 1), &place));
+        let stopped = unexplained(&config(&source("a", &[], Start::Earliest)), &unnamed);
+        assert_eq!(stopped.block.as_deref(), Some("in"));
+        assert!(stopped.error.contains("(words)"), "{}", stopped.error);
+    }
+
+    #[test]
+    fn a_replay_is_not_told_of_a_policy_that_it_does_not_have() {
+        let (figures, gap) = (Figures::default(), Gap::MadeAnew);
+        let mut config = config(&SourceConfig::default());
+        config.sources.clear();
+        config.bounded = Some(crate::config::Bounded::default());
+        let stopped = told(&config, &figures, "t", 1, &gap).unwrap_err();
+        let words = "topic t was deleted and made anew; cancel this replay";
+        assert!(stopped.error.starts_with(words), "{}", stopped.error);
     }
 
     #[test]
@@ -473,14 +738,15 @@ mod tests {
             },
         );
         let mut source = source("a", &[], Start::Earliest);
-        let stopped = told(&source, &figures, "t", 1, &gap).unwrap_err();
+        let stopped = told(&config(&source), &figures, "t", 1, &gap).unwrap_err();
         assert_eq!(stopped.block.as_deref(), Some("in"));
         let words = "the next offset of t [1] is 9, but the partition has 2 to 5; set \
                      source.kafka.onGap to Earliest";
         assert!(stopped.error.starts_with(words), "{}", stopped.error);
         assert!(figures.gaps().is_empty());
         source.on_gap = OnGap::Latest;
-        assert_eq!(told(&source, &figures, "t", 1, &gap), Ok(Start::Latest));
+        let then = told(&config(&source), &figures, "t", 1, &gap);
+        assert_eq!(then, Ok(Start::Latest));
         let gaps = figures.gaps();
         assert!(
             gaps["in"]

@@ -16,8 +16,8 @@ pub(crate) const ASK: Duration = Duration::from_secs(2);
 pub(crate) enum ReadError {
     /// Another process has this one's id.
     IdentityTaken(String),
-    /// The next offset of a partition is not in it.
-    OutOfRange,
+    /// The next offset of a partition is not in it, in librdkafka's words. They do not name it.
+    OutOfRange(String),
     /// No broker answers: the statistics say so.
     Away,
     /// Reading goes on by itself when the reason is gone.
@@ -39,7 +39,7 @@ pub(crate) fn read_error(
         };
     }
     Ok(match error.rdkafka_error_code() {
-        Some(Code::AutoOffsetReset) => ReadError::OutOfRange,
+        Some(Code::AutoOffsetReset) => ReadError::OutOfRange(consumer.context().last_error()),
         Some(Code::AllBrokersDown) => ReadError::Away,
         code => {
             // Logged already.

@@ -188,6 +188,7 @@ impl<S: Sink, L: Letters> DeliverLoop<'_, S, L> {
             self.figures.beat();
             self.place();
             self.check_sources();
+            self.check_offsets();
             self.read()?;
             self.handle_rebalances();
             if let Some(stopped) = self.lanes.turn() {

@@ -98,8 +98,15 @@ impl<S: Sink, L: Letters> DeliverLoop<'_, S, L> {
         if list.count() == 0 {
             return;
         }
+        let lanes = self.lanes.all.iter();
+        let is_known = self.placing.knows(lanes.map(|lane| &*lane.topic));
+        let mode = if is_known { mode } else { CommitMode::Sync };
         match self.consumer.commit(&list, mode) {
-            Ok(()) => self.figures.commits.add(1),
+            Ok(()) => {
+                self.figures.commits.add(1);
+                let lanes = self.lanes.all.iter();
+                lanes.for_each(|lane| self.placing.committed(&lane.topic));
+            }
             Err(error) => {
                 tracing::warn!(%error, "offsets were not committed; their records may come again");
                 self.commit_all_again();
@@ -153,12 +160,15 @@ impl<S: Sink, L: Letters> DeliverLoop<'_, S, L> {
             self.notes.insert((topic.clone(), *partition), note);
             lanes.push(Lane::new(topic, *partition, placed.offset, placed.offset));
         }
+        if fresh.count() > 0 {
+            // A new start must begin at the same offsets, before anything is read.
+            self.consumer.commit(&fresh, CommitMode::Sync)?;
+            for element in fresh.elements() {
+                self.placing.committed(element.topic());
+            }
+        }
         self.lanes.all = lanes;
         self.assign()?;
-        if fresh.count() > 0 {
-            // A new start must begin at the same offsets, before anything is delivered.
-            self.consumer.commit(&fresh, CommitMode::Sync)?;
-        }
         self.ownership = Ownership::Active;
         let named = |lane: &Lane<S>| (lane.topic.to_string(), lane.partition, lane.position);
         let placed: Vec<_> = self.lanes.all.iter().map(named).collect();
@@ -245,14 +255,23 @@ impl<S: Sink, L: Letters> DeliverLoop<'_, S, L> {
         }
     }
 
-    /// An offset is out of range: what is under way is delivered as far as it goes, and the
-    /// partitions are placed again.
-    pub(super) fn place_again(&mut self) {
+    /// Places the partitions again once it is known whose next offset is not there. What is under way
+    /// is delivered before, as far as it goes.
+    pub(super) fn check_offsets(&mut self) {
+        let lanes = self.lanes.all.iter();
+        let owned = lanes.map(|lane| (&*lane.topic, lane.partition));
+        if self.ownership == Ownership::Active
+            && self.placing.is_due(self.consumer.context(), owned)
+        {
+            self.place_again();
+        }
+    }
+
+    fn place_again(&mut self) {
         let budget = Duration::from_millis(self.config.limits.revoke_budget_ms);
         self.finish(budget);
         self.resume_all();
         self.lanes.all.clear();
-        self.placing.check_range();
         self.ownership = Ownership::Unplaced;
         if let Err(error) = self.consumer.unassign() {
             tracing::warn!(%error, "cannot stop reading");

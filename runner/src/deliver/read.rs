@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
 
@@ -68,7 +69,9 @@ impl<S: Sink, L: Letters> DeliverLoop<'_, S, L> {
                     message,
                 });
             }
-            ReadError::OutOfRange => self.place_again(),
+            ReadError::OutOfRange(words) => {
+                self.placing.out_of_range(self.consumer.context(), words);
+            }
             ReadError::Away => {}
             ReadError::Other {
                 is_about_source,

@@ -278,6 +278,7 @@ where
             self.renew_producer()?;
             self.place();
             self.check_sources();
+            self.check_offsets();
             self.read()?;
             self.handle_rebalances();
             self.handle_worker(Duration::ZERO);

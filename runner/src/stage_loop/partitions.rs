@@ -69,6 +69,17 @@ where
         }
     }
 
+    /// Places the partitions again once it is known whose next offset is not there.
+    pub(super) fn check_offsets(&mut self) {
+        let owned = self.owned.iter();
+        let owned = owned.map(|owned| (&*owned.topic, owned.partition));
+        if self.ownership == Ownership::Active
+            && self.placing.is_due(self.consumer.context(), owned)
+        {
+            self.unplace();
+        }
+    }
+
     fn own(&mut self, partitions: Vec<(String, i32)>) {
         self.drop_batch();
         self.owned = partitions
@@ -117,17 +128,25 @@ where
     }
 
     /// Commits the positions without a transaction.
-    pub(super) fn commit_offsets(&self, mode: CommitMode) {
+    pub(super) fn commit_offsets(&mut self, mode: CommitMode) {
         let mut list = TopicPartitionList::new();
         for owned in self.owned.iter().filter(|owned| !owned.is_new) {
             let mut element = list.add_partition(&owned.topic, owned.partition);
             let _ = element.set_offset(Offset::Offset(owned.committed));
             element.set_metadata(owned.note(self.note.as_deref()));
         }
-        if list.count() > 0
-            && let Err(error) = self.consumer.commit(&list, mode)
-        {
+        if list.count() == 0 {
+            return;
+        }
+        let topics = self.owned.iter().filter(|owned| !owned.is_new);
+        let is_known = self.placing.knows(topics.map(|owned| &*owned.topic));
+        let mode = if is_known { mode } else { CommitMode::Sync };
+        if let Err(error) = self.consumer.commit(&list, mode) {
             tracing::warn!(%error, "offsets were not committed; their records may come again");
+        } else if !is_known {
+            for owned in self.owned.iter().filter(|owned| !owned.is_new) {
+                self.placing.committed(&owned.topic);
+            }
         }
     }
 

@@ -195,10 +195,9 @@ where
         }
         match read_error(self.consumer, error)? {
             ReadError::IdentityTaken(message) => self.identity_taken(&message),
-            ReadError::OutOfRange if self.goes_on_behind_deleted() => {}
-            ReadError::OutOfRange => {
-                self.placing.check_range();
-                self.unplace();
+            ReadError::OutOfRange(_) if self.goes_on_behind_deleted() => {}
+            ReadError::OutOfRange(words) => {
+                self.placing.out_of_range(self.consumer.context(), words);
             }
             ReadError::Away => {}
             ReadError::Other {

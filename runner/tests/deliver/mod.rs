@@ -1,6 +1,7 @@
 //! Stages that deliver records outside Kafka, with a real Kafka, while processes are killed.
 
 mod endpoint;
+mod gaps;
 mod http;
 mod mqtt;
 mod s3;

@@ -1,20 +1,24 @@
 //! What is read when a committed offset does not tell where to go on: partitions that were added, a
 //! topic that was deleted and made anew, an offset that its partition does not have.
 
+use std::fs;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use freehold_pipeline::report::Stopped;
+
 use super::support::broker::Kafka;
 use super::support::records::{Seen, Writer, read, write};
 use super::support::stage::{Runner, Stage};
 use super::support::{until, wait_for};
-use super::{MINUTE, Setup, setup, stage};
+use super::{MINUTE, PATIENT, Setup, setup, stage};
 
 /// Writes the records of these numbers.
-fn write_more(kafka: &Kafka, stage: &Stage, numbers: std::ops::Range<u64>) {
+pub fn write_more(kafka: &Kafka, stage: &Stage, numbers: std::ops::Range<u64>) {
     let mut writer = Writer::new(&kafka.client(), &stage.from).from(numbers.start);
     writer.write(numbers.end, |_| 0);
     writer.finish();
@@ -47,13 +51,29 @@ fn wait_done(runner: &Runner) {
     });
 }
 
-fn end(mut runner: Runner) {
+pub fn end(mut runner: Runner) {
     runner.signal("TERM");
     assert_eq!(runner.wait(MINUTE), 0, "{}", runner.log());
 }
 
+/// Why a stage has stopped, once it has.
+pub fn wait_stopped(runner: &Runner) -> Stopped {
+    let ask = || runner.report();
+    let report = wait_for("it stops", MINUTE, ask, |report| report.stopped.is_some());
+    report.stopped.unwrap()
+}
+
+/// Waits until a stage has gone on behind a gap.
+pub fn wait_behind_gap(runner: &Runner) {
+    until("it goes on behind a gap", MINUTE, || {
+        let blocks = runner.report().blocks;
+        let mut last = blocks.iter().filter_map(|block| block.last_error.as_ref());
+        last.any(|last| last.summary.ends_with("(onGap)"))
+    });
+}
+
 /// Commits an offset of the first partitions in the stage's place.
-fn commit(kafka: &Kafka, stage: &Stage, offsets: &[(i32, i64)], note: Option<&str>) {
+pub fn commit(kafka: &Kafka, stage: &Stage, offsets: &[(i32, i64)], note: Option<&str>) {
     let mut client = kafka.client();
     let consumer: BaseConsumer = client.set("group.id", &stage.group).create().unwrap();
     let mut list = TopicPartitionList::new();
@@ -132,13 +152,7 @@ fn a_topic_made_anew_stops_the_stage_until_somebody_decides() {
     for (name, kept) in [("anew", false), ("anew-kept", true)] {
         let mut stage = made_anew(setup, name, kept);
         let runner = stage.start();
-        let report = wait_for(
-            "it stops",
-            MINUTE,
-            || runner.report(),
-            |report| report.stopped.is_some(),
-        );
-        let stopped = report.stopped.unwrap();
+        let stopped = wait_stopped(&runner);
         assert_eq!(stopped.block.as_deref(), Some("in"));
         assert!(stopped.error.contains("made anew"), "{stopped:?}");
         assert!(stopped.error.contains("onGap"), "{stopped:?}");
@@ -192,9 +206,7 @@ fn an_offset_that_is_out_of_range_follows_the_policy() {
         None,
     );
     let runner = stage.start();
-    let stops = |runner: &Runner| runner.report().stopped;
-    let stopped = wait_for("it stops", MINUTE, || stops(&runner), Option::is_some);
-    let stopped = stopped.unwrap();
+    let stopped = wait_stopped(&runner);
     assert!(stopped.error.contains("onGap"), "{stopped:?}");
     end(runner);
     stage.source = r#", "onGap": "Earliest""#;
@@ -204,9 +216,77 @@ fn an_offset_that_is_out_of_range_follows_the_policy() {
     commit(kafka, &stage, &[(0, 1_000_000)], None);
     stage.source = r#", "onGap": "Latest""#;
     let runner = stage.start();
-    wait_done(&runner);
-    thread::sleep(Duration::from_secs(1));
+    wait_behind_gap(&runner);
     write_more(kafka, &stage, 100..200);
     check(kafka, &stage, 0..200);
     end(runner);
+}
+
+/// Removes the records of a partition from a broker's folder.
+fn empty(partition: &Path) {
+    for entry in fs::read_dir(partition).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.ends_with("partition.metadata") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs Kafka's jars: cargo xtask test"]
+fn a_log_that_was_truncated_is_a_gap_though_it_is_long_enough_again() {
+    let mut kafka = Kafka::start("truncated", 1, None);
+    for (topic, partitions) in [("dead", 1), ("cut-in", 1), ("cut-out", 3)] {
+        kafka.create_topic(topic, partitions, &[]);
+    }
+    let mut stage = Stage::new(&kafka.bootstrap(), kafka.folder(), "cut-in", "cut-out");
+    stage.limits = PATIENT.to_owned();
+    write(&kafka.client(), &stage.from, 100);
+    let runner = stage.start();
+    wait_done(&runner);
+    // It does not see the partition before it has other records up to its offset, and more.
+    runner.signal("STOP");
+    kafka.restart(|data| empty(&data.join("cut-in-0")));
+    write_more(&kafka, &stage, 1_000..1_300);
+    runner.signal("CONT");
+    let stopped = wait_stopped(&runner);
+    assert_eq!(stopped.block.as_deref(), Some("in"));
+    for word in ["truncated", "offset 100", "onGap"] {
+        assert!(stopped.error.contains(word), "{stopped:?}");
+    }
+    end(runner);
+    // A new process has seen nothing of it.
+    let runner = stage.start();
+    let again = wait_stopped(&runner);
+    assert!(again.error.contains("truncated"), "{again:?}");
+    end(runner);
+    check(&kafka, &stage, 0..100);
+    stage.source = r#", "onGap": "Earliest""#;
+    let runner = stage.start();
+    check(&kafka, &stage, (0..100).chain(1_000..1_300));
+    end(runner);
+    // It is decided, for whatever comes.
+    stage.source = "";
+    let runner = stage.start();
+    write_more(&kafka, &stage, 1_300..1_400);
+    check(&kafka, &stage, (0..100).chain(1_000..1_400));
+    end(runner);
+}
+
+#[test]
+#[ignore = "needs Kafka's jars: cargo xtask test"]
+fn a_process_sees_that_the_group_has_lost_what_it_has_committed_at_least_once() {
+    let (setup, _turn) = setup();
+    let (kafka, mut stage) = (&setup.kafka, stage(setup, "forgotten"));
+    stage.delivery = "AtLeastOnce";
+    write(&kafka.client(), &stage.from, 200);
+    let runner = stage.start();
+    wait_done(&runner);
+    kafka.delete_topic(&stage.from);
+    kafka.create_topic(&stage.from, 4, &[]);
+    write_more(kafka, &stage, 1_000..1_040);
+    let stopped = wait_stopped(&runner);
+    assert!(stopped.error.contains("lost its offsets"), "{stopped:?}");
+    end(runner);
+    check(kafka, &stage, 0..200);
 }

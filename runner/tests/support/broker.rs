@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -13,13 +14,15 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::{Folder, free_port, tail, until};
+use super::{Folder, free_port, signal, tail, until};
 
 const GET_JARS: &str = "run `cargo xtask up` once: it fetches Kafka's jars into the cache";
 
 /// Brokers that are also controllers. They end with this value, or with the test process.
 pub struct Kafka {
     brokers: Vec<Broker>,
+    /// Those that were started again since.
+    ended: Vec<Broker>,
     folder: Folder,
 }
 
@@ -122,7 +125,11 @@ impl Kafka {
         let brokers = (0..usize::from(count))
             .map(|at| Broker::start(&folder.0, &libs, at, &ports))
             .collect();
-        let kafka = Self { brokers, folder };
+        let kafka = Self {
+            brokers,
+            ended: Vec::new(),
+            folder,
+        };
         let client: BaseConsumer = kafka.client().create().unwrap();
         until("the brokers answer", Duration::from_secs(60), || {
             let metadata = client.fetch_metadata(None, Duration::from_secs(2));
@@ -266,6 +273,24 @@ impl Kafka {
         (done.unwrap().success(), tail(&log, usize::MAX))
     }
 
+    /// Kills the only broker, changes what is in its folder of data, and starts it again.
+    pub fn restart(&mut self, change: impl FnOnce(&Path)) {
+        let Broker { pid, port, .. } = self.brokers[0];
+        signal("KILL", pid);
+        until("the broker has ended", Duration::from_secs(10), || {
+            TcpListener::bind(("127.0.0.1", port)).is_ok()
+        });
+        change(&self.folder.0.join("data-1"));
+        let again = Broker::run(&self.folder.0, &libs(), 1, port);
+        let before = std::mem::replace(&mut self.brokers[0], again);
+        self.ended.push(before);
+        let client: BaseConsumer = self.client().create().unwrap();
+        until("the broker answers", Duration::from_secs(60), || {
+            let metadata = client.fetch_metadata(None, Duration::from_secs(2));
+            metadata.is_ok_and(|metadata| !metadata.brokers().is_empty())
+        });
+    }
+
     /// The folder of the brokers' files. It is gone when they end.
     pub fn folder(&self) -> &Path {
         &self.folder.0
@@ -314,6 +339,13 @@ impl Broker {
             "cannot format: {}",
             fs::read_to_string(&log).unwrap()
         );
+        Self::run(folder, libs, id, ports.client)
+    }
+
+    /// Starts the process of a broker that has its files.
+    fn run(folder: &Path, libs: &Path, id: usize, port: u16) -> Self {
+        let config = folder.join(format!("broker-{id}.properties"));
+        let log = folder.join(format!("broker-{id}.log"));
         let java = format!(
             "'{}' -Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp '{}/*' kafka.Kafka {} > {} 2>&1 & \
              echo $!; read _; kill -9 $!; wait; rm -rf '{}'",
@@ -336,7 +368,7 @@ impl Broker {
         Self {
             guard,
             pid: line.trim().parse().unwrap(),
-            port: ports.client,
+            port,
         }
     }
 }
