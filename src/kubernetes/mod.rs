@@ -130,6 +130,11 @@ impl Object {
         &self.resource.kind
     }
 
+    /// Whether it makes no pods: its replicas are 0.
+    pub fn has_no_replicas(&self) -> bool {
+        self.value["spec"]["replicas"] == 0
+    }
+
     /// Sets an annotation, which does not change the hash.
     pub fn set_annotation(&mut self, key: &str, value: &str) {
         self.value["metadata"]["annotations"][key] = json!(value);

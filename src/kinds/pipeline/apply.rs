@@ -77,8 +77,8 @@ pub async fn found_as(
     done.map(drop)
 }
 
-/// Carries out a step, and says whether it was done. It is not while it waits because it was
-/// refused, or without effect, a short time ago.
+/// Carries out a step, and says whether it was done. It is not while it waits because it was refused,
+/// or without effect, a short time ago; and a NetworkPolicy is not if it is without effect.
 async fn carry_out(
     context: &Context,
     object: &Pipeline,
@@ -97,7 +97,10 @@ async fn carry_out(
         let refusal = attempts::without_effect(what);
         attempts.failed(step.wanted(), refusal.clone(), now);
         applied.refused.push(refusal);
-    } else if step.is_repair() {
+        // Pods start with what else differs; never without what keeps others away from them.
+        return Ok(!step.is_network_policy());
+    }
+    if step.is_repair() {
         attempts.repaired(step.what(), now);
         applied.drift.push(step.what());
     }
@@ -637,22 +640,19 @@ mod tests {
     #[tokio::test]
     async fn a_refused_object_stops_only_what_depends_on_it_and_is_told() {
         let server = Arc::new(Mutex::new(Server {
-            refused: vec![
-                "poddisruptionbudgets a",
-                "networkpolicies a",
-                "configmaps b",
-            ],
+            refused: vec!["poddisruptionbudgets a", "configmaps b"],
             ..Server::default()
         }));
         let context = context(&server);
         let applied = run(&context, &objects()).await;
-        let expected = ["PodDisruptionBudget a", "NetworkPolicy a", "ConfigMap b"];
+        let expected = ["PodDisruptionBudget a", "ConfigMap b"];
         assert_eq!(told(&applied), expected);
         assert!(applied.refused[0].why.contains("denied by a policy"));
         let written = std::mem::take(&mut server.lock().unwrap().written);
         let expected = [
             "serviceaccounts orders-pipeline",
             "configmaps a",
+            "networkpolicies a",
             "statefulsets a",
             "poddisruptionbudgets b",
             "networkpolicies b",
@@ -661,8 +661,28 @@ mod tests {
 
         // A short time later they are still told, and not asked for again.
         server.lock().unwrap().refused.clear();
-        assert_eq!(told(&run(&context, &objects()).await).len(), 3);
+        assert_eq!(told(&run(&context, &objects()).await).len(), 2);
         assert_eq!(server.lock().unwrap().written, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn no_pod_starts_without_its_network_policy() {
+        let server = Arc::new(Mutex::new(Server {
+            refused: vec!["networkpolicies a"],
+            ..Server::default()
+        }));
+        let context = context(&server);
+        let applied = run(&context, &objects()).await;
+        assert_eq!(told(&applied), ["NetworkPolicy a"]);
+        let written = server.lock().unwrap().written.clone();
+        assert!(
+            !written.contains(&"statefulsets a".to_owned()),
+            "{written:?}"
+        );
+        assert!(
+            written.contains(&"statefulsets b".to_owned()),
+            "{written:?}"
+        );
     }
 
     #[tokio::test]

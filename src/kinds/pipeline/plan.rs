@@ -43,6 +43,16 @@ impl Step {
         }
     }
 
+    /// Whether it makes or changes a NetworkPolicy.
+    pub fn is_network_policy(&self) -> bool {
+        match self {
+            Self::Apply(object) | Self::PutRight(object, _) | Self::RemoveFields(object, ..) => {
+                object.kind() == "NetworkPolicy"
+            }
+            Self::Delete(_) => false,
+        }
+    }
+
     /// Whether it undoes what somebody else did.
     pub fn is_repair(&self) -> bool {
         matches!(self, Self::PutRight(..) | Self::RemoveFields(..))
@@ -90,6 +100,9 @@ pub fn steps(wanted: &Object, live: Option<&Live>) -> Vec<Step> {
 pub struct Stops {
     /// Names of the ConfigMaps that were not applied: a StatefulSet has the name of its own one.
     config_maps: BTreeSet<String>,
+    /// Names of the NetworkPolicies that are not as they should be: a StatefulSet has the name of its
+    /// own one.
+    policies: BTreeSet<String>,
     /// The ServiceAccount of all pods was not applied.
     account: bool,
     /// A StatefulSet was not applied.
@@ -98,23 +111,34 @@ pub struct Stops {
 
 impl Stops {
     /// Whether an earlier refusal stops this step. What is left of another graph runs until all of
-    /// the new one can.
+    /// the new one can. A StatefulSet without pods needs nothing: a Pipeline can always be Paused.
     pub fn stops(&self, step: &Step) -> bool {
         match step {
             Step::Apply(object) | Step::PutRight(object, _) | Step::RemoveFields(object, ..) => {
-                let lacks = self.account || self.config_maps.contains(object.name());
-                object.kind() == "StatefulSet" && lacks
+                let lacks = self.account
+                    || self.config_maps.contains(object.name())
+                    || self.policies.contains(object.name());
+                object.kind() == "StatefulSet" && !object.has_no_replicas() && lacks
             }
             Step::Delete(_) => self.pods,
         }
     }
 
     /// A step was refused, or is not done now. A repair keeps nothing: pods are made from the
-    /// object as it is.
+    /// object as it is. But a NetworkPolicy that is not as it should be may let in what it must not.
     pub fn after(&mut self, step: &Step) {
-        let Step::Apply(object) = step else { return };
+        let object = match step {
+            Step::Apply(object) => object,
+            Step::PutRight(object, _) | Step::RemoveFields(object, ..)
+                if step.is_network_policy() =>
+            {
+                object
+            }
+            _ => return,
+        };
         match object.kind() {
             "ConfigMap" => drop(self.config_maps.insert(object.name().to_owned())),
+            "NetworkPolicy" => drop(self.policies.insert(object.name().to_owned())),
             "ServiceAccount" => self.account = true,
             "StatefulSet" => self.pods = true,
             _ => {}
@@ -162,7 +186,9 @@ impl Applied {
 mod tests {
     use super::*;
     use crate::kubernetes;
+    use k8s_openapi::api::apps::v1::StatefulSet;
     use k8s_openapi::api::core::v1::ConfigMap;
+    use k8s_openapi::api::networking::v1::NetworkPolicy;
     use serde_json::json;
 
     fn wanted(name: &str, text: &str) -> Object {
@@ -204,6 +230,31 @@ mod tests {
         );
         assert!(steps[0].is_repair());
         assert_eq!(steps[0].what(), "ConfigMap a, data[stage.json]");
+    }
+
+    #[test]
+    fn no_pod_starts_or_changes_whose_network_policy_is_not_as_it_should_be() {
+        let set = |name: &str, replicas: i32| {
+            let value = json!({"metadata": {"name": name}, "spec": {"replicas": replicas}});
+            Object::of_value(kubernetes::resource::<StatefulSet>(), value)
+        };
+        let policy = |name: &str| {
+            let value = json!({"metadata": {"name": name}, "spec": {}});
+            Object::of_value(kubernetes::resource::<NetworkPolicy>(), value)
+        };
+        for refused in [
+            Step::Apply(policy("a")),
+            Step::PutRight(policy("a"), vec!["spec".to_owned()]),
+            Step::RemoveFields(policy("a"), live(&policy("a")), Vec::new()),
+        ] {
+            let mut stops = Stops::default();
+            stops.after(&refused);
+            assert!(stops.stops(&Step::Apply(set("a", 2))), "{refused:?}");
+            assert!(stops.stops(&Step::PutRight(set("a", 2), Vec::new())));
+            assert!(!stops.stops(&Step::Apply(set("a", 0))), "it is Paused");
+            assert!(!stops.stops(&Step::Apply(set("b", 2))), "another stage");
+            assert!(!stops.stops(&Step::Delete(live(&set("c", 1)))));
+        }
     }
 
     #[test]
