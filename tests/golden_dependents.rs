@@ -264,7 +264,7 @@ fn objects(object: &Pipeline) -> Vec<Object> {
     if object.spec.user_ref.is_none() {
         all.push(own);
     }
-    let id = |topic: &str| Some(format!("id-of-{topic}"));
+    let found = |topic: &str| Some((format!("id-of-{topic}"), 6));
     all.extend(desired::objects(&Wanted {
         object,
         settings: &settings,
@@ -275,7 +275,7 @@ fn objects(object: &Pipeline) -> Vec<Object> {
         },
         ports: &tenants::ports(&facts),
         stages: &cut.stages,
-        topics: &sources::topics(object, &cut.stages, id, &Time(now)),
+        topics: &sources::topics(object, &cut.stages, found, &Time(now)),
         revision: 1,
         client: &client,
         secret: &format!("{}-kafka", tenants::user_name(object)),

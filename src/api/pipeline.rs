@@ -218,6 +218,12 @@ pub struct ReadTopic {
     /// When it was found to be made anew.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub made_anew_at: Option<Time>,
+    /// Its partitions, as far as the members of all groups know of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<i32>,
+    /// The stages that have read a topic of this name, each with the id of the last one.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub read_by: BTreeMap<String, String>,
 }
 
 /// A part of the graph that runs in pods of its own.

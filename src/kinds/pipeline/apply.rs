@@ -10,7 +10,6 @@ use crate::kinds::pipeline::desired;
 use crate::kinds::pipeline::plan::{self, Applied, Step, Stops};
 use crate::kinds::pipeline::pods;
 use crate::kinds::pipeline::revisions::{self, Listed};
-use crate::kinds::pipeline::status;
 use crate::kubernetes::{self, KubeError, KubeResult, Live, Object, difference, labels, names};
 use freehold_kafka_client::{AdminResult, RecordsBefore};
 use freehold_pipeline::changes::changes;
@@ -24,7 +23,6 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
-use std::collections::BTreeMap;
 
 /// The kinds of a Pipeline's objects that are deleted when they are not wanted any more.
 fn kinds() -> [ApiResource; 7] {
@@ -393,24 +391,6 @@ pub async fn end_members(
 ) -> AdminResult<()> {
     let instances: Vec<String> = ordinals.map(|one| format!("{group}.{one}")).collect();
     end_instances(cluster, group, &instances).await
-}
-
-/// Lets the members of stages join their groups anew, whose topics have other partitions than `before`.
-/// What fails is tried again: `partitions`, for the status, stay as before.
-pub async fn join_anew(
-    cluster: &Cluster,
-    object: &Pipeline,
-    before: &BTreeMap<String, i32>,
-    partitions: &mut BTreeMap<String, i32>,
-) {
-    for (stage, before) in before {
-        let group = desired::group(object, stage);
-        let members = 0..status::members_known(object, stage);
-        if let Err(error) = end_members(cluster, &group, members).await {
-            tracing::warn!(group, %error, "members do not get the partitions that were added");
-            partitions.insert(stage.clone(), *before);
-        }
-    }
 }
 
 /// Fences the transactional ids of replicas that are gone: what one that was killed has left open

@@ -182,16 +182,17 @@ fn stateful_set(
 }
 
 /// What a pod was started with: another stage or another credential needs another start. The number
-/// of the revision is left out, so that a change of one stage restarts no other.
+/// of the revision is left out, so that a change of one stage restarts no other. So are the former ids
+/// of topics: they come with another id, and go when the pods have gone on.
 pub fn started_with(wanted: &Wanted<'_>, stage: &Stage) -> BTreeMap<String, String> {
     annotations(wanted, document(wanted, stage))
 }
 
-fn annotations(wanted: &Wanted<'_>, document: StageDocument) -> BTreeMap<String, String> {
-    let document = StageDocument {
-        revision: 0,
-        ..document
-    };
+fn annotations(wanted: &Wanted<'_>, mut document: StageDocument) -> BTreeMap<String, String> {
+    document.revision = 0;
+    for topic in document.topics.values_mut() {
+        topic.former.clear();
+    }
     let document = serde_json::to_string(&document).expect("a stage document serializes");
     let stage = format!("{document}{}", wanted.client);
     let hash = names::hex(&Sha256::digest(stage)[..8]);

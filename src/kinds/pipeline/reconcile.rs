@@ -12,29 +12,27 @@ use crate::kinds::dependent::{events, lookup, outcome};
 use crate::kinds::drift;
 use crate::kinds::error::{Error, Invalid};
 use crate::kinds::pipeline::context::Context;
-use crate::kinds::pipeline::desired::{self, USER_FOLDER, Wanted};
-use crate::kinds::pipeline::observe::Credential;
+use crate::kinds::pipeline::desired::{self, Wanted};
 use crate::kinds::pipeline::plan::Applied;
 use crate::kinds::pipeline::pods::PodFacts;
 use crate::kinds::pipeline::replay::Decision;
-use crate::kinds::pipeline::status::{Learned, Runs, members_gone};
+use crate::kinds::pipeline::scope::Scope;
+use crate::kinds::pipeline::status::{Learned, Runs};
 use crate::kinds::pipeline::{
-    alerts, apply, certificate, deletion, observe, pods, programs, purging, replay, replaying,
-    runners, scaling, sources, status, tenants, validate,
+    alerts, apply, certificate, deletion, given, members, observe, pods, programs, purging, replay,
+    replaying, runners, scaling, sources, status, tenants, validate,
 };
 use crate::kubernetes::{self, labels};
 use crate::runtime::kind::{Kind, Outcome, Requeue, Requeued, Watch};
 use freehold_pipeline::graph::Graph;
 use freehold_pipeline::rights::Rights;
-use freehold_pipeline::stages::{Cut, Stage, cut};
-use freehold_pipeline::topics::TopicNames;
+use freehold_pipeline::stages::{Stage, cut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,22 +112,6 @@ impl Kind for PipelineKind {
     }
 }
 
-/// What a reconcile needs throughout.
-#[derive(Clone, Copy)]
-struct Scope<'a> {
-    object: &'a Pipeline,
-    context: &'a Context,
-    names: &'a TopicNames,
-    cut: &'a Cut,
-    /// What is known of the topics that it reads.
-    topics: &'a [ReadTopic],
-    /// The stages whose topics have other partitions now, with those before.
-    changed: &'a BTreeMap<String, i32>,
-    /// The partitions that each stage reads, as `changed` has seen them: the status must say no
-    /// others, or members that have to join anew would be missed.
-    partitions: &'a BTreeMap<String, i32>,
-}
-
 /// Before Topics and Users are listed nothing can be said; the replicas are what the spec says.
 async fn unlisted(
     object: &Pipeline,
@@ -180,7 +162,7 @@ async fn observed(object: &Pipeline, context: &Context) -> Result<Reconciled<Lea
         names: &names,
         cut: &cut,
         topics: &[],
-        changed: &BTreeMap::new(),
+        changed: &BTreeSet::new(),
         partitions: &BTreeMap::new(),
     };
     let key = object.spec.cluster_ref.key(&namespace);
@@ -213,15 +195,15 @@ async fn without_cluster(
 }
 
 async fn with_cluster(scope: &Scope<'_>, cluster: &Cluster) -> Result<Reconciled<Learned>, Error> {
-    let partitions = sources::partitions(&scope.cut.stages, |topic| {
-        observe::partition_count(cluster, topic)
-    });
-    let changed = sources::changed(scope.object, &partitions);
+    let (stages, now) = (&scope.cut.stages, Time(Timestamp::now()));
+    let count = |topic: &str| observe::partition_count(cluster, topic);
+    let partitions = sources::partitions(scope.object, stages, count);
+    let changed = sources::changed(scope.object, stages, count);
     let counted = sources::with_partitions(scope.object, &partitions);
     let object = counted.as_deref().unwrap_or(scope.object);
-    let (stages, now) = (&scope.cut.stages, Time(Timestamp::now()));
-    let id = |topic: &str| observe::topic_id(cluster, topic);
-    let topics = sources::topics(object, stages, id, &now);
+    let found = |topic: &str| observe::topic_id(cluster, topic).zip(count(topic));
+    let topics = sources::topics(object, stages, found, &now);
+    let as_found = scope.object;
     let scope = &Scope {
         object,
         topics: &topics,
@@ -243,21 +225,19 @@ async fn with_cluster(scope: &Scope<'_>, cluster: &Cluster) -> Result<Reconciled
         context.ensure_current(*object).await?;
         kubernetes::set_finalizer(&context.client, *object, true).await?;
     }
-    let revision = match context.recorded(object) {
-        Some(revision) => revision,
-        None => {
-            context.ensure_current(*object).await?;
-            let revision = apply::record(&context.client, object, cluster, scope.cut).await?;
-            context.record(object, revision);
-            revision
-        }
-    };
+    let revision = recorded(scope, cluster).await?;
+    let mut brought = bring(scope, cluster, revision).await?;
+    let mut topics = topics.clone();
+    note_topics(as_found, stages, &changed, &mut topics, &mut brought);
     let Brought {
         state,
         runs,
         replay,
         applied,
-    } = bring(scope, cluster, revision).await?;
+        members,
+    } = brought;
+    let mut notices = drift::notices(&applied.drift);
+    notices.extend(sources::notices(object, stages, &topics));
     let requeue = match &replay {
         // A pod on a node that is lost can take hours to go.
         Some(replay) if !replay.is_over() && is_new(replay) => ASK_SOON,
@@ -266,19 +246,54 @@ async fn with_cluster(scope: &Scope<'_>, cluster: &Cluster) -> Result<Reconciled
     Ok(Reconciled {
         learned: Learned {
             revision: Some(revision),
-            warnings: Some([warnings, applied.warnings()].concat()),
-            topics: Some(topics.clone()),
+            warnings: Some([warnings, applied.warnings(), members.waits].concat()),
+            topics: Some(topics),
             runs,
             replay: Some(replay),
         },
-        notices: [
-            drift::notices(&applied.drift),
-            sources::notices(object, stages, &topics),
-        ]
-        .concat(),
+        notices,
         requeue: Requeue::After(requeue),
         state,
     })
+}
+
+/// The number of the present revision.
+async fn recorded(scope: &Scope<'_>, cluster: &Cluster) -> Result<i64, Error> {
+    let Scope {
+        object,
+        context,
+        cut,
+        ..
+    } = scope;
+    if let Some(revision) = context.recorded(object) {
+        return Ok(revision);
+    }
+    context.ensure_current(*object).await?;
+    let revision = apply::record(&context.client, object, cluster, cut).await?;
+    context.record(object, revision);
+    Ok(revision)
+}
+
+/// What came of a reconcile for what is known of the topics: who reads them, and of which partitions
+/// the members of all groups know. `object`: as it was found.
+fn note_topics(
+    object: &Pipeline,
+    stages: &[Stage],
+    changed: &BTreeSet<String>,
+    topics: &mut [ReadTopic],
+    brought: &mut Brought,
+) {
+    let joined = &brought.members.joined;
+    let waits = changed.difference(joined).cloned().collect();
+    let mut none = BTreeMap::new();
+    let runs = brought.runs.as_mut();
+    let of_stages = runs.map_or(&mut none, |runs| &mut runs.partitions);
+    sources::not_joined(object, stages, &waits, topics, of_stages);
+    if let Some(runs) = &brought.runs {
+        let has_pod = |stage: &str| runs.pods.iter().any(|pod| pod.stage == stage);
+        let goes_on = |stage: &str| runs.reads(object, stage);
+        sources::note_readers(stages, topics, has_pod, goes_on);
+    }
 }
 
 /// When to ask again: soon while something is on its way, but not for long.
@@ -307,20 +322,11 @@ struct Brought {
     runs: Option<Runs>,
     replay: Option<ReplayStatus>,
     applied: Applied,
+    members: members::Settled,
 }
 
-/// What the pods connect with.
-struct Means {
-    credential: Credential,
-    client: Value,
-    /// What the stages cannot do.
-    lacking: Option<State>,
-    /// What a replay of dead letters cannot do.
-    replay_lacks: Option<String>,
-}
-
-/// Brings everything in line with the spec, and asks the runners. Without a User nothing starts,
-/// and what runs stays as it is.
+/// Brings everything in line with the spec, and asks the runners. Without a User and internal topics
+/// nothing starts, and what runs stays as it is.
 async fn bring(scope: &Scope<'_>, cluster: &Cluster, revision: i64) -> Result<Brought, Error> {
     let Scope {
         object,
@@ -332,16 +338,17 @@ async fn bring(scope: &Scope<'_>, cluster: &Cluster, revision: i64) -> Result<Br
     let (decision, mut replay) = decide_replay(scope, cluster).await?;
     let rights = Rights::of(cut, &namespace, &object.name_any());
     let mut applied = Applied::default();
-    let has_more = make(scope, cluster, &rights, &decision, &mut applied).await?;
-    let means = match means(scope, cluster, &rights, &decision).await? {
-        Ok(means) => means,
+    let given = given::given(scope, cluster, &rights, &decision, &mut applied).await?;
+    let (has_more, means) = match given {
+        Ok(given) => given,
         Err(state) => {
             let refused = observe::refused_user(context, object);
             return Ok(Brought {
                 replay: replay::waiting(&decision, replay, &state, refused),
                 state,
-                runs: None,
+                runs: asked_only(scope, cluster).await?,
                 applied,
+                members: members::Settled::default(),
             });
         }
     };
@@ -373,11 +380,9 @@ async fn bring(scope: &Scope<'_>, cluster: &Cluster, revision: i64) -> Result<Br
     let mut runs = look(scope, pods, started_with, Some(cluster)).await?;
     let replaced = runs.pods.is_empty() || runs.state(object) == State::Ready;
     if has_more && replaced {
-        let user = tenants::user(object, &cluster.facts, &decision.needs(&rights));
-        apply::one(context, object, &user, &mut applied).await?;
+        given::take_back(scope, cluster, &rights, &decision, &mut applied).await?;
     }
-    runs.left = leave(scope, cluster, &runs).await;
-    apply::join_anew(cluster, object, scope.changed, &mut runs.partitions).await;
+    let members = members::settle(cluster, object, scope.changed, &mut runs).await;
     purging::purge(object, context, cluster, cut, &runs).await;
     // Pods that run already say themselves which block lacks what.
     let state = match (applied.state(runs.state(object)), means.lacking) {
@@ -389,7 +394,23 @@ async fn bring(scope: &Scope<'_>, cluster: &Cluster, revision: i64) -> Result<Br
         runs: Some(runs),
         replay,
         applied,
+        members,
     })
+}
+
+/// What the runners say while nothing can be brought in line; `None`: none has run.
+async fn asked_only(scope: &Scope<'_>, cluster: &Cluster) -> Result<Option<Runs>, Error> {
+    let Scope {
+        object, context, ..
+    } = scope;
+    let pods = pods::list(&context.client, object).await?;
+    let mut known = object.status.iter().flat_map(|status| &status.stages);
+    if pods.is_empty() && known.all(|stage| stage.ready == 0) {
+        return Ok(None);
+    }
+    apply::scale(&context.client, object).await?;
+    let runs = look(scope, pods, BTreeMap::new(), Some(cluster)).await?;
+    Ok(Some(runs))
 }
 
 /// What is to be done about a replay of dead letters, and what is to be said of it so far. One that
@@ -413,117 +434,6 @@ async fn decide_replay(
         other => other.status().cloned(),
     };
     Ok((decision, status))
-}
-
-/// What the pods connect with, or what to wait for before any pod starts.
-async fn means(
-    scope: &Scope<'_>,
-    cluster: &Cluster,
-    rights: &Rights,
-    decision: &Decision,
-) -> Result<Result<Means, State>, Error> {
-    let Scope {
-        object,
-        context,
-        cut,
-        ..
-    } = scope;
-    if let Some(state) = observe::waiting_topics(context, object, &cut.internal) {
-        return Ok(Err(state));
-    }
-    let (user, credential) = match observe::user(context, object).await? {
-        Ok(found) => found,
-        Err(state) => return Ok(Err(state)),
-    };
-    let lacking = match observe::lacking(object, cluster, &user, cut, rights) {
-        Some(lacking) => Some(lacking),
-        None => observe::waiting_secret(context, object).await?,
-    };
-    if let Some(state) = &lacking {
-        let pods = pods::list(&context.client, object).await?;
-        if pods.iter().all(|pod| pod.replays) {
-            return Ok(Err(state.clone()));
-        }
-    }
-    let Some(client) = tenants::client_settings(&user, &cluster.facts, USER_FOLDER) else {
-        let why = "the cluster has no listener for the authentication of this User; add one";
-        return Err(Error::Invalid(vec![Invalid::new("spec.userRef", why)]));
-    };
-    let replay_lacks = match decision {
-        Decision::Run(known, _) => {
-            let groups = [replay::replay_group(object, known)];
-            let lacks = observe::lacks(cluster, &user, &decision.needs(rights), &groups);
-            let is_own = object.spec.user_ref.is_none();
-            let given = || "its User is being given the right to read the dead letters".to_owned();
-            lacks.map(|lacks| if is_own { given() } else { lacks })
-        }
-        _ => None,
-    };
-    Ok(Ok(Means {
-        credential,
-        client,
-        lacking,
-        replay_lacks,
-    }))
-}
-
-/// Makes the Topics of isolated blocks, and the User. Until the last pod of the revision before is
-/// replaced, the User has that one's rights too: then it returns true.
-async fn make(
-    scope: &Scope<'_>,
-    cluster: &Cluster,
-    rights: &Rights,
-    decision: &Decision,
-    applied: &mut Applied,
-) -> Result<bool, Error> {
-    let Scope {
-        object,
-        context,
-        names,
-        cut,
-        ..
-    } = scope;
-    for internal in &cut.internal {
-        let partitions = observe::partitions(context, object, names, internal, cluster);
-        let topic = tenants::topic(object, internal, partitions);
-        apply::one(context, object, &topic, applied).await?;
-    }
-    if object.spec.user_ref.is_some() {
-        return Ok(false);
-    }
-    let needed = decision.needs(rights);
-    let user = tenants::user(object, &cluster.facts, &needed);
-    let namespace = object.namespace().unwrap_or_default();
-    let found = kubernetes::get(&context.client, &namespace, &user.resource, user.name()).await?;
-    let mut granted = match &found {
-        Some(live) => tenants::with_granted(&needed, live),
-        None => needed.clone(),
-    };
-    if let Some(topic) = decision.needs_no_more(rights, cut) {
-        granted.read.remove(&topic);
-    }
-    let user = tenants::user(object, &cluster.facts, &granted);
-    apply::found_as(context, object, &user, found.as_ref(), applied).await?;
-    Ok(granted != needed)
-}
-
-/// Removes the members of replicas that are gone from their groups, and fences their transactional
-/// ids. Returns the stages of which it is done; what fails is tried again.
-async fn leave(scope: &Scope<'_>, cluster: &Cluster, runs: &Runs) -> BTreeSet<String> {
-    let object = scope.object;
-    let mut left = BTreeSet::new();
-    for (stage, gone) in members_gone(object, runs) {
-        let group = desired::group(object, &stage);
-        let ended = match apply::end_members(cluster, &group, gone.clone()).await {
-            Ok(()) => apply::fence(cluster, object, &group, gone).await,
-            failed => failed,
-        };
-        match ended {
-            Ok(()) => drop(left.insert(stage)),
-            Err(error) => tracing::warn!(group, %error, "replicas that are gone are still members"),
-        }
-    }
-    left
 }
 
 /// The pods of the stages, and what their runners say.

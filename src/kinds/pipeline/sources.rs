@@ -14,6 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Earlier ids of a topic that are kept: offsets of one before them are older than a group's
 /// offsets become.
 const FORMER_MAX: usize = 10;
+/// Stages that are kept of a topic, with those of earlier revisions.
+const READERS_MAX: usize = 50;
 /// Topics that are kept in the status, with those that an earlier revision has read.
 const TOPICS_MAX: usize = 100;
 /// How long the status warns of a topic that was made anew.
@@ -27,13 +29,13 @@ fn kafka_sources(stage: &Stage) -> impl Iterator<Item = (&str, &KafkaSource)> {
     })
 }
 
-/// What is known of the topics, from what was known and what Kafka has now (`id`; `None`: it is not
-/// there). A topic that is not there keeps its entry: it may come back as another one. An id that a
-/// topic had before is an old answer.
+/// What is known of the topics, from what was known and what Kafka has now (`found`: id and
+/// partitions; `None`: it is not there). A topic that is not there keeps its entry: it may come back as
+/// another one. An id that a topic had before is an old answer.
 pub fn topics(
     object: &Pipeline,
     stages: &[Stage],
-    id: impl Fn(&str) -> Option<String>,
+    found: impl Fn(&str) -> Option<(String, i32)>,
     now: &Time,
 ) -> Vec<ReadTopic> {
     let status = object.status.as_ref();
@@ -45,16 +47,28 @@ pub fn topics(
         .collect();
     let present = read.iter().filter_map(|topic| {
         let known = before.iter().find(|known| known.name == *topic);
-        match (known, id(topic)) {
-            (None, id) => Some(ReadTopic {
-                name: (*topic).to_owned(),
-                topic_id: id?,
-                ..ReadTopic::default()
-            }),
-            (Some(known), Some(id)) if known.topic_id != id && !known.former.contains(&id) => {
-                Some(anew(known, id, now))
+        let known = known.map(|known| with_readers(object, stages, known));
+        match (known, found(topic)) {
+            (None, found) => {
+                let (topic_id, partitions) = found?;
+                Some(ReadTopic {
+                    name: (*topic).to_owned(),
+                    topic_id,
+                    partitions: Some(partitions),
+                    ..ReadTopic::default()
+                })
             }
-            (Some(known), _) => Some(known.clone()),
+            (Some(known), Some((id, partitions))) if known.topic_id == id => Some(ReadTopic {
+                partitions: Some(partitions),
+                ..known
+            }),
+            (Some(known), Some((id, partitions))) if !known.former.contains(&id) => {
+                Some(ReadTopic {
+                    partitions: Some(partitions),
+                    ..anew(&known, id, now)
+                })
+            }
+            (Some(known), _) => Some(known),
         }
     });
     // The groups of earlier revisions have their offsets still.
@@ -72,16 +86,73 @@ fn anew(known: &ReadTopic, id: String, now: &Time) -> ReadTopic {
         topic_id: id,
         former: former.take(FORMER_MAX).cloned().collect(),
         made_anew_at: Some(now.clone()),
+        ..known.clone()
     }
 }
 
-/// The ids of the topics of a stage, for its document.
+/// A topic of which a version before did not say which stages have read it: those that run now. Of one
+/// that was made anew it is not known whether they went on.
+fn with_readers(object: &Pipeline, stages: &[Stage], known: &ReadTopic) -> ReadTopic {
+    let mut known = known.clone();
+    if known.read_by.is_empty() {
+        let status = object.status.iter().flat_map(|status| &status.stages);
+        let names: BTreeSet<&str> = status.map(|stage| &*stage.name).collect();
+        let id = known.former.first().unwrap_or(&known.topic_id).clone();
+        let readers = stages.iter().filter(|stage| reads(stage, &known.name));
+        let readers = readers.filter(|stage| names.contains(&*stage.name));
+        known.read_by = readers
+            .map(|stage| (stage.name.clone(), id.clone()))
+            .collect();
+    }
+    known
+}
+
+fn reads(stage: &Stage, topic: &str) -> bool {
+    kafka_sources(stage).any(|(name, _)| name == topic)
+}
+
+/// Notes which stages read the topics. A stage has read one once it has a pod (`has_pod`), and has gone
+/// on with one that was made anew once all of its replicas read (`goes_on`): each partition was placed
+/// then.
+pub fn note_readers(
+    stages: &[Stage],
+    topics: &mut [ReadTopic],
+    has_pod: impl Fn(&str) -> bool,
+    goes_on: impl Fn(&str) -> bool,
+) {
+    for topic in topics {
+        for stage in stages.iter().filter(|stage| reads(stage, &topic.name)) {
+            let reads = match topic.read_by.contains_key(&stage.name) {
+                true => goes_on(&stage.name),
+                false => has_pod(&stage.name),
+            };
+            if reads {
+                let id = topic.topic_id.clone();
+                topic.read_by.insert(stage.name.clone(), id);
+            }
+        }
+        let is_present = |name: &str| stages.iter().any(|stage| stage.name == name);
+        let surplus = topic.read_by.len().saturating_sub(READERS_MAX);
+        let old = topic.read_by.keys().filter(|name| !is_present(name));
+        let old: Vec<String> = old.take(surplus).cloned().collect();
+        topic.read_by.retain(|name, _| !old.contains(name));
+    }
+}
+
+/// The ids of the topics of a stage, for its document. Former ones are only for a stage that has read
+/// one of them and has not gone on yet: to any other one a partition without an offset is new, and not
+/// lost.
 pub fn ids(stage: &Stage, topics: &[ReadTopic]) -> BTreeMap<String, TopicIds> {
     let of = |(topic, _): (&str, &KafkaSource)| {
         let known = topics.iter().find(|known| known.name == topic)?;
+        let last = known.read_by.get(&stage.name);
+        let is_behind = last.is_some_and(|last| *last != known.topic_id);
         let ids = TopicIds {
             id: known.topic_id.clone(),
-            former: known.former.clone(),
+            former: match is_behind {
+                true => known.former.clone(),
+                false => Vec::new(),
+            },
         };
         Some((topic.to_owned(), ids))
     };
@@ -149,60 +220,119 @@ pub fn warnings(object: &Pipeline, topics: &[ReadTopic], now: &Time) -> Vec<Stri
     anew.chain(capped).collect()
 }
 
-/// The partitions that each stage reads, with its topics' partitions: of several topics the most. A
-/// stage is left out that reads no topic, or one of which they are not known.
+/// The partitions that each stage reads: of several topics the most. `None`: it reads no topic, or one
+/// of which they were never known. A topic that is not there has as many as before. A stage is left out
+/// of which only a version before has known them.
 pub fn partitions(
+    object: &Pipeline,
     stages: &[Stage],
     of_topic: impl Fn(&str) -> Option<i32>,
-) -> BTreeMap<String, i32> {
+) -> BTreeMap<String, Option<i32>> {
     let of_stage = |stage: &Stage| {
-        let of_topics: Option<Vec<i32>> = kafka_sources(stage)
-            .map(|(topic, _)| of_topic(topic))
+        let counts: Vec<Option<i32>> = kafka_sources(stage)
+            .map(|(topic, _)| of_topic(topic).or_else(|| known(object, topic)?.partitions))
             .collect();
-        let most = of_topics?.into_iter().max().filter(|most| *most > 0)?;
-        Some((stage.name.clone(), most))
+        let is_of_version_before = kafka_sources(stage)
+            .zip(&counts)
+            .filter(|(_, count)| count.is_none())
+            .any(|((topic, _), _)| known(object, topic).is_some());
+        let all: Option<Vec<i32>> = counts.into_iter().collect();
+        let most = all.and_then(|all| all.into_iter().max());
+        (!is_of_version_before).then(|| (stage.name.clone(), most.filter(|most| *most > 0)))
     };
     stages.iter().filter_map(of_stage).collect()
 }
 
-/// The stages whose topics have other partitions than the status says, with what it says. Kafka gives
-/// a member with an instance id that comes back the partitions that it had, and no others, and its
-/// client does not notice: the members must leave, and join anew.
-pub fn changed(object: &Pipeline, partitions: &BTreeMap<String, i32>) -> BTreeMap<String, i32> {
-    let status = object.status.iter().flat_map(|status| &status.stages);
-    let changed = status.filter_map(|stage| {
-        let (known, now) = (stage.partitions?, partitions.get(&stage.name)?);
-        (known != *now).then(|| (stage.name.clone(), known))
-    });
-    changed.collect()
+/// What the status knows of a topic.
+fn known<'a>(object: &'a Pipeline, topic: &str) -> Option<&'a ReadTopic> {
+    let mut topics = object.status.iter().flat_map(|status| &status.topics);
+    topics.find(|known| known.name == topic)
+}
+
+fn stage_status<'a>(object: &'a Pipeline, stage: &str) -> Option<&'a StageStatus> {
+    let mut stages = object.status.iter().flat_map(|status| &status.stages);
+    stages.find(|known| known.name == stage)
+}
+
+/// The stages of which a topic has other partitions than the status says. Kafka gives a member with an
+/// instance id that comes back the partitions that it had, and no others, and its client does not
+/// notice: the members must leave, and join anew.
+pub fn changed(
+    object: &Pipeline,
+    stages: &[Stage],
+    of_topic: impl Fn(&str) -> Option<i32>,
+) -> BTreeSet<String> {
+    let has_changed = |stage: &&Stage| {
+        let Some(of_stage) = stage_status(object, &stage.name) else {
+            return false;
+        };
+        let mut most = None;
+        let mut is_counted = true;
+        for (topic, _) in kafka_sources(stage) {
+            let Some(now) = of_topic(topic) else {
+                return false;
+            };
+            most = most.max(Some(now));
+            match known(object, topic) {
+                Some(known) if known.partitions.is_some_and(|known| known != now) => return true,
+                // A version before has counted by stage.
+                Some(known) => is_counted &= known.partitions.is_some(),
+                None => {}
+            }
+        }
+        !is_counted && of_stage.partitions.is_some() && of_stage.partitions != most
+    };
+    let changed = stages.iter().filter(has_changed);
+    changed.map(|stage| stage.name.clone()).collect()
+}
+
+/// Leaves the counts as the status has them for stages whose members have not joined anew: it is tried
+/// again.
+pub fn not_joined(
+    object: &Pipeline,
+    stages: &[Stage],
+    waits: &BTreeSet<String>,
+    topics: &mut [ReadTopic],
+    partitions: &mut BTreeMap<String, Option<i32>>,
+) {
+    let waiting = || stages.iter().filter(|stage| waits.contains(&stage.name));
+    for topic in topics {
+        if waiting().any(|stage| reads(stage, &topic.name))
+            && let Some(known) = known(object, &topic.name)
+        {
+            topic.partitions = known.partitions;
+        }
+    }
+    for stage in waiting() {
+        if let Some(known) = stage_status(object, &stage.name) {
+            partitions.insert(stage.name.clone(), known.partitions);
+        }
+    }
 }
 
 /// The Pipeline with the partitions of its stages in its status, from which the replicas follow;
 /// `None`: they are there already.
 pub fn with_partitions(
     object: &Pipeline,
-    partitions: &BTreeMap<String, i32>,
+    partitions: &BTreeMap<String, Option<i32>>,
 ) -> Option<Box<Pipeline>> {
-    let known = |stage: &str| {
-        let mut stages = object.status.iter().flat_map(|status| &status.stages);
-        stages.find(|known| known.name == stage)?.partitions
+    let is_known = |(stage, most): (&String, &Option<i32>)| {
+        stage_status(object, stage).and_then(|known| known.partitions) == *most
     };
-    if partitions
-        .iter()
-        .all(|(stage, most)| known(stage) == Some(*most))
-    {
+    if partitions.iter().all(is_known) {
         return None;
     }
     let mut object = Box::new(object.clone());
     let stages = &mut object.status.get_or_insert_default().stages;
     for (name, most) in partitions {
         match stages.iter_mut().find(|stage| stage.name == *name) {
-            Some(stage) => stage.partitions = Some(*most),
-            None => stages.push(StageStatus {
+            Some(stage) => stage.partitions = *most,
+            None if most.is_some() => stages.push(StageStatus {
                 name: name.clone(),
-                partitions: Some(*most),
+                partitions: *most,
                 ..StageStatus::default()
             }),
+            None => {}
         }
     }
     Some(object)
@@ -211,6 +341,7 @@ pub fn with_partitions(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::pipeline::PipelineStatus;
     use crate::kinds::pipeline::desired::replicas;
     use freehold_pipeline::graph::Graph;
     use freehold_pipeline::stages::cut;
@@ -236,6 +367,17 @@ mod tests {
         cut(&graph, &definition, &names, "shop", "orders").stages
     }
 
+    /// The status of a Pipeline whose stage runs.
+    fn runs_status() -> PipelineStatus {
+        PipelineStatus {
+            stages: vec![StageStatus {
+                name: "in".to_owned(),
+                ..StageStatus::default()
+            }],
+            ..PipelineStatus::default()
+        }
+    }
+
     fn at(second: i64) -> Time {
         Time(Timestamp::from_second(second).unwrap())
     }
@@ -245,8 +387,8 @@ mod tests {
         let stages = stages(object);
         let mut told = Vec::new();
         for (second, id) in (0..).zip(ids) {
-            let id = |_: &str| id.map(str::to_owned);
-            let known = topics(object, &stages, id, &at(second));
+            let found = |_: &str| id.map(|id| (id.to_owned(), 3));
+            let known = topics(object, &stages, found, &at(second));
             told.push(notices(object, &stages, &known));
             object.status.get_or_insert_default().topics = known;
         }
@@ -256,6 +398,7 @@ mod tests {
     #[test]
     fn a_topic_that_is_made_anew_is_told_once_and_its_former_id_is_kept() {
         let mut object = pipeline("Stop", 1);
+        object.status = Some(runs_status());
         let seen = [None, Some("a"), None, Some("b"), Some("b"), Some("a")];
         let told = after(&mut object, &seen);
         let counts: Vec<usize> = told.iter().map(Vec::len).collect();
@@ -289,17 +432,142 @@ mod tests {
     }
 
     #[test]
+    fn former_ids_are_for_a_stage_that_has_read_one_until_it_has_gone_on() {
+        let mut object = pipeline("Stop", 1);
+        let of = |object: &Pipeline| {
+            let stages = stages(object);
+            let topics = &object.status.as_ref().unwrap().topics;
+            ids(&stages[0], topics)["orders"].former.clone()
+        };
+        // Its pod reads, or is about to.
+        let note = |object: &mut Pipeline, reads: bool| {
+            let stages = stages(object);
+            let topics = &mut object.status.as_mut().unwrap().topics;
+            note_readers(&stages, topics, |stage| stage == "in", |_| reads);
+        };
+        after(&mut object, &[Some("a"), Some("b")]);
+        assert!(of(&object).is_empty(), "nobody has read it");
+        note(&mut object, false);
+        after(&mut object, &[Some("c")]);
+        assert_eq!(of(&object), ["b", "a"]);
+        note(&mut object, false);
+        assert_eq!(of(&object), ["b", "a"], "its pod has stopped, or starts");
+        note(&mut object, true);
+        assert!(of(&object).is_empty(), "its offsets may expire from now on");
+        // Another first block is another group, which has read nothing.
+        after(&mut object, &[Some("d")]);
+        assert_eq!(of(&object).len(), 3);
+        object.spec.blocks[0].name = "first".to_owned();
+        object.spec.blocks[1].from = vec!["first".to_owned()];
+        after(&mut object, &[Some("d")]);
+        assert!(of(&object).is_empty());
+    }
+
+    #[test]
+    fn of_a_version_before_it_is_not_known_whether_a_stage_has_gone_on() {
+        let mut object = pipeline("Stop", 1);
+        object.status = Some(runs_status());
+        object.status.as_mut().unwrap().topics = vec![ReadTopic {
+            name: "orders".to_owned(),
+            topic_id: "b".to_owned(),
+            former: vec!["a".to_owned()],
+            ..ReadTopic::default()
+        }];
+        after(&mut object, &[Some("b")]);
+        let topics = &object.status.as_ref().unwrap().topics;
+        assert_eq!(ids(&stages(&object)[0], topics)["orders"].former, ["a"]);
+    }
+
+    /// A stage that reads two topics, with what the status has of it.
+    fn of_two(counts: [Option<i32>; 2], most: i32) -> (Pipeline, Vec<Stage>) {
+        let mut object = pipeline("Stop", 5);
+        let also = json!({"name": "also", "source": {"kafka": {"topic": "more"}}});
+        object
+            .spec
+            .blocks
+            .push(serde_json::from_value(also).unwrap());
+        object.spec.blocks[1].from.push("also".to_owned());
+        let stages = stages(&object);
+        assert_eq!(stages.len(), 1, "{stages:?}");
+        let topic = |(name, partitions): (&str, Option<i32>)| ReadTopic {
+            name: name.to_owned(),
+            topic_id: "id".to_owned(),
+            partitions,
+            ..ReadTopic::default()
+        };
+        let mut status = runs_status();
+        status.stages[0].partitions = Some(most);
+        status.topics = ["orders", "more"]
+            .into_iter()
+            .zip(counts)
+            .map(topic)
+            .collect();
+        object.status = Some(status);
+        (object, stages)
+    }
+
+    #[test]
+    fn a_smaller_topic_that_grows_lets_its_members_join_anew() {
+        let counts =
+            |orders, more| move |topic: &str| Some(if topic == "more" { more } else { orders });
+        let (object, stages) = of_two([Some(6), Some(3)], 6);
+        assert!(changed(&object, &stages, counts(6, 3)).is_empty());
+        let waits = BTreeSet::from(["in".to_owned()]);
+        assert_eq!(changed(&object, &stages, counts(6, 5)), waits);
+        assert!(
+            changed(&object, &stages, |_| None).is_empty(),
+            "not known now"
+        );
+        // What Kafka refuses is tried again.
+        let found = |topic: &str| Some(("id".to_owned(), counts(6, 5)(topic)?));
+        let mut known = topics(&object, &stages, found, &at(0));
+        let mut of_stages = partitions(&object, &stages, counts(6, 5));
+        let count = |known: &[ReadTopic]| {
+            let more = known.iter().find(|topic| topic.name == "more");
+            more.unwrap().partitions
+        };
+        assert_eq!(count(&known), Some(5));
+        not_joined(&object, &stages, &waits, &mut known, &mut of_stages);
+        assert_eq!(count(&known), Some(3));
+        // A version before has counted by stage alone.
+        let (object, stages) = of_two([None, None], 6);
+        assert!(changed(&object, &stages, counts(6, 5)).is_empty());
+        assert_eq!(changed(&object, &stages, counts(7, 5)), waits);
+    }
+
+    #[test]
+    fn the_cap_goes_with_the_topic_that_it_came_from() {
+        let mut object = pipeline("Stop", 5);
+        let all = |object: &Pipeline, of_topic: &dyn Fn(&str) -> Option<i32>| {
+            let found = partitions(object, &stages(object), of_topic);
+            let object = with_partitions(object, &found).unwrap_or_else(|| object.clone().into());
+            replicas(&object, "in")
+        };
+        let three = |topic: &str| (topic == "orders").then_some(3);
+        let found = partitions(&object, &stages(&object), three);
+        object = *with_partitions(&object, &found).unwrap();
+        let known = topics(&object, &stages(&object), |_| Some(("a".into(), 3)), &at(0));
+        object.status.as_mut().unwrap().topics = known;
+        assert_eq!(all(&object, &three), 3);
+        assert_eq!(all(&object, &|_| None), 3, "it comes back");
+        let mut other = object.clone();
+        let to = |topic: &str| json!({"kafka": {"topic": topic}});
+        other.spec.blocks[0].source = serde_json::from_value(to("unknown")).unwrap();
+        assert_eq!(all(&other, &three), 5, "not known yet");
+        let http = json!({"http": {"authentication": {"token": {"name": "a", "key": "b"}}}});
+        other.spec.blocks[0].source = serde_json::from_value(http).unwrap();
+        assert_eq!(all(&other, &three), 5, "it has no partitions");
+    }
+
+    #[test]
     fn a_stage_has_no_more_replicas_than_partitions_and_says_so() {
         let mut object = pipeline("Stop", 5);
         assert_eq!(replicas(&object, "in"), 5, "not known yet");
         let stages = stages(&object);
-        let partitions = partitions(&stages, |topic| (topic == "orders").then_some(3));
+        let of_topic = |topic: &str| (topic == "orders").then_some(3);
+        let partitions = partitions(&object, &stages, of_topic);
         object = *with_partitions(&object, &partitions).unwrap();
         assert!(with_partitions(&object, &partitions).is_none());
-        assert!(changed(&object, &partitions).is_empty());
-        let grown = BTreeMap::from([("in".to_owned(), 8), ("new".to_owned(), 2)]);
-        let before = BTreeMap::from([("in".to_owned(), 3)]);
-        assert_eq!(changed(&object, &grown), before, "they join anew");
         assert_eq!(replicas(&object, "in"), 3);
         let warned = warnings(&object, &[], &at(0));
         let words = "spec.replicas: stage in has 3 of 5 replicas: it reads 3 partitions";

@@ -42,8 +42,8 @@ pub struct Runs {
     pub started_with: BTreeMap<String, BTreeMap<String, String>>,
     pub pods: Vec<PodFacts>,
     pub reports: Vec<StageReport>,
-    /// The partitions that stages read, as far as they are known.
-    pub partitions: BTreeMap<String, i32>,
+    /// The partitions that stages read; inside `None`: it reads none, or they are not known.
+    pub partitions: BTreeMap<String, Option<i32>>,
     /// What is known for the decisions of `scaling`, by stage.
     pub scaled: BTreeMap<String, Observed>,
     /// Stages whose group has no members of replicas that are gone.
@@ -106,6 +106,15 @@ impl Runs {
             })
         };
         stopped.or_else(problem).or_else(errors)
+    }
+
+    /// Whether all replicas of a stage are what they should be, and read their partitions.
+    pub fn reads(&self, object: &Pipeline, stage: &str) -> bool {
+        let replicas = usize::try_from(replicas(object, stage)).unwrap_or_default();
+        let pods = self.pods.iter().filter(|pod| pod.stage == stage);
+        let ready = pods.filter(|pod| self.lacks(pod).is_none()).count();
+        // What it must have been started with is not known while nothing is brought in line.
+        self.started_with.contains_key(stage) && replicas > 0 && ready >= replicas
     }
 
     /// The state, as far as pods and runners tell.
@@ -334,7 +343,7 @@ fn stages(object: &Pipeline, runs: &Runs, old: &[StageStatus], now: &Time) -> Ve
                 .partitions
                 .get(name)
                 .copied()
-                .or_else(|| known?.partitions),
+                .unwrap_or_else(|| known?.partitions),
             wanted,
             members: Some(members(object, runs, name, known)),
             scaling,
@@ -552,6 +561,23 @@ mod tests {
             ..Learned::default()
         };
         status(object, &learned, &state, &Time(Timestamp::UNIX_EPOCH))
+    }
+
+    #[test]
+    fn a_stage_reads_once_all_of_its_pods_are_what_they_should_be_and_say_so() {
+        let object = pipeline();
+        let mut runs = runs(&[], None);
+        let name = "in".to_owned();
+        let not_known = runs.reads(&object, "in");
+        assert!(!not_known, "nothing was brought in line");
+        runs.started_with.insert(name.clone(), BTreeMap::new());
+        assert!(runs.reads(&object, "in") && !runs.reads(&object, "other"));
+        let other = BTreeMap::from([("hash".to_owned(), "b".to_owned())]);
+        runs.started_with.insert(name.clone(), other);
+        assert!(!runs.reads(&object, "in"), "it is to be replaced");
+        runs.started_with.insert(name, BTreeMap::new());
+        runs.reports[0].ready = false;
+        assert!(!runs.reads(&object, "in"), "it has stopped, or starts");
     }
 
     #[test]
