@@ -14,6 +14,7 @@ use freehold::kinds::context::Settings;
 use freehold::kinds::dependent::clean_up;
 use freehold::kinds::kafka_cluster::cleanup;
 use freehold::kubernetes::labels;
+use freehold::runtime::unread_names::UnreadNames;
 use freehold_kafka::acl::AclBinding;
 use freehold_kafka::grants::{self, DESCRIBE, READ, TOPIC};
 use freehold_kafka::ownership::{Owned, Owner, mark};
@@ -23,6 +24,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::env;
+use std::sync::Arc;
+use std::time::Duration;
 use world::{FINALIZER, Held, Holding, Policy, World, key, path, share};
 
 /// An event for a namespace, the cluster or the operator.
@@ -189,9 +192,10 @@ impl World {
 
     /// What the cluster allows to the bearer of principal `app`.
     fn allowed(&self) -> Holding {
-        let Some((namespace, _)) = self.bearer else {
+        let Some((namespace, uid)) = &self.bearer else {
             return Holding::default();
         };
+        let namespace = *namespace;
         let mut acls = BTreeSet::new();
         // Topic orders belongs to the namespace or is shared with it; topics x-… have no owner.
         let shares =
@@ -207,7 +211,8 @@ impl World {
             acls.extend(grants::shadow("User:app"));
         }
         let quotas = (namespace == "a").then(|| ("request_percentage".to_owned(), 50.0));
-        let scram = self.held_by("app").scram.filter(|_| namespace == "a");
+        let given = self.given.get(uid).filter(|_| namespace == "a");
+        let scram = given.map(|(_, fingerprint)| fingerprint.clone());
         Holding {
             acls,
             scram,
@@ -218,6 +223,10 @@ impl World {
     /// `before`: what Kafka held before the last event.
     fn check(&mut self, before: &Held) {
         self.expect();
+        let app = self.bearer.clone().filter(|(of, _)| *of == "a");
+        if let Some((_, uid)) = app.filter(|_| !self.policy.paused) {
+            self.note_given(&uid);
+        }
         let (allowed, held) = (self.allowed(), self.held());
         let is_a = self.bearer.as_ref().is_some_and(|(of, _)| *of == "a");
         let wanted = if self.policy.paused {
@@ -229,8 +238,6 @@ impl World {
                 quotas: had.quotas.into_iter().filter(|_| is_a).collect(),
             }
         } else {
-            let has_password = allowed.scram.is_some();
-            assert_eq!(has_password, is_a, "the password of {:?}", self.bearer);
             allowed
         };
         let mut principals = self.by_hand.clone();
@@ -506,6 +513,106 @@ fn a_name_that_is_no_longer_allowed_is_revoked_without_its_user() {
             (has("other"), has("b-other"), has("home")),
             (false, true, true)
         );
+    });
+}
+
+/// The User stays in the cache as it was before, and only its owner is known when the operator does
+/// not watch it.
+#[test]
+fn rights_that_are_no_longer_allowed_go_though_nobody_can_read_the_user() {
+    let resources = |world: &World| {
+        let acls = world.held_by("other").acls;
+        let names: BTreeSet<_> = acls.into_iter().map(|acl| acl.resource_name).collect();
+        names.into_iter().collect::<Vec<_>>().join(" ")
+    };
+    let mark = grants::SHADOW_MARK;
+    let is_watched = |watched: &[&str]| {
+        runtime().block_on(async {
+        let mut world = World::new(false).await;
+        world.policy.admitted = BTreeSet::from(["a", "b"]);
+        (world.policy.any, world.policy.shadow) = (true, true);
+        world.shares.insert("a");
+        world.publish();
+        world.create("a");
+        let grants = json!([{"consume": {"topics": ["orders", "x-other"]}}]);
+        let spec = json!({"authentication": {"type": "ScramSha512"}, "authorization": {"mode": "Shadow"}, "grants": grants});
+        world.user("b", "other", spec);
+        world.settle().await;
+        assert_eq!(resources(&world), format!("{mark} orders x-other"));
+        if watched.contains(&"b") {
+            let unread = Arc::new(UnreadNames::default());
+            let meta = serde_json::from_value(world.metadata("b", "users", "other")).unwrap();
+            unread.insert(&meta);
+            world.context.users.add_unread(&unread);
+        } else {
+            let watch_namespaces = watched.iter().map(|name| (*name).to_owned()).collect();
+            let settings = Settings { watch_namespaces, ..Settings::default() };
+            world.restart_with(settings).await;
+        }
+        let clean_up = async |world: &mut World| {
+            world.publish();
+            world.cache(watched);
+            clean_up::after_the_gone(&world.context, &key()).await
+        };
+        assert!(!clean_up(&mut world).await);
+        assert_eq!(resources(&world), format!("{mark} orders x-other"), "all is allowed");
+        world.policy.shadow = false;
+        clean_up(&mut world).await;
+        assert_eq!(resources(&world), "orders x-other");
+        world.policy.any = false;
+        clean_up(&mut world).await;
+        assert_eq!(resources(&world), "orders", "what is shared stays");
+        world.toggle_share("a");
+        clean_up(&mut world).await;
+        let is_known = watched.contains(&"a");
+        // What a Topic that nobody watches shares is not known.
+        assert_eq!(resources(&world), if is_known { "" } else { "orders" });
+        assert!(world.held_by("other").scram.is_some());
+        world.policy.named = true;
+        clean_up(&mut world).await;
+        assert_eq!(world.held_by("other"), Holding::default());
+    })
+    };
+    is_watched(&["a", "b", "kafka"]);
+    is_watched(&["a", "kafka"]);
+    is_watched(&["kafka"]);
+}
+
+/// Owners that are there by the API server, though not in the cache, are no progress: the cluster
+/// would be reconciled again and again, at once.
+#[test]
+fn a_clean_up_that_takes_nothing_away_is_not_repeated_at_once() {
+    let paused = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    paused.block_on(async {
+        let mut world = World::new(true).await;
+        world.policy.admitted = BTreeSet::from(["a"]);
+        world.publish();
+        world.cache(&["kafka"]);
+        let record = async |world: &World, name: &str| {
+            let owner = Owner {
+                namespace: "a".into(),
+                name: name.to_owned(),
+                uid: format!("a-{name}"),
+            };
+            let mark = mark(Owned::Principal, name, &owner);
+            world.kafka.create_acls(&[mark]).await;
+        };
+        for number in 0..160 {
+            let name = format!("there-{number}");
+            let spec = json!({"authentication": {"type": "ScramSha512"}});
+            world.user("a", &name, spec);
+            record(&world, &name).await;
+        }
+        world.api.lock().unwrap().latency = Some(Duration::from_secs(3));
+        let clean_up = async |world: &World| clean_up::after_the_gone(&world.context, &key()).await;
+        assert!(!clean_up(&world).await, "nothing was taken away");
+        record(&world, "gone").await;
+        assert!(clean_up(&world).await, "one was");
+        assert_eq!(world.kafka.state().image.all_owners().count(), 160);
     });
 }
 

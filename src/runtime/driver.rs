@@ -65,6 +65,7 @@ pub async fn run<K: Kind>(
     K::remember(&context, namespace.as_deref(), &reader);
     let written = Written::default();
     let (unreadable, found) = Unreadable::new();
+    K::remember_unread(&context, unreadable.names());
     let driver = Arc::new(Driver::<K> {
         context: Arc::clone(&context),
         failures: Mutex::default(),

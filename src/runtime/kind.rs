@@ -2,6 +2,7 @@
 
 use crate::api::conditions::{Condition, Reason, State};
 use crate::runtime::services::Services;
+use crate::runtime::unread_names::UnreadNames;
 use futures::stream::BoxStream;
 use k8s_openapi::NamespaceResourceScope;
 use kube::Resource;
@@ -105,6 +106,9 @@ pub trait Kind: Send + Sync + 'static {
     /// Takes the cache of a namespace (`None`: of all), for a kind whose objects are looked up by
     /// others.
     fn remember(_context: &Self::Context, _namespace: Option<&str>, _store: &Store<Self::Object>) {}
+    /// Takes the names of the objects in that cache that cannot be read, for a kind where others act
+    /// for such an object meanwhile.
+    fn remember_unread(_context: &Self::Context, _names: &Arc<UnreadNames>) {}
     /// An object is new in the cache, or has changed. Called before it is reconciled.
     fn noted(_context: &Self::Context, _object: &Self::Object) {}
     /// An object is gone from the cache.

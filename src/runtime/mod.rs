@@ -17,4 +17,5 @@ pub mod services;
 pub mod sockets;
 pub mod stores;
 pub mod unread;
+pub mod unread_names;
 pub mod written;

@@ -12,6 +12,7 @@ use crate::runtime::events;
 use crate::runtime::kind::{Kind, Notice};
 use crate::runtime::namespaces::Life;
 use crate::runtime::services::Services;
+use crate::runtime::unread_names::UnreadNames;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
@@ -19,14 +20,12 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::watcher::Event;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// The objects of a kind in a namespace that cannot be read.
 pub struct Unreadable {
-    /// By namespace and name.
-    names: Mutex<HashSet<(String, String)>>,
+    names: Arc<UnreadNames>,
     found: mpsc::UnboundedSender<Box<Unread>>,
 }
 
@@ -41,34 +40,21 @@ impl Unreadable {
     /// The receiver is for [`report`].
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Box<Unread>>) {
         let (found, receiver) = mpsc::unbounded_channel();
-        (
-            Self {
-                names: Mutex::default(),
-                found,
-            },
-            receiver,
-        )
+        let names = Arc::default();
+        (Self { names, found }, receiver)
+    }
+
+    pub fn names(&self) -> &Arc<UnreadNames> {
+        &self.names
     }
 
     pub fn has(&self, meta: &ObjectMeta) -> bool {
-        self.names
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&key(meta))
-    }
-
-    fn forget(&self, meta: &ObjectMeta) {
-        self.names
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&key(meta));
+        let (namespace, name) = key(meta);
+        self.names.has(&namespace, &name)
     }
 
     fn note(&self, unread: Box<Unread>) {
-        self.names
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(key(&unread.meta));
+        self.names.insert(&unread.meta);
         // Nobody receives any more when the process ends.
         let _ = self.found.send(unread);
     }
@@ -85,7 +71,7 @@ impl Unreadable {
     {
         let read = |object: Guarded<O>| match object.read() {
             Ok(object) => {
-                self.forget(object.meta());
+                self.names.remove(object.meta());
                 Ok(object)
             }
             Err(unread) => {
@@ -103,7 +89,7 @@ impl Unreadable {
                 Event::InitApply(read(object).or_else(|known| known.ok_or(())).ok()?)
             }
             Event::Delete(object) => {
-                self.forget(object.meta());
+                self.names.remove(object.meta());
                 Event::Delete(
                     object
                         .read()

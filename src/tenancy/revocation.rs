@@ -2,7 +2,7 @@
 
 use crate::clusters::Cluster;
 use crate::tenancy::ownership::owner_of;
-use freehold_kafka::acl;
+use freehold_kafka::acl::{self, AclBinding};
 use freehold_kafka::ownership::{Owned, Owner, mark};
 use freehold_kafka_client::{AdminResult, QuotaChange, ScramChange};
 use kube::Resource;
@@ -63,6 +63,17 @@ pub async fn revoke(cluster: &Cluster, name: &str) -> AdminResult<bool> {
         .mirror
         .wait(SEEN_LIMIT, |image| image.principal(name).is_none())
         .await)
+}
+
+/// Deletes some of a principal's ACLs. Those that allow go before those that deny.
+///
+/// # Errors
+/// The error that the brokers return.
+pub async fn withdraw(cluster: &Cluster, acls: &[AclBinding]) -> AdminResult<()> {
+    for some in acl::changes(&[], acls).deletions() {
+        cluster.admin.delete_acls(some).await?;
+    }
+    Ok(())
 }
 
 /// Deletes the records of owners.

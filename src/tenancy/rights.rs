@@ -188,14 +188,16 @@ fn begins_with(name: &str, literal: bool, namespace: &str) -> bool {
 
 /// The topics that a User names. Its rights on them depend on the Topics that manage them.
 fn topics(object: &User) -> BTreeSet<String> {
-    let all = rules::rules(object, object.principal_name())
-        .into_iter()
-        .map(|rule| rule.acl);
-    all.filter(|acl| {
+    let all = rules::rules(object, object.principal_name());
+    topics_of(all.iter().map(|rule| &rule.acl))
+}
+
+/// The topics that ACLs name.
+pub fn topics_of<'a>(acls: impl Iterator<Item = &'a AclBinding>) -> BTreeSet<String> {
+    let named = acls.filter(|acl| {
         acl.resource_type == TOPIC && acl.pattern_type == LITERAL && acl.resource_name != "*"
-    })
-    .map(|acl| acl.resource_name)
-    .collect()
+    });
+    named.map(|acl| acl.resource_name.clone()).collect()
 }
 
 /// The namespace and name of an object.
@@ -268,11 +270,6 @@ impl Sharing {
         image: &MetadataImage,
         is_there: impl Fn(&Owner) -> bool,
     ) -> Standings {
-        let (namespace, user) = (
-            object.metadata.namespace.clone().unwrap_or_default(),
-            key(object),
-        );
-        let shares = self.shares.read().unwrap_or_else(PoisonError::into_inner);
         let topics = topics(object);
         let claims = topics
             .iter()
@@ -281,10 +278,24 @@ impl Sharing {
                 name: topic.clone(),
             })
             .collect();
+        let user = key(object);
         self.users
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .put(&user, claims);
+        self.of_topics(topics, &user.0, image, is_there)
+    }
+
+    /// The standings of topics for Users of a namespace. `is_there`: true if the Topic that is
+    /// recorded as the owner still exists.
+    pub fn of_topics(
+        &self,
+        topics: BTreeSet<String>,
+        namespace: &str,
+        image: &MetadataImage,
+        is_there: impl Fn(&Owner) -> bool,
+    ) -> Standings {
+        let shares = self.shares.read().unwrap_or_else(PoisonError::into_inner);
         let standing = |topic: String| {
             let owner = image
                 .owners(Owned::Topic, &topic)
@@ -295,7 +306,7 @@ impl Sharing {
                 .into_iter()
                 .flatten();
             let shared = shared
-                .filter(|share| share.namespaces.contains(&namespace))
+                .filter(|share| share.namespaces.iter().any(|of| of == namespace))
                 .flat_map(|share| share.operations.iter().copied())
                 .collect();
             (

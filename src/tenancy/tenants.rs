@@ -5,11 +5,12 @@ use crate::api::topic::Topic;
 use crate::api::user::User;
 use crate::runtime::services::Services;
 use crate::runtime::stores::Stores;
+use crate::runtime::unread_names::UnreadNames;
 use crate::tenancy::claims::{Claim, Claims};
 use freehold_kafka::ownership::Owner;
 use kube::Resource;
 use kube::runtime::reflector::Store;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// An object that refers to a cluster and claims a name in it.
 pub trait Tenant: Resource<DynamicType = ()> + Clone + Send + Sync + 'static {
@@ -39,6 +40,8 @@ impl Tenant for User {
 /// The objects of a kind in all watched namespaces.
 pub struct Tenants<O: Tenant> {
     objects: Stores<O>,
+    /// The names of those that cannot be read, one set for each cache.
+    unread: RwLock<Vec<Arc<UnreadNames>>>,
     claims: Claims,
 }
 
@@ -46,6 +49,7 @@ impl<O: Tenant> Default for Tenants<O> {
     fn default() -> Self {
         Self {
             objects: Stores::default(),
+            unread: RwLock::default(),
             claims: Claims::default(),
         }
     }
@@ -55,6 +59,21 @@ impl<O: Tenant> Tenants<O> {
     /// Adds the cache of a namespace, or of all.
     pub fn add(&self, namespace: Option<&str>, store: Store<O>) {
         self.objects.add(namespace, store);
+    }
+
+    /// Adds the names of those in a cache that cannot be read.
+    pub fn add_unread(&self, names: &Arc<UnreadNames>) {
+        self.unread
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::clone(names));
+    }
+
+    /// True if the object is in the cache as its last writer wants it, so that it is reconciled.
+    /// One that cannot be read stays in the cache as it was before.
+    pub fn is_read(&self, namespace: &str, name: &str) -> bool {
+        let unread = self.unread.read().unwrap_or_else(PoisonError::into_inner);
+        self.get(namespace, name).is_some() && !unread.iter().any(|all| all.has(namespace, name))
     }
 
     /// The object from the cache.

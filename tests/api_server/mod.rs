@@ -7,12 +7,15 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// The state of the API server: objects by path.
 #[derive(Default)]
 pub struct Api {
     pub objects: BTreeMap<String, Value>,
     pub version: u64,
+    /// How long each answer takes.
+    pub latency: Option<Duration>,
 }
 
 impl Api {
@@ -128,6 +131,10 @@ pub fn client(api: &Arc<Mutex<Api>>) -> Client {
                 .is_some_and(|query| query.contains("watch=true"))
             {
                 std::future::pending::<()>().await;
+            }
+            let latency = api.lock().unwrap().latency;
+            if let Some(latency) = latency {
+                tokio::time::sleep(latency).await;
             }
             let bytes = body.collect_bytes().await.unwrap();
             let body = serde_json::from_slice(&bytes).unwrap_or_default();

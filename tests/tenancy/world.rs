@@ -15,16 +15,22 @@ use freehold::kinds::dependent::clean_up;
 use freehold::kinds::registration::Registered;
 use freehold::kinds::topic::TopicKind;
 use freehold::kinds::user::context::Context as UserContext;
-use freehold::kinds::user::{UserKind, secrets};
+use freehold::kinds::user::{UserKind, passwords, secrets};
 use freehold::kinds::{topic, user};
+use freehold::kubernetes::labels;
 use freehold::runtime::kind::{Kind, Requeued};
 use freehold_kafka::acl::AclBinding;
 use freehold_kafka::grants::{self, READ, TOPIC};
+use freehold_kafka::metadata_record::Fingerprint;
+use freehold_kafka::scram;
 use freehold_kafka_client::batch::BatchedAdmin;
 use freehold_kafka_client::fake::FakeCluster;
 use freehold_kafka_client::{Admin, NewTopic, QuotaChange, ScramChange};
 use futures::StreamExt;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
+use kube::api::ObjectMeta;
 use kube::runtime::reflector::{self, store::Writer};
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
@@ -118,6 +124,9 @@ pub struct World {
     pub bearer: Option<(&'static str, String)>,
     pub owner: Option<(&'static str, String)>,
     pub exists: bool,
+    /// The password that each User `app` was given, by its uid, and the fingerprint of its
+    /// credential.
+    pub given: BTreeMap<String, (String, String)>,
 }
 
 /// The objects that a tenant creates: those of an application, and some that name resources of
@@ -244,6 +253,7 @@ impl World {
             bearer: None,
             owner: None,
             exists: false,
+            given: BTreeMap::new(),
         };
         world.by_hand = world.held().principals;
         assert_eq!(world.by_hand.len(), 2);
@@ -336,6 +346,35 @@ impl World {
             writer.apply_watcher_event(&Event::InitApply(object.clone()));
         }
         writer.apply_watcher_event(&Event::InitDone);
+    }
+
+    /// Updates the caches with the objects of some namespaces, and reconciles nothing.
+    pub fn cache(&mut self, namespaces: &[&str]) {
+        let is_of = |meta: &ObjectMeta| namespaces.contains(&meta.namespace.as_deref().unwrap());
+        let mut users = self.objects::<UserKind>("users");
+        users.retain(|user| is_of(user.meta()));
+        Self::note::<UserKind>(&self.of_users, &mut self.users, &users);
+        let mut topics = self.objects::<TopicKind>("topics");
+        topics.retain(|topic| is_of(topic.meta()));
+        Self::note::<TopicKind>(&self.context, &mut self.topics, &topics);
+    }
+
+    /// Notes the password of User `a/app` as its Secret has it. It is the same as long as the User
+    /// is the same one.
+    pub fn note_given(&mut self, uid: &str) {
+        let secret =
+            self.api.lock().unwrap().objects["/api/v1/namespaces/a/secrets/app-kafka"].clone();
+        let secret: Secret = serde_json::from_value(secret).unwrap();
+        let since = &secret.metadata.annotations.unwrap()[labels::SECRET_SINCE];
+        let since = since.parse::<Timestamp>().unwrap();
+        let password = String::from_utf8(secret.data.unwrap()["password"].0.clone()).unwrap();
+        let noted = self.given.entry(uid.to_owned()).or_insert_with(|| {
+            let salt = passwords::derive("k", "salt", uid, since);
+            let salted = scram::salted_password(&password, salt.as_bytes(), scram::ITERATIONS);
+            let fingerprint = Fingerprint::of(&scram::stored_key(&salted));
+            (password.clone(), fingerprint.to_string())
+        });
+        assert_eq!(noted.0, password, "nobody asked for another password");
     }
 
     async fn reconcile<K: Kind>(

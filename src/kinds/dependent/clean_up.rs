@@ -6,6 +6,8 @@ use crate::api::topic::Topic;
 use crate::api::user::User;
 use crate::clusters::Cluster;
 use crate::kinds::context::Context;
+use crate::kinds::dependent::turn::{Recorded, SLICE, Turn};
+use crate::kinds::dependent::unseen::withdraw_from_unseen;
 use crate::kinds::error::Error;
 use crate::kubernetes;
 use crate::runtime::kind::Failure;
@@ -18,19 +20,11 @@ use futures::future::join_all;
 use k8s_openapi::jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// Owners that are cleaned up after at the same time: their requests share a batch.
-const SLICE: usize = 50;
-/// The time after which the reconcile of the cluster goes on; what is left is done in the next one,
-/// which follows at once.
-const TIME_LIMIT: Duration = Duration::from_secs(5);
-
-type Recorded = (Owned, Arc<str>, Arc<Owner>);
 
 /// Cleans up after Topics and Users that were deleted, alone or with their namespace, while the
-/// cluster did not answer. The cache may be stale, so the API server is asked before anything is
-/// deleted. Returns true if more is left, so that the cluster must be reconciled again at once.
+/// cluster did not answer, and takes away what the cluster no longer allows from Users that cannot
+/// do it themselves. The cache may be stale, so the API server is asked before anything is deleted.
+/// Returns true if more is left, so that the cluster must be reconciled again at once.
 pub async fn after_the_gone(context: &Context, key: &ClusterKey) -> bool {
     let Some(cluster) = context
         .clusters
@@ -39,6 +33,14 @@ pub async fn after_the_gone(context: &Context, key: &ClusterKey) -> bool {
     else {
         return false;
     };
+    let refused = revoke_who_is_not_admitted(context, key, &cluster).await;
+    let gone = after_all_gone(context, key, &cluster).await;
+    let withdrawn = withdraw_from_unseen(context, key, &cluster).await;
+    refused || gone || withdrawn
+}
+
+/// Cleans up after owners that are gone. Returns true if more is left.
+async fn after_all_gone(context: &Context, key: &ClusterKey, cluster: &Cluster) -> bool {
     let is_gone = |owned: Owned, owner: &Owner| match owned {
         Owned::Topic => !context.topics.is_there(context, key, owner),
         Owned::Principal => !context.users.is_there(context, key, owner),
@@ -55,22 +57,19 @@ pub async fn after_the_gone(context: &Context, key: &ClusterKey) -> bool {
         .collect();
     // Access ends first: a record without an object gives nobody a right.
     gone.sort_by_key(|(owned, name, _)| (*owned != Owned::Principal, *owned, Arc::clone(name)));
-    let gone = by_name(&gone);
-    revoke_who_is_not_admitted(context, key, &cluster).await;
-    let (begun, mut done) = (Instant::now(), false);
-    for slice in gone.chunks(SLICE) {
-        if begun.elapsed() > TIME_LIMIT {
-            // Where nothing succeeds, another attempt at once would not either.
-            return done;
+    let mut turn = Turn::begin();
+    for slice in by_name(&gone).chunks(SLICE) {
+        if turn.is_over() {
+            return turn.has_more();
         }
         let slice = slice.iter().map(|of_one_name| async {
             let mut is_done = false;
             for recorded in *of_one_name {
-                is_done |= after_one_or_warn(context, key, &cluster, recorded).await;
+                is_done |= after_one_or_warn(context, key, cluster, recorded).await;
             }
             is_done
         });
-        done |= join_all(slice).await.contains(&true);
+        turn.note(&join_all(slice).await);
     }
     false
 }
@@ -82,7 +81,8 @@ fn by_name(all: &[Recorded]) -> Vec<&[Recorded]> {
         .collect()
 }
 
-/// Cleans up after one owner. A failure does not stop the others; returns true if there was none.
+/// Cleans up after one owner. A failure does not stop the others; returns true if what it had was
+/// taken away.
 async fn after_one_or_warn(
     context: &Context,
     key: &ClusterKey,
@@ -90,16 +90,20 @@ async fn after_one_or_warn(
     (owned, name, owner): &Recorded,
 ) -> bool {
     let result = after_one(context, key, cluster, *owned, name, owner).await;
-    if let Err(error) = &result {
+    result.unwrap_or_else(|error| {
         tracing::warn!(cluster = %key, name = &**name, %owner, why = error.words(), "cannot clean up after what may be gone");
-    }
-    result.is_ok()
+        false
+    })
 }
 
 /// Revokes what a principal has if the cluster does not allow the namespace of its owner, or not
 /// the principal's name in it. A User that the operator watches and can read does that itself; here
-/// only the recorded owner counts.
-async fn revoke_who_is_not_admitted(context: &Context, key: &ClusterKey, cluster: &Cluster) {
+/// only the recorded owner counts. Returns true if more is left.
+async fn revoke_who_is_not_admitted(
+    context: &Context,
+    key: &ClusterKey,
+    cluster: &Cluster,
+) -> bool {
     let all: Vec<Recorded> = cluster
         .mirror
         .read()
@@ -120,21 +124,30 @@ async fn revoke_who_is_not_admitted(context: &Context, key: &ClusterKey, cluster
     };
     let mut refused: Vec<Recorded> = all.iter().filter(is_refused).cloned().collect();
     refused.sort_by_key(|(_, name, _)| Arc::clone(name));
+    let mut turn = Turn::begin();
     for slice in by_name(&refused).chunks(SLICE) {
+        if turn.is_over() {
+            return turn.has_more();
+        }
         let slice = slice.iter().map(|of_one_name| async move {
+            let mut is_done = false;
             for (_, name, owner) in *of_one_name {
                 tracing::info!(cluster = %key, principal = &**name, user = %owner, "its namespace or its name is not allowed: credential, ACLs and quotas are taken away");
-                if let Err(error) = revoke_owner(cluster, name, owner).await {
+                let revoked = revoke_owner(cluster, name, owner).await;
+                is_done |= revoked.unwrap_or_else(|error| {
                     tracing::warn!(cluster = %key, principal = &**name, %error, "cannot take away what it has");
-                }
+                    false
+                });
             }
+            is_done
         });
-        join_all(slice).await;
+        turn.note(&join_all(slice).await);
     }
+    false
 }
 
 /// True if the cluster does not allow a principal's name in the namespace of its owner. Only asked
-/// of owners that are not in the cache: a User that is there checks it itself, and a naming policy
+/// of owners that are not reconciled: a User that can be read checks it itself, and a naming policy
 /// takes time for ten thousand names.
 fn is_name_refused(
     context: &Context,
@@ -144,7 +157,7 @@ fn is_name_refused(
     owner: &Owner,
 ) -> bool {
     let (facts, at_home) = (&cluster.facts, owner.namespace == key.namespace);
-    context.users.get(&owner.namespace, &owner.name).is_none()
+    !context.users.is_read(&owner.namespace, &owner.name)
         && access::refuse_principal(
             &facts.access,
             &facts.super_users,
@@ -155,6 +168,8 @@ fn is_name_refused(
         .is_some()
 }
 
+/// Cleans up after one owner. Returns true if what it had was taken away: it may be there after
+/// all.
 async fn after_one(
     context: &Context,
     key: &ClusterKey,
@@ -162,7 +177,7 @@ async fn after_one(
     owned: Owned,
     name: &str,
     owner: &Owner,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let (client, namespace) = (&context.client, &owner.namespace);
     let found = match owned {
         // The certificate has expired, so it does not matter whether its User exists.
@@ -189,14 +204,14 @@ async fn after_one(
     if found
         .is_some_and(|found| found.uid() == owner.uid && refers_to(&found.value, namespace, key))
     {
-        return Ok(());
+        return Ok(false);
     }
     if owned == Owned::Principal {
         tracing::info!(cluster = %key, principal = name, user = %owner, "the User is gone: its credential, ACLs and quotas are taken away");
-        revoke_owner(cluster, name, owner).await?;
-        return Ok(());
+        return Ok(revoke_owner(cluster, name, owner).await?);
     }
-    Ok(disown(cluster, owned, name, std::slice::from_ref(owner)).await?)
+    disown(cluster, owned, name, std::slice::from_ref(owner)).await?;
+    Ok(true)
 }
 
 fn refers_to(object: &serde_json::Value, namespace: &str, key: &ClusterKey) -> bool {

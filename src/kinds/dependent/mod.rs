@@ -5,3 +5,6 @@ pub mod events;
 pub mod lookup;
 pub mod outcome;
 pub mod rounds;
+pub mod standings;
+pub mod turn;
+pub mod unseen;

@@ -5,11 +5,11 @@ use crate::api::user::{AuthorizationMode, User};
 use crate::clusters::{Cluster, ClusterFacts};
 use crate::kinds::dependent::lookup;
 use crate::kinds::dependent::lookup::Dependence;
+use crate::kinds::dependent::standings;
 use crate::kinds::error::Error;
 use crate::kinds::user::context::Context;
 use crate::kinds::user::secrets::{SecretFacts, texts};
 use crate::kubernetes::KubeError;
-use crate::tenancy::admission::may_have;
 use crate::tenancy::claims::Claim;
 use crate::tenancy::ownership;
 use crate::tenancy::ownership::{Ownership, last_certificate};
@@ -127,31 +127,14 @@ pub async fn standings(
         context
             .sharing
             .standings(object, &claim.cluster, &cluster.mirror.read(), is_there);
-    for (topic, standing) in &mut all {
-        let Some((owner, of)) = standing.owner.as_ref().filter(|(_, of)| of != namespace) else {
-            continue;
-        };
-        let name = owner.rsplit('/').next().unwrap_or_default();
-        let is_seen = context.topics.get(of, name).is_some() || !context.watches(of);
-        if !is_seen && !context.topics.are_ready() {
-            return Ok(None);
-        }
-        let topic = Claim {
-            cluster: claim.cluster.clone(),
-            name: topic.clone(),
-        };
-        if !standing.shared.is_empty()
-            && !may_have(
-                context,
-                cluster,
-                &topic,
-                of,
-                cluster.facts.access.topic_names.as_ref(),
-            )
-            .await?
-        {
-            standing.shared.clear();
-        }
+    let key = &claim.cluster;
+    let unknown = standings::complete(context, cluster, key, namespace, &mut all).await?;
+    let may_be_listed_yet = |topic: &String| {
+        let owner = all[topic].owner.as_ref();
+        owner.is_some_and(|(_, of)| context.watches(of)) && !context.topics.are_ready()
+    };
+    if unknown.iter().any(may_be_listed_yet) {
+        return Ok(None);
     }
     Ok(Some(all))
 }

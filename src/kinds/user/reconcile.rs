@@ -26,6 +26,7 @@ use crate::kinds::user::status::Learned;
 use crate::kinds::user::validate::ValidUser;
 use crate::kinds::user::{observe, plan, secrets, status, validate};
 use crate::runtime::kind::{Failure, Kind, Notice, Outcome, Requeue, Requeued};
+use crate::runtime::unread_names::UnreadNames;
 use crate::tenancy::claims::Claim;
 use crate::tenancy::ownership;
 use crate::tenancy::ownership::{Other, Ownership, owner_of};
@@ -82,6 +83,9 @@ impl Kind for UserKind {
     }
     fn remember(context: &Context, namespace: Option<&str>, store: &Store<User>) {
         context.users.add(namespace, store.clone());
+    }
+    fn remember_unread(context: &Context, names: &Arc<UnreadNames>) {
+        context.users.add_unread(names);
     }
     fn noted(context: &Context, object: &User) {
         events::noted::<Self>(context, object);
@@ -499,9 +503,7 @@ async fn withdraw(
     );
     if !gone.is_empty() {
         context.ensure_current(object).await?;
-        for some in acl::changes(&[], &gone).deletions() {
-            cluster.admin.delete_acls(some).await?;
-        }
+        revocation::withdraw(cluster, &gone).await?;
     }
     Ok(())
 }
