@@ -19,16 +19,16 @@ use crate::api::kafka_cluster::KafkaCluster;
 use crate::api::reference::{ClusterKey, ClusterRef};
 use crate::clusters::ClusterFacts;
 use crate::kinds::context::Settings;
-use crate::kinds::registration::{Entry, Findings, Review, Served};
+use crate::kinds::registration::{CheckInChild, Entry, Findings, Review, Served};
 use crate::kinds::{REGISTRY, definitions};
 use crate::kubernetes::guarded::Guarded;
 use crate::runtime::answer_cache::AnswerCache;
-use crate::runtime::compute::alone;
+use crate::runtime::compute::{Asker, alone};
 use crate::words::{LISTED_MAX, MESSAGE_CHARS_MAX, PART_CHARS_MAX, cut, listed};
 use axum::body::Body;
 use axum::routing::post;
 use axum::{Json, Router};
-use body::{Bodies, Refused, Whole};
+use body::{Bodies, Memory, Refused, Whole};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ListParams};
 use kube::core::DynamicObject;
@@ -127,8 +127,8 @@ impl Checks {
     }
 
     /// The errors and warnings of an object. `is_new`: its spec is not the one that the API server
-    /// has already.
-    async fn check(&self, object: &DynamicObject, is_new: bool) -> Findings {
+    /// has already. `memory`: that of the body.
+    async fn check(&self, object: &DynamicObject, is_new: bool, memory: Memory) -> Findings {
         let value = serde_json::to_value(object).unwrap_or_default();
         let Some(kind) = object
             .types
@@ -149,7 +149,7 @@ impl Checks {
         warnings.extend(self.not_served(entry, &object.namespace().unwrap_or_default()));
         let (wrong, unwise) = match entry.review(value) {
             Err(invalid) => (vec![invalid], Vec::new()),
-            Ok(review) => self.findings(review, object, is_new).await,
+            Ok(review) => self.findings(review, object, is_new, memory).await,
         };
         invalids.extend(wrong);
         warnings.extend(unwise);
@@ -157,7 +157,13 @@ impl Checks {
     }
 
     /// What the check of a kind finds.
-    async fn findings(&self, review: Review, object: &DynamicObject, is_new: bool) -> Findings {
+    async fn findings(
+        &self,
+        review: Review,
+        object: &DynamicObject,
+        is_new: bool,
+        memory: Memory,
+    ) -> Findings {
         match review {
             Review::Alone(findings) => findings,
             Review::AmongClusters(check) => {
@@ -172,7 +178,7 @@ impl Checks {
             Review::InChildAndOfCluster(in_child, reference, check) => {
                 // All tenants share the child, and an annotation changes no program.
                 let (mut wrong, mut unwise) = match is_new {
-                    true => alone(in_child).await,
+                    true => self.check_in_child(in_child, memory).await,
                     false => Findings::default(),
                 };
                 let (more, unwiser) = self.check_of_cluster(object, &reference, check).await;
@@ -181,6 +187,15 @@ impl Checks {
                 (wrong, unwise)
             }
         }
+    }
+
+    /// What a check in the child finds, when it is its turn.
+    async fn check_in_child(&self, in_child: Box<CheckInChild>, memory: Memory) -> Findings {
+        let Some(_waiting) = self.bodies.wait(memory) else {
+            let why = "many Pipelines are being checked at present; nothing was changed: try again";
+            return (vec![Invalid::new("spec.blocks", why)], Vec::new());
+        };
+        alone(Asker::Review, in_child).await
     }
 
     /// Says that nobody acts on an object in a namespace whose objects of this kind are not served.
@@ -259,6 +274,7 @@ impl Checks {
         &self,
         review: AdmissionReview<DynamicObject>,
         until: Instant,
+        memory: Memory,
     ) -> AdmissionReview<DynamicObject> {
         let Ok(request) = review.try_into() else {
             return AdmissionResponse::invalid("not an AdmissionReview with a request")
@@ -274,7 +290,7 @@ impl Checks {
             return response.into_review();
         };
         let is_new = old.is_none_or(|old| old.data["spec"] != object.data["spec"]);
-        let checked = timeout_at(until, self.check(&object, is_new)).await;
+        let checked = timeout_at(until, self.check(&object, is_new, memory)).await;
         let Ok((invalids, warnings)) = checked else {
             let why = "the check of this object takes too long at present; nothing was changed: \
                        try again";
@@ -314,11 +330,11 @@ impl Checks {
                 };
                 refuse(uid, why)
             }
-            Ok(Whole {
-                bytes,
-                permits: _permits,
-            }) => match serde_json::from_slice(&bytes) {
-                Ok(review) => self.review(review, until).await,
+            Ok(Whole { bytes, memory }) => match serde_json::from_slice(&bytes) {
+                Ok(review) => {
+                    drop(bytes);
+                    self.review(review, until, memory).await
+                }
                 Err(error) => refuse(
                     body::uid(&bytes),
                     &cut(format!("not an AdmissionReview: {error}"), PART_CHARS_MAX),

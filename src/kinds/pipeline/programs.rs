@@ -8,7 +8,7 @@ use crate::kinds::error::Error;
 use crate::kinds::pipeline::context::Context;
 use crate::kinds::pipeline::scaling;
 use crate::kinds::pipeline::validate::{self, Checked};
-use crate::runtime::compute::alone;
+use crate::runtime::compute::{Asker, alone};
 use freehold_pipeline::finding::Finding;
 use freehold_pipeline::topics::TopicNames;
 use freehold_pipeline_blocks::isolation;
@@ -61,7 +61,7 @@ pub async fn checked(
         Some(checked) => checked,
         None => {
             let (spec, names) = (object.spec.clone(), names.clone());
-            let checked = alone(move || in_child(&spec, &names)).await;
+            let checked = alone(Asker::Reconcile, move || in_child(&spec, &names)).await;
             context.remember(object, what, checked.clone());
             checked
         }
