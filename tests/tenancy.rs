@@ -10,10 +10,14 @@ mod world;
 
 use crate::api_server;
 
+use freehold::api::pipeline::Pipeline;
 use freehold::kinds::context::Settings;
 use freehold::kinds::dependent::clean_up;
 use freehold::kinds::kafka_cluster::cleanup;
+use freehold::kinds::pipeline::PipelineKind;
+use freehold::kinds::registration::Registered;
 use freehold::kubernetes::labels;
+use freehold::runtime::kind::Kind;
 use freehold::runtime::unread_names::UnreadNames;
 use freehold_kafka::acl::AclBinding;
 use freehold_kafka::grants::{self, DESCRIBE, READ, TOPIC};
@@ -613,6 +617,57 @@ fn a_clean_up_that_takes_nothing_away_is_not_repeated_at_once() {
         record(&world, "gone").await;
         assert!(clean_up(&world).await, "one was");
         assert_eq!(world.kafka.state().image.all_owners().count(), 160);
+    });
+}
+
+/// Its credential is revoked: pods that run on would fail for ever. What has records stays.
+#[test]
+fn a_pipeline_whose_namespace_is_no_longer_allowed_has_no_pods_until_it_is_again() {
+    runtime().block_on(async {
+        let mut world = World::new(true).await;
+        let set = "/apis/apps/v1/namespaces/b/statefulsets/p-main";
+        let stages = json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet",
+            "metadata": {"name": "p-main", "namespace": "b", "uid": "s", "labels": {labels::STAGE: "main"},
+                "ownerReferences": [{"apiVersion": "freehold.dev/v1alpha1", "kind": "Pipeline", "name": "p", "uid": "p"}]},
+            "spec": {"replicas": 2, "serviceName": "p", "selector": {}, "template": {}}});
+        world.api.lock().unwrap().put(set, stages);
+        let mut pipeline: Pipeline = serde_json::from_value(json!({
+            "apiVersion": "freehold.dev/v1alpha1", "kind": "Pipeline",
+            "metadata": {"name": "p", "namespace": "b", "uid": "p", "generation": 1},
+            "spec": {"clusterRef": {"name": "demo", "namespace": "kafka"}, "replicas": 2, "blocks": [
+                {"name": "in", "source": {"kafka": {"topic": "a"}}},
+                {"name": "out", "from": ["in"], "sink": {"kafka": {"topic": "b"}}}]}}))
+        .unwrap();
+        // What it has, and what it says of itself.
+        let reconcile = async |world: &mut World, pipeline: &mut Pipeline| {
+            world.publish();
+            world.cache(&["a", "b", "kafka"]);
+            let context = PipelineKind::context(&world.context);
+            let outcome = PipelineKind::reconcile(Arc::new(pipeline.clone()), context).await;
+            pipeline.status = outcome.status.or(pipeline.status.clone());
+            let replicas = world.api.lock().unwrap().objects[set]["spec"]["replicas"].clone();
+            let conditions = serde_json::to_value(&pipeline.status).unwrap()["conditions"].clone();
+            let words = ["reason", "message"].map(|key| conditions[0][key].as_str().unwrap().to_owned());
+            (replicas.as_i64().unwrap(), words)
+        };
+        let (replicas, [reason, why]) = reconcile(&mut world, &mut pipeline).await;
+        assert_eq!((replicas, reason.as_str()), (0, "NamespaceNotAllowed"));
+        assert!(why.contains("spec.access.namespaces must") && why.contains("pods are stopped"), "{why}");
+        // Nothing brings them back while the cluster is away, and with an operator that has just
+        // started and has not listed anything.
+        world.away = true;
+        assert_eq!(reconcile(&mut world, &mut pipeline.clone()).await.0, 0);
+        world.restart().await;
+        let unlisted = PipelineKind::context(&world.context);
+        PipelineKind::reconcile(Arc::new(pipeline.clone()), unlisted).await;
+        assert_eq!(reconcile(&mut world, &mut pipeline).await.0, 0);
+        world.away = false;
+        world.policy.admitted.insert("b");
+        for _ in 0..2 {
+            reconcile(&mut world, &mut pipeline).await;
+        }
+        assert_eq!(reconcile(&mut world, &mut pipeline).await.0, 2);
     });
 }
 

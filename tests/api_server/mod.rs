@@ -89,6 +89,13 @@ impl Api {
                 object["status"] = body["status"].clone();
                 (200, self.put(path, object))
             }
+            Method::PATCH if body["spec"]["replicas"].is_number() => {
+                let Some(mut object) = self.objects.get(path).cloned() else {
+                    return none;
+                };
+                object["spec"]["replicas"] = body["spec"]["replicas"].clone();
+                (200, self.put(path, object))
+            }
             Method::PATCH => {
                 let Some(mut object) = self.objects.get(path).cloned() else {
                     return none;

@@ -130,6 +130,30 @@ async fn execute(client: &Client, namespace: &str, step: &Step) -> KubeResult<Op
 /// # Errors
 /// The API server refuses, or does not answer.
 pub async fn scale(client: &Client, object: &Pipeline) -> KubeResult<()> {
+    let wanted = |set: &StatefulSet| {
+        let stage = set.labels().get(labels::STAGE)?;
+        Some(match set.labels().contains_key(labels::REPLAY) {
+            true => desired::replay_replicas(object),
+            false => desired::replicas(object, stage),
+        })
+    };
+    scale_to(client, object, wanted).await
+}
+
+/// Stops all pods. The StatefulSets stay.
+///
+/// # Errors
+/// The API server refuses, or does not answer.
+pub async fn stop(client: &Client, object: &Pipeline) -> KubeResult<()> {
+    scale_to(client, object, |_| Some(0)).await
+}
+
+/// Brings the StatefulSets of a Pipeline to these replicas; `None`: it is none of a stage.
+async fn scale_to(
+    client: &Client,
+    object: &Pipeline,
+    wanted: impl Fn(&StatefulSet) -> Option<i32>,
+) -> KubeResult<()> {
     let namespace = object.namespace().unwrap_or_default();
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &namespace);
     let selector = pods::selector(object);
@@ -140,11 +164,7 @@ pub async fn scale(client: &Client, object: &Pipeline) -> KubeResult<()> {
     let uid = object.metadata.uid.as_deref().unwrap_or_default();
     let own = found.items.into_iter().filter_map(|set| {
         let owned = set.owner_references().iter().any(|owner| owner.uid == uid);
-        let stage = set.labels().get(labels::STAGE)?;
-        let wanted = match set.labels().contains_key(labels::REPLAY) {
-            true => desired::replay_replicas(object),
-            false => desired::replicas(object, stage),
-        };
+        let wanted = wanted(&set)?;
         let is_other = set.spec.as_ref().and_then(|spec| spec.replicas) != Some(wanted);
         (owned && is_other).then_some((set, wanted))
     });

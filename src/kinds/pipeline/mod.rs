@@ -21,6 +21,7 @@ pub mod programs;
 pub mod purge;
 pub mod purging;
 pub mod reconcile;
+pub mod refused;
 pub mod registration;
 pub mod replay;
 pub mod replaying;

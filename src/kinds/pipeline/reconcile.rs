@@ -19,8 +19,8 @@ use crate::kinds::pipeline::replay::Decision;
 use crate::kinds::pipeline::scope::Scope;
 use crate::kinds::pipeline::status::{Learned, Runs};
 use crate::kinds::pipeline::{
-    alerts, apply, certificate, deletion, given, members, observe, pods, programs, purging, replay,
-    replaying, runners, scaling, sources, status, tenants, validate,
+    alerts, apply, certificate, deletion, given, members, observe, pods, programs, purging,
+    refused, replay, replaying, runners, scaling, sources, status, tenants, validate,
 };
 use crate::kubernetes::{self, labels};
 use crate::runtime::kind::{Kind, Outcome, Requeue, Requeued, Watch};
@@ -112,12 +112,13 @@ impl Kind for PipelineKind {
     }
 }
 
-/// Before Topics and Users are listed nothing can be said; the replicas are what the spec says.
+/// Before Topics and Users are listed nothing can be said; the replicas are what the spec says, or
+/// none if the cluster did not allow the namespace.
 async fn unlisted(
     object: &Pipeline,
     context: &Context,
 ) -> Result<Option<Reconciled<Learned>>, Error> {
-    if object.metadata.deletion_timestamp.is_none() {
+    if object.metadata.deletion_timestamp.is_none() && !refused::was_refused(object) {
         apply::scale(&context.client, object).await?;
     }
     Err(Error::Unlisted)
@@ -137,10 +138,13 @@ async fn run(
             notices,
             ..
         }) => notices.extend(alerts::notices(object, &runs.reports, now)),
-        // Whatever keeps it from more: it has the replicas that the spec says.
+        // Whatever keeps it from more: it has the replicas that the spec says. While it is not known
+        // whether its namespace is allowed now, it has none if that was not so before.
         _ => {
             context.figures.forget(object);
-            apply::scale(&context.client, object).await?;
+            if !refused::was_refused(object) {
+                apply::scale(&context.client, object).await?;
+            }
         }
     }
     done
@@ -148,6 +152,12 @@ async fn run(
 
 async fn observed(object: &Pipeline, context: &Context) -> Result<Reconciled<Learned>, Error> {
     let namespace = object.namespace().unwrap_or_default();
+    let key = object.spec.cluster_ref.key(&namespace);
+    let cluster = lookup::cluster(context, &key, &namespace).await?;
+    if let Err(dependence @ Dependence::Forbidden { .. }) = &cluster {
+        let told = dependence.reconciled::<PipelineKind, _>(object, context);
+        return refused::stopped(object, context, told).await;
+    }
     let names = match observe::topics(context, object) {
         Ok(names) => names,
         Err(state) => return Ok(Reconciled::waiting(state, ASK_AGAIN)),
@@ -165,8 +175,7 @@ async fn observed(object: &Pipeline, context: &Context) -> Result<Reconciled<Lea
         changed: &BTreeSet::new(),
         partitions: &BTreeMap::new(),
     };
-    let key = object.spec.cluster_ref.key(&namespace);
-    match lookup::cluster(context, &key, &namespace).await? {
+    match cluster {
         Ok(cluster) => with_cluster(&scope, &cluster).await,
         Err(dependence) => without_cluster(&scope, &dependence).await,
     }
