@@ -11,13 +11,15 @@ use freehold::api::conditions::{Reason, State};
 use freehold::api::kafka_cluster::{KafkaCluster, KafkaClusterStatus, RightsPolicy};
 use freehold::certificates;
 use freehold::kinds::kafka_cluster::certificates::authorities;
+use freehold::kinds::kafka_cluster::certificates::overwritten::set_aside;
 use freehold::kinds::kafka_cluster::identity::password_key;
-use freehold::kinds::kafka_cluster::observed::Observed;
+use freehold::kinds::kafka_cluster::observed::{Observed, SecretFacts};
 use freehold::kinds::kafka_cluster::plan::{Plan, Step};
 use freehold::kinds::kafka_cluster::retained_secrets::RetainedSecrets;
 use freehold::kinds::kafka_cluster::status;
 use freehold::kinds::kafka_cluster::validate::validate;
 use freehold::kubernetes::{labels, names};
+use std::collections::BTreeMap;
 
 const CLUSTER: &str = "apiVersion: freehold.dev/v1alpha1
 kind: KafkaCluster
@@ -133,6 +135,114 @@ fn an_operator_that_has_seen_a_secret_puts_it_back_as_it_was() {
         seen.forget("u");
         assert!(seen.keep("u", &names, &observed.secrets).is_empty());
     }
+}
+
+/// The ways in which somebody overwrites the Secret of a CA: with another CA, as from an old
+/// backup, with another key, with another certificate, or with what is none.
+fn overwritten(secret: &SecretFacts) -> Vec<(&'static str, SecretFacts)> {
+    let other = certificates::new_authority("other", k8s_openapi::jiff::Timestamp::now()).unwrap();
+    let with = |data: &[(&str, &String)]| {
+        let mut secret = secret.clone();
+        for (key, value) in data {
+            secret.data.insert((*key).to_owned(), (*value).clone());
+        }
+        secret
+    };
+    let (certificate, key, junk) = (&other.certificate, &other.key, &"junk".to_owned());
+    vec![
+        ("CA", with(&[("tls.crt", certificate), ("tls.key", key)])),
+        ("key", with(&[("tls.key", key)])),
+        ("certificate", with(&[("tls.crt", certificate)])),
+        ("junk", with(&[("tls.crt", junk)])),
+        ("junk as key", with(&[("tls.key", junk)])),
+    ]
+}
+
+/// It would sign everything anew, and brokers with certificates of one and trust of another would
+/// be cut off from each other.
+#[test]
+fn a_ca_that_somebody_overwrote_signs_nothing_and_is_put_back_or_told() {
+    for name in ["demo-cluster-ca", "demo-clients-ca"] {
+        let whole = settled();
+        let before = authorities::trust("demo", &whole).unwrap();
+        for (how, other) in overwritten(&whole.secrets[name]) {
+            let mut observed = settled();
+            observed.secrets.clone_from(&whole.secrets);
+            observed.objects = whole.objects.clone();
+            let (seen, names) = (RetainedSecrets::default(), KEYS.map(str::to_owned));
+            seen.keep("u", &names, &observed.secrets);
+            observed.secrets.insert(name.to_owned(), other);
+            let aside = set_aside("demo", &mut observed.secrets, &BTreeMap::new());
+            assert_eq!(aside, [name], "{how}");
+            let (steps, state, _) = planned(&object(), &observed);
+            assert!(steps.is_empty(), "{how}: {steps:?}");
+            let mark = mark(&state);
+            let now = authorities::trust("demo", &observed).unwrap();
+            assert!(now.cluster_ca == before.cluster_ca && now.clients_ca == before.clients_ca);
+            let accepted = annotated(&[(labels::REPLACE_LOST, &mark)]);
+            let beside = format!("create the CA in Secret {name} beside the one that is lost");
+            assert_eq!(planned(&accepted, &observed).0, [beside], "{how}");
+            observed.retained = seen.keep("u", &names, &observed.secrets);
+            let kept = &observed.retained[name].data;
+            assert!(*kept == whole.secrets[name].data, "{how}");
+            let (steps, _, _) = planned(&object(), &observed);
+            assert_eq!(
+                steps,
+                [format!("put Secret {name} back as it was")],
+                "{how}"
+            );
+        }
+    }
+}
+
+/// What the steps of a rotation leave in a Secret is not taken for that.
+#[test]
+fn a_ca_as_freehold_wrote_it_is_not_set_aside() {
+    let mut observed = settled();
+    let is_kept = |secrets: &mut BTreeMap<String, SecretFacts>| {
+        set_aside("demo", secrets, &BTreeMap::new()).is_empty()
+    };
+    assert!(is_kept(&mut observed.secrets));
+    let next = certificates::new_authority("next", observed.now).unwrap();
+    let secret = observed.secrets.get_mut("demo-cluster-ca").unwrap();
+    let old = secret.data["tls.crt"].clone();
+    secret.data.extend(
+        [
+            ("next.crt", next.certificate.clone()),
+            ("next.key", next.key.clone()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value)),
+    );
+    assert!(is_kept(&mut observed.secrets), "the next one is made");
+    for secret in observed.secrets.values_mut() {
+        if let Some(trust) = secret.data.get_mut("cluster-ca.crt") {
+            trust.push_str(&next.certificate);
+        }
+    }
+    let secret = observed.secrets.get_mut("demo-cluster-ca").unwrap();
+    secret.data.extend(
+        [
+            ("previous.crt", old.clone()),
+            ("tls.crt", next.certificate),
+            ("tls.key", next.key),
+            ("next.crt", String::new()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value)),
+    );
+    assert!(is_kept(&mut observed.secrets), "the next one signs");
+    let secret = observed.secrets.get_mut("demo-cluster-ca").unwrap();
+    assert!(!secret.data.contains_key("next.crt"), "empty is none");
+    secret.data.insert("tls.crt".into(), old);
+    secret.data.remove("tls.key");
+    assert!(
+        is_kept(&mut observed.secrets),
+        "a lost one, beside its next"
+    );
+    // Before there are nodes, nobody trusts anything.
+    observed
+        .secrets
+        .retain(|name, _| KEYS.contains(&name.as_str()));
+    assert!(is_kept(&mut observed.secrets));
 }
 
 #[test]

@@ -461,7 +461,8 @@ async fn follow(scope: &Scope<'_>, plan: &mut Plan) -> Result<bool, Error> {
                     plan.drift.push(step.what());
                 }
                 if let (true, Step::RestoreSecret(secret)) = (done.refused.is_empty(), step) {
-                    plan.drift.push(format!("Secret {secret} was deleted"));
+                    plan.drift
+                        .push(format!("Secret {secret} was deleted or overwritten"));
                 }
                 if let Step::AlterConfigs(changes) = step {
                     configuration::removed(&mut attempts, changes);

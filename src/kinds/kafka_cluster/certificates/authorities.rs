@@ -205,7 +205,7 @@ pub fn missing(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observe
             Issuer::Clients => "which signs certificates of Users",
         };
         report.lost.push(format!(
-            "Secret {secret}, the {} CA {what}, is gone: put it back from a backup, or annotate the cluster with {}={mark}, and a new CA \
+            "Secret {secret}, the {} CA {what}, is gone or was overwritten: put it back from a backup, or annotate the cluster with {}={mark}, and a new CA \
              takes its place, with the old one trusted beside it for as long as in a rotation",
             issuer.word(),
             labels::REPLACE_LOST

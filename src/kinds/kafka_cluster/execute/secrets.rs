@@ -4,7 +4,7 @@ use crate::certificates;
 use crate::certificates::{
     CertificateError, KeyedCertificate, NODE_NAME, OPERATOR_NAME, ORGANIZATION, Purpose,
 };
-use crate::kinds::kafka_cluster::certificates::{authorities, nodes};
+use crate::kinds::kafka_cluster::certificates::{authorities, nodes, overwritten};
 use crate::kinds::kafka_cluster::execute::Scope;
 use crate::kinds::kafka_cluster::identity::password_key;
 use crate::kinds::kafka_cluster::model::authority::{Issuer, Rotation, Trust};
@@ -46,6 +46,7 @@ pub fn object(scope: &Scope<'_>, step: &Step) -> Result<Option<Object>, Certific
         } => {
             let mut data = BTreeMap::from([("tls.crt".to_owned(), old.clone())]);
             data.extend(next(scope, *issuer)?);
+            let data = without_foreign(data);
             let annotations = scope.object.metadata.annotations.as_ref();
             let asked = annotations.and_then(|all| all.get(labels::ROTATE_CA));
             authority_object(scope, secret, data, asked.cloned())
@@ -94,10 +95,25 @@ fn new_identity(step: &Step) -> Option<Identity> {
     Some(identity)
 }
 
-/// A deleted Secret as it was observed last; `None` if it was never observed.
+/// The data of a CA's Secret, with the keys empty that it does not have: what somebody else wrote
+/// into them would stay otherwise.
+fn without_foreign(mut data: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    for key in overwritten::KEYS {
+        data.entry(key.to_owned()).or_default();
+    }
+    data
+}
+
+/// A deleted or overwritten Secret as it was observed last; `None` if it was never observed.
 fn restored(scope: &Scope<'_>, name: &str) -> Option<Object> {
     let secret = scope.observed.retained.get(name)?;
-    let mut object = secret_object(scope.cluster, name, secret.data.clone(), false);
+    let cluster = &scope.cluster.key.name;
+    let is_authority = Issuer::ALL.iter().any(|of| of.secret(cluster) == name);
+    let mut data = secret.data.clone();
+    if is_authority {
+        data = without_foreign(data);
+    }
+    let mut object = secret_object(scope.cluster, name, data, false);
     for key in [
         labels::CA_SINCE,
         labels::CA_ROTATED,

@@ -7,6 +7,7 @@ pub mod probes;
 use crate::api::kafka_cluster::{CertificateIssuer, KafkaCluster, SecretRef};
 use crate::clusters::connections::Connected;
 use crate::kinds::error::Error;
+use crate::kinds::kafka_cluster::certificates::overwritten;
 use crate::kinds::kafka_cluster::configuration;
 use crate::kinds::kafka_cluster::connections;
 use crate::kinds::kafka_cluster::context::Context;
@@ -56,7 +57,7 @@ pub async fn observe(context: &Context, object: &KafkaCluster) -> Result<Observe
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
     let Children {
         objects,
-        secrets,
+        mut secrets,
         volumes,
         foreign_claims,
         pods,
@@ -65,6 +66,7 @@ pub async fn observe(context: &Context, object: &KafkaCluster) -> Result<Observe
         authority,
         client_authorities,
     } = given(context, object).await?;
+    overwritten::set_aside(name, &mut secrets, &client_authorities);
     let identity: Option<Identity> = objects
         .config(&names::identity(name), observed::identity::KEY)
         .and_then(|text| serde_json::from_str(text).ok());

@@ -39,7 +39,7 @@ pub struct Observed {
     pub objects: Objects,
     pub secrets: BTreeMap<String, SecretFacts>,
     /// Cached Secrets with keys that existed when this operator observed them before, and do not
-    /// exist now.
+    /// exist now, or were overwritten.
     pub retained: BTreeMap<String, SecretFacts>,
     /// The Secret that `certificates.secretRef` names; `None` if it does not exist.
     pub given_ca: Option<SecretFacts>,

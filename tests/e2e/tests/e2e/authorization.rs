@@ -494,7 +494,7 @@ fn deleted_keys(kubectl: &Kubectl) {
         ])?;
         Ok((!KEYS
             .iter()
-            .any(|name| events.contains(&format!("Secret {name} was deleted"))))
+            .any(|name| events.contains(&format!("Secret {name} was deleted or overwritten"))))
         .then_some(events))
     })
     .unwrap();
