@@ -275,6 +275,8 @@ fn number(value: &Value) -> Option<i64> {
     value.as_i64().or_else(|| value.as_str()?.parse().ok())
 }
 
+const COMMITTED: &str = "isolation.level=read_committed\n";
+
 /// Partition, offset and value of a record.
 pub type Read = (i64, i64, i64);
 
@@ -314,7 +316,8 @@ pub fn consume(
     count: usize,
     limit: Duration,
 ) -> Result<Vec<Read>> {
-    read(kubectl, client, job, group, count, limit, "")
+    let events = read(kubectl, client, job, group, count, limit, "")?;
+    records(&events)
 }
 
 /// The same, but only records of committed transactions.
@@ -326,17 +329,32 @@ pub fn consume_committed(
     count: usize,
     limit: Duration,
 ) -> Result<Vec<Read>> {
-    read(
-        kubectl,
-        client,
-        job,
-        group,
-        count,
-        limit,
-        "isolation.level=read_committed\n",
-    )
+    let events = read(kubectl, client, job, group, count, limit, COMMITTED)?;
+    records(&events)
 }
 
+/// Reads `count` records of committed transactions from the beginning, as text.
+pub fn consume_text(
+    kubectl: &Kubectl,
+    client: &Client,
+    job: &str,
+    group: &str,
+    count: usize,
+    limit: Duration,
+) -> Result<Vec<String>> {
+    let events = read(kubectl, client, job, group, count, limit, COMMITTED)?;
+    Ok(texts(&events))
+}
+
+/// The values of records, as a consumer's events report them.
+fn texts(events: &[Value]) -> Vec<String> {
+    let records = events.iter().filter(|event| event["name"] == "record_data");
+    let texts = records.filter_map(|event| event["value"].as_str());
+    texts.map(str::to_owned).collect()
+}
+
+/// The events of a consumer that has read `count` records. One that stands still before, though it
+/// has partitions, ends as a broken promise, also if it has got nothing at all.
 fn read(
     kubectl: &Kubectl,
     client: &Client,
@@ -345,7 +363,7 @@ fn read(
     count: usize,
     limit: Duration,
     more: &str,
-) -> Result<Vec<Read>> {
+) -> Result<Vec<Value>> {
     // A new group of the classic protocol waits three seconds for further members.
     let protocol = ["--group-protocol", "consumer"];
     let count = count.to_string();
@@ -379,7 +397,7 @@ fn read(
             .take(5)
             .collect::<Vec<_>>()
     );
-    records(&events)
+    Ok(events)
 }
 
 /// The records that a consumer's events report. An existing topic may hold records of others, for
@@ -415,7 +433,7 @@ fn short(kubectl: &Kubectl, client: &Client, job: &str, wanted: &str, error: Err
         seen = events(kubectl, client, job)?;
         Ok(read_at(&seen).len())
     });
-    if !is_still || assigned(&seen) == 0 {
+    if !is_lost(is_still, &seen) {
         return error;
     }
     let places = read_at(&seen);
@@ -437,6 +455,12 @@ fn short(kubectl: &Kubectl, client: &Client, job: &str, wanted: &str, error: Err
         places.len(),
         partitions.join(", ")
     ))
+}
+
+/// Whether a consumer shows by its events that records are lost. One that has partitions and got
+/// nothing at all shows it as well.
+fn is_lost(is_still: bool, events: &[Value]) -> bool {
+    is_still && assigned(events) > 0
 }
 
 /// Partition and offset of each record that a consumer has got, whatever its value is.
@@ -619,6 +643,18 @@ mod tests {
         assert!(elsewhere.starts_with("record 2 was"), "{elsewhere}");
         let disordered = why(&[(0, 1, 2), (0, 0, 0), (1, 0, 1)]);
         assert_eq!(disordered, "partition 0: 2 then 0");
+    }
+
+    #[test]
+    fn a_consumer_that_stands_still_with_partitions_shows_a_loss_also_without_any_record() {
+        let assigned =
+            json!({"name": "partitions_assigned", "partitions": [{"topic": "t", "partition": 0}]});
+        let assigned = [assigned];
+        assert!(is_lost(true, &assigned));
+        assert!(!is_lost(false, &assigned), "it is only slow");
+        assert!(!is_lost(true, &[]), "it has no partitions yet");
+        let record = json!({"name": "record_data", "key": null, "value": "{\"id\":1}", "partition": 0, "offset": 0});
+        assert_eq!(texts(&[record]), [r#"{"id":1}"#]);
     }
 
     #[test]
