@@ -9,22 +9,25 @@ use freehold::api::reference::ClusterKey;
 use freehold::api::topic::Topic;
 use freehold::api::user::User;
 use freehold::certificates::KeyedCertificate;
-use freehold::clusters::{Cluster, ClusterFacts, PasswordKey};
+use freehold::clusters::{Cluster, ClusterEvent, ClusterFacts, PasswordKey};
 use freehold::kinds::context::{Context, Settings};
 use freehold::kinds::dependent::clean_up;
+use freehold::kinds::dependent::events::{self, Dependent};
+use freehold::kinds::dependent::outcome::REQUEUE_SOON;
 use freehold::kinds::registration::Registered;
 use freehold::kinds::topic::TopicKind;
 use freehold::kinds::user::context::Context as UserContext;
 use freehold::kinds::user::{UserKind, passwords, secrets};
 use freehold::kinds::{topic, user};
 use freehold::kubernetes::labels;
-use freehold::runtime::kind::{Kind, Requeued};
+use freehold::runtime::kind::{Kind, Requeue, Requeued};
 use freehold_kafka::acl::AclBinding;
 use freehold_kafka::grants::{self, READ, TOPIC};
 use freehold_kafka::metadata_record::Fingerprint;
 use freehold_kafka::scram;
 use freehold_kafka_client::batch::BatchedAdmin;
 use freehold_kafka_client::fake::FakeCluster;
+use freehold_kafka_client::mirror::Change;
 use freehold_kafka_client::{Admin, NewTopic, QuotaChange, ScramChange};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Secret;
@@ -36,6 +39,7 @@ use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use tokio::sync::broadcast::{self, error::TryRecvError};
 
 pub const FINALIZER: &str = "freehold.dev/finalizer";
 
@@ -127,6 +131,8 @@ pub struct World {
     /// The password that each User `app` was given, by its uid, and the fingerprint of its
     /// credential.
     pub given: BTreeMap<String, (String, String)>,
+    /// What is reconciled, and when.
+    pub announced: Announced,
 }
 
 /// The objects that a tenant creates: those of an application, and some that name resources of
@@ -162,6 +168,110 @@ pub fn manifests(namespace: &str) -> Vec<(&'static str, &'static str, Value)> {
         ("topics", "orders", spec(json!({"partitions": 1}))),
         ("topics", "legacy", spec(json!({"partitions": 1}))),
     ]
+}
+
+/// What has been announced to the operator. The driver reconciles nothing else, apart from its
+/// resync, which takes minutes.
+pub struct Announced {
+    /// Only what was announced is reconciled; otherwise everything is.
+    pub alone: bool,
+    events: broadcast::Receiver<ClusterEvent>,
+    /// Changes of the metadata, which the operator turns into events in a task of its own.
+    changes: broadcast::Receiver<Change>,
+    /// What the watch has told last of each object.
+    seen: BTreeMap<String, Value>,
+    /// The objects whose turn it is, by path.
+    queue: BTreeSet<String>,
+    /// Those that asked for another reconcile soon.
+    soon: BTreeSet<String>,
+}
+
+impl Announced {
+    fn of(context: &Context, kafka: &FakeCluster) -> Self {
+        Self {
+            alone: false,
+            events: context.clusters.subscribe(),
+            changes: kafka.state().mirror.subscribe(),
+            seen: BTreeMap::new(),
+            queue: BTreeSet::new(),
+            soon: BTreeSet::new(),
+        }
+    }
+
+    /// The watch gives an object; see `runtime::cache::Change::matters`.
+    fn saw(&mut self, place: String, meta: &ObjectMeta) {
+        let told = json!([meta.uid, meta.generation, meta.annotations, meta.finalizers]);
+        if self.seen.get(&place) != Some(&told) {
+            self.queue.insert(place.clone());
+            self.seen.insert(place, told);
+        }
+    }
+
+    fn next(&mut self) -> Option<ClusterEvent> {
+        match self.changes.try_recv() {
+            Ok(Change::One(concerned)) => return Some(ClusterEvent::Metadata(key(), concerned)),
+            Ok(Change::All) => return Some(ClusterEvent::Changed(key())),
+            Err(TryRecvError::Empty) => {}
+            Err(error) => panic!("{error}"),
+        }
+        match self.events.try_recv() {
+            Ok(event) => Some(event),
+            Err(TryRecvError::Empty) => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Whether it is the turn of an object.
+    fn takes(&mut self, place: &str) -> bool {
+        let is_announced = self.queue.remove(place);
+        is_announced || !self.alone
+    }
+
+    fn asked(&mut self, place: &str, requeue: &Requeue) {
+        let is_soon = match requeue {
+            Requeue::Backoff | Requeue::Anew => true,
+            Requeue::After(time) => *time <= REQUEUE_SOON,
+            Requeue::OnChange => false,
+        };
+        if is_soon {
+            self.soon.insert(place.to_owned());
+        }
+    }
+
+    /// The next pass: those that asked for it have their turn as well.
+    fn begin(&mut self) {
+        self.queue.append(&mut self.soon);
+    }
+}
+
+fn place<K: Kind>(plural: &str, object: &K::Object) -> String {
+    let meta = object.meta();
+    path(
+        meta.namespace.as_deref().unwrap(),
+        plural,
+        meta.name.as_deref().unwrap(),
+    )
+}
+
+/// The paths of the objects that are reconciled after an event.
+fn requeued<K: Dependent>(
+    context: &Context,
+    plural: &str,
+    event: ClusterEvent,
+    objects: &[K::Object],
+) -> Vec<String> {
+    let all = objects.iter();
+    match events::requeued::<K>(context, event) {
+        Requeued::All => all.map(|object| place::<K>(plural, object)).collect(),
+        Requeued::Group(group) => all
+            .filter(|object| K::group(object).as_ref() == Some(&group))
+            .map(|object| place::<K>(plural, object))
+            .collect(),
+        Requeued::These(these) => these
+            .iter()
+            .map(|one| path(one.namespace.as_deref().unwrap(), plural, &one.name))
+            .collect(),
+    }
 }
 
 pub fn path(namespace: &str, plural: &str, name: &str) -> String {
@@ -229,6 +339,7 @@ impl World {
         let context = Arc::new(Context::new(client(&api), Settings::default()));
         let of_users = UserKind::context(&context);
         let (users, topics) = (reflector::store().1, reflector::store().1);
+        let announced = Announced::of(&context, &kafka);
         let mut world = Self {
             api,
             kafka,
@@ -254,6 +365,7 @@ impl World {
             owner: None,
             exists: false,
             given: BTreeMap::new(),
+            announced,
         };
         world.by_hand = world.held().principals;
         assert_eq!(world.by_hand.len(), 2);
@@ -268,6 +380,11 @@ impl World {
 
     pub async fn restart_with(&mut self, settings: Settings) {
         self.context = Arc::new(Context::new(client(&self.api), settings));
+        // A first list leads to a resync.
+        self.announced = Announced {
+            alone: self.announced.alone,
+            ..Announced::of(&self.context, &self.kafka)
+        };
         self.of_users = UserKind::context(&self.context);
         let (users, user_writer) = reflector::store();
         let (topics, topic_writer) = reflector::store();
@@ -377,19 +494,20 @@ impl World {
         assert_eq!(noted.0, password, "nobody asked for another password");
     }
 
-    async fn reconcile<K: Kind>(
-        &self,
+    /// Reconciles those of the objects whose turn it is.
+    async fn reconcile<K: Dependent>(
+        &mut self,
         context: &Arc<K::Context>,
         plural: &str,
         objects: Vec<K::Object>,
     ) {
         for object in objects {
-            let place = path(
-                &object.meta().namespace.clone().unwrap(),
-                plural,
-                &object.meta().name.clone().unwrap(),
-            );
+            let place = place::<K>(plural, &object);
+            if !self.announced.takes(&place) {
+                continue;
+            }
             let outcome = K::reconcile(Arc::new(object.clone()), Arc::clone(context)).await;
+            self.announced.asked(&place, &outcome.requeue);
             let mut api = self.api.lock().unwrap();
             if let (Some(status), Some(mut live)) =
                 (outcome.status, api.objects.get(&place).cloned())
@@ -407,9 +525,48 @@ impl World {
         (api.version, api.objects.len(), self.kafka.state().offset())
     }
 
-    /// Reconciles until nothing changes any more.
+    /// Takes in what was announced: for each object that the watch or an event tells of, that it is
+    /// its turn.
+    fn take_events(&mut self, users: &[User], topics: &[Topic]) {
+        for user in users {
+            self.announced
+                .saw(place::<UserKind>("users", user), user.meta());
+        }
+        for topic in topics {
+            let place = place::<TopicKind>("topics", topic);
+            self.announced.saw(place, topic.meta());
+        }
+        while let Some(event) = self.announced.next() {
+            let of_users = requeued::<UserKind>(&self.context, "users", event.clone(), users);
+            let of_topics = requeued::<TopicKind>(&self.context, "topics", event, topics);
+            self.announced.queue.extend(of_users);
+            self.announced.queue.extend(of_topics);
+        }
+    }
+
+    /// The Secrets that are gone, as the watch of Users' Secrets tells of them.
+    fn note_gone_secrets(&mut self) {
+        for (namespace, name) in [
+            ("a", "app"),
+            ("b", "app"),
+            ("a", "hand"),
+            ("b", "hand"),
+            ("a", "root"),
+            ("b", "root"),
+        ] {
+            let secret = format!("{name}-kafka");
+            let place = format!("/api/v1/namespaces/{namespace}/secrets/{secret}");
+            let is_gone = !self.api.lock().unwrap().objects.contains_key(&place);
+            if is_gone && self.of_users.secrets.get(namespace, &secret).is_some() {
+                self.of_users.secrets.remove(namespace, &secret);
+                self.announced.queue.insert(path(namespace, "users", name));
+            }
+        }
+    }
+
+    /// Reconciles until nothing changes any more, and nothing is announced.
     pub async fn settle(&mut self) {
-        for _ in 0..20 {
+        for _ in 0..40 {
             let before = self.marker();
             let (users, topics) = (
                 self.objects::<UserKind>("users"),
@@ -417,30 +574,21 @@ impl World {
             );
             Self::note::<UserKind>(&self.of_users, &mut self.users, &users);
             Self::note::<TopicKind>(&self.context, &mut self.topics, &topics);
-            for (namespace, name) in [
-                ("a", "app"),
-                ("b", "app"),
-                ("a", "hand"),
-                ("b", "hand"),
-                ("a", "root"),
-                ("b", "root"),
-            ] {
-                let secret = format!("/api/v1/namespaces/{namespace}/secrets/{name}-kafka");
-                if !self.api.lock().unwrap().objects.contains_key(&secret) {
-                    self.of_users
-                        .secrets
-                        .remove(namespace, &format!("{name}-kafka"));
-                }
-            }
-            self.reconcile::<UserKind>(&self.of_users, "users", users)
+            self.note_gone_secrets();
+            self.take_events(&users, &topics);
+            let (of_users, of_all) = (Arc::clone(&self.of_users), Arc::clone(&self.context));
+            self.reconcile::<UserKind>(&of_users, "users", users.clone())
                 .await;
-            self.reconcile::<TopicKind>(&self.context, "topics", topics)
+            self.reconcile::<TopicKind>(&of_all, "topics", topics.clone())
                 .await;
             clean_up::after_the_gone(&self.context, &key()).await;
-            let after = self.marker();
-            if before == after {
+            // The driver drops what is not in its cache.
+            self.announced.queue.clear();
+            self.take_events(&users, &topics);
+            if before == self.marker() && self.announced.queue.is_empty() {
                 return;
             }
+            self.announced.begin();
         }
         panic!("it never settles");
     }
