@@ -8,7 +8,9 @@ use crate::linter;
 
 use fixture::{Kafka, Pod, World, cluster, observe};
 use freehold::api::conditions::{Reason, State};
-use freehold::api::kafka_cluster::{KafkaCluster, KafkaClusterStatus, RightsPolicy};
+use freehold::api::kafka_cluster::{
+    Authentication, KafkaCluster, KafkaClusterStatus, RightsPolicy,
+};
 use freehold::certificates;
 use freehold::kinds::kafka_cluster::certificates::authorities;
 use freehold::kinds::kafka_cluster::certificates::overwritten::set_aside;
@@ -193,6 +195,36 @@ fn a_ca_that_somebody_overwrote_signs_nothing_and_is_put_back_or_told() {
             );
         }
     }
+}
+
+/// Also where no listener asks clients for certificates, so that no node is asked whether it knows
+/// the next CA: an operator that dies then would take it for that of somebody else.
+#[test]
+fn a_ca_does_not_sign_before_all_nodes_are_given_it() {
+    let mut object = object();
+    object.spec.listeners[0].authentication = Authentication::ScramSha512;
+    let mut observed = settled();
+    let next = certificates::new_authority("next", observed.now).unwrap();
+    let secret = observed.secrets.get_mut("demo-clients-ca").unwrap();
+    secret
+        .data
+        .insert("next.crt".into(), next.certificate.clone());
+    secret.data.insert("next.key".into(), next.key);
+    secret.live.value["metadata"]["annotations"][labels::CA_SINCE] =
+        serde_json::json!("2020-01-01T00:00:00Z");
+    let signs = |observed: &Observed| {
+        let (steps, _, _) = planned(&object, observed);
+        steps
+            .iter()
+            .any(|step| step.contains("Secret demo-clients-ca"))
+    };
+    assert!(!signs(&observed));
+    for secret in observed.secrets.values_mut() {
+        if let Some(trust) = secret.data.get_mut("clients-ca.crt") {
+            trust.push_str(&next.certificate);
+        }
+    }
+    assert!(signs(&observed));
 }
 
 /// What the steps of a rotation leave in a Secret is not taken for that.

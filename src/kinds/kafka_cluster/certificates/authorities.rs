@@ -259,7 +259,8 @@ pub fn report(object: &KafkaCluster, cluster: &ValidCluster, observed: &Observed
         // overlap time to wait for.
         let unsigned = issuer == Issuer::Clients && !secret.data.contains_key("tls.key");
         let over = unsigned || observed.now >= since + overlap;
-        let seen = taken(issuer, cluster, &observed.probes, secret);
+        let seen = taken(issuer, cluster, &observed.probes, secret)
+            && is_given_to_nodes(issuer, secret, observed);
         let asked = object
             .metadata
             .annotations
@@ -403,6 +404,25 @@ fn taken(issuer: Issuer, cluster: &ValidCluster, probes: &Probes, secret: &Secre
                     .is_superset(&all(cluster.groups_of(Role::Broker).collect()))
         }
     }
+}
+
+/// True if the Secrets of all nodes have the next CA, if there is one. It must not sign before: a CA
+/// that no node is to trust counts as written by somebody else
+/// ([`crate::kinds::kafka_cluster::certificates::overwritten`]).
+fn is_given_to_nodes(issuer: Issuer, secret: &SecretFacts, observed: &Observed) -> bool {
+    let Some(next) = secret
+        .data
+        .get(NEXT.0)
+        .and_then(|pem| certificates::first(pem))
+    else {
+        return true;
+    };
+    let keys = TRUST.into_iter().filter(|(of, _)| *of == issuer);
+    let mut given = keys.flat_map(|(_, key)| {
+        let secrets = observed.secrets.values();
+        secrets.filter_map(move |secret| secret.data.get(key))
+    });
+    given.all(|trust| certificates::holds(trust, &next))
 }
 
 #[cfg(test)]
