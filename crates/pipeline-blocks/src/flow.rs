@@ -1,6 +1,7 @@
 //! Runs records through the blocks of a stage. [`replay`]: dead letters.
 
 mod failures;
+mod raise;
 pub mod replay;
 
 use crate::alert::{Alert, Receivers};
@@ -18,13 +19,12 @@ use freehold_pipeline::finding::Finding;
 use freehold_pipeline::graph::Graph;
 use freehold_pipeline::source::Format;
 use freehold_pipeline::topics::TopicNames;
+use raise::{Raised, raise};
 use replay::Pass;
-use serde_json::json;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 use vrl::compiler::runtime::Runtime;
-use vrl::value::Value;
 
 /// Who runs: what dead letters and alerts say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -121,13 +121,6 @@ enum Fate {
     Written,
     Raised(Box<Raised>),
     Failed(Failure),
-}
-
-/// An alert: a record of its own, which has the address of the one that raised it.
-struct Raised {
-    group: Vec<u8>,
-    text: String,
-    at: i64,
 }
 
 impl Flow {
@@ -558,46 +551,4 @@ fn transform(program: &Compiled, runtime: &mut Runtime, event: &mut Event<'_>) -
         Err(Ended::Aborted) => Fate::Dropped(Dropped::Aborted),
         Err(Ended::Failed(why)) => Fate::Failed(why),
     }
-}
-
-fn raise(
-    alert: &mut Alert,
-    block: &str,
-    identity: &Identity,
-    runtime: &mut Runtime,
-    event: &mut Event<'_>,
-) -> Fate {
-    let holds = match alert.condition.holds(runtime, event) {
-        Ok(holds) => holds,
-        // No change of what the alert is about.
-        Err(_) if event.is_tombstone() => return Fate::Dropped(Dropped::Filtered),
-        Err(why) => return Fate::Failed(why),
-    };
-    let group = match &alert.group_by {
-        None => event.input.key.unwrap_or_default().to_vec(),
-        Some(program) => match program.run(runtime, event) {
-            Ok(Value::Null) => Vec::new(),
-            Ok(group) => group.coerce_to_bytes().to_vec(),
-            Err(_) if event.is_tombstone() => return Fate::Dropped(Dropped::Filtered),
-            Err(Ended::Failed(why)) => return Fate::Failed(why),
-            Err(Ended::Aborted) => return Fate::Failed(Failure::plain("groupBy aborted")),
-        },
-    };
-    let at = event.input.timestamp.unwrap_or_else(clock::now_ms);
-    let Some(since) = alert.record(&group, holds, at) else {
-        return Fate::Dropped(Dropped::Filtered);
-    };
-    let text = json!({
-        "pipeline": identity.pipeline,
-        "block": block,
-        "group": String::from_utf8_lossy(&group),
-        "since": since,
-        "at": at,
-        "record": event.input.address(),
-    });
-    Fate::Raised(Box::new(Raised {
-        group,
-        text: text.to_string(),
-        at,
-    }))
 }
